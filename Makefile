@@ -1,0 +1,53 @@
+# Every command sets up what it needs in .venv: Python 3.11, make and git are enough.
+# `make test` also needs Debian's redis-server; as root it installs it itself.
+
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+BIN := .venv/bin
+RUN_READY := .venv/.run-ready
+DEV_READY := .venv/.dev-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench chaos lock clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(RUN_READY) ## serve on port 3000 (FLOWCACHE_PORT) with an embedded Valkey
+	@exec $(BIN)/flowcache serve --embedded
+
+test: $(DEV_READY) ## run the whole test suite
+	@sh tools/need-redis.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV_READY) ## lint, types, layers, documentation
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/check_docs.py
+
+bench: $(DEV_READY) ## measure against its peers; see bench/README.md
+	@$(BIN)/python -m bench.run $(ARGS)
+
+lock: $(DEV_READY) ## renew the lock files
+	@sh tools/lock.sh
+
+clean: ## remove what the other commands made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "flowcache needs Python 3.11 or newer; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUN_READY): .venv/bin/python pyproject.toml requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_READY): $(RUN_READY) requirements-dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m flowcache``."""
+
+from flowcache.cli import main
+
+main()

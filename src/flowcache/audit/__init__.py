@@ -1,0 +1,1 @@
+"""Who touched which key in which interaction: the record of every attempt."""

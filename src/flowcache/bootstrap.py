@@ -1,0 +1,97 @@
+"""The only place that constructs and wires: settings in, a worker's application out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic, time
+
+import msgspec
+
+from flowcache import __version__
+from flowcache.audit.ring import AuditRing
+from flowcache.http.app import App
+from flowcache.http.asgi import ASGIApp
+from flowcache.http.data_action import DataAction, request_ids
+from flowcache.http.pages import PagesSettings, pages
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.principals import Principals
+from flowcache.resilience.guard import Guard
+from flowcache.settings import Settings
+from flowcache.status import WorkerStatus
+from flowcache.store.redis_store import RedisStore
+from flowcache.telemetry import logs
+from flowcache.telemetry.fleet import Fleet
+from flowcache.telemetry.metrics import Counters
+
+__all__ = ["application"]
+
+_READY_SECONDS = 0.5
+"""How long Redis has to answer for ``/readyz``."""
+
+
+def application(settings: Settings, fleet_directory: Path) -> App:
+    """Return a worker's application. Nothing is opened before its lifespan begins."""
+
+    def build() -> tuple[ASGIApp, ASGIApp, Worker]:
+        logs.configure(settings.log_level)
+        worker = Worker(settings, fleet_directory)
+        return worker.data_action, worker.pages, worker
+
+    return App(build)
+
+
+class Worker:
+    """All the parts of one worker, and their life together."""
+
+    def __init__(self, settings: Settings, fleet_directory: Path) -> None:
+        self._started_at = time()
+        self._grace = settings.server.grace
+        self._store = RedisStore(settings.store, monotonic)
+        self._guard = Guard(self._store, settings.breaker, settings.telling_seconds, monotonic)
+        self._counters = Counters(CATALOGUE)
+        self._audit = AuditRing(settings.audit_ring)
+        self._fleet = Fleet(fleet_directory, self._report)
+        principals = Principals(settings.credentials)
+        self.data_action = DataAction(
+            settings.data_action, principals, self._guard, self._counters, self._audit, monotonic
+        )
+        self.pages = pages(
+            PagesSettings(__version__, settings.shown),
+            principals,
+            self._gather,
+            self._ready,
+            request_ids(),
+        )
+
+    async def start(self) -> None:
+        await self._store.start()
+        await self._fleet.start()
+
+    async def close(self) -> None:
+        await self.data_action.finish(self._grace)
+        await self._fleet.close()
+        await self._store.close()
+
+    async def _ready(self) -> None:
+        await self._store.ping(monotonic() + _READY_SECONDS)
+
+    def _status(self) -> WorkerStatus:
+        return WorkerStatus(
+            pid=os.getpid(),
+            started_at=self._started_at,
+            in_flight=self.data_action.in_flight,
+            operations=self._counters.stats(),
+            audit=self._audit.newest(self._audit.total),
+            audit_total=self._audit.total,
+            circuits=self._guard.circuits(),
+            store=self._store.status(),
+        )
+
+    def _report(self) -> bytes:
+        return msgspec.msgpack.encode(self._status())
+
+    async def _gather(self) -> Sequence[WorkerStatus]:
+        decode = msgspec.msgpack.Decoder(WorkerStatus).decode
+        return [decode(report) for report in await self._fleet.gather()]

@@ -1,0 +1,194 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowcache import __version__
+
+__all__ = ["main"]
+
+_app = typer.Typer(
+    name="flowcache",
+    help="A fast shared memory for contact-centre flows: Redis data actions over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
+]
+Redis = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        help="Where Redis is: a URL (redis:// rediss:// unix:// redis+sentinel://) or "
+        "host:port,host:port. The topology is detected.",
+    ),
+]
+
+
+_TOKENS = ("auth.token", "inspector.token")
+"""What ``--embedded`` makes where nothing is configured."""
+
+
+def main() -> None:
+    """Run the command line."""
+    _app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"flowcache {__version__}")
+        raise typer.Exit
+
+
+@_app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@_app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (3000).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve (1).")] = None,
+    config: Config = None,
+    redis: Redis = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Bring a Valkey along; needs no Redis. For a try.")
+    ] = False,
+) -> None:
+    """Serve data actions over HTTP.
+
+    Examples:
+
+        flowcache serve --embedded
+
+        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379 --workers 2
+    """
+    # Imported here: --help and --version need none of it.
+    from flowcache.bootstrap import application
+    from flowcache.http.server import PortInUse
+    from flowcache.http.server import serve as serve_http
+    from flowcache.store.embedded import EmbeddedFault, EmbeddedServer
+
+    if embedded and redis:
+        _give_up("--embedded brings a Redis along; leave --redis out.")
+    overrides: dict[str, Any] = {
+        "http.host": host,
+        "http.port": port,
+        "http.workers": workers,
+        "redis.nodes": redis,
+    }
+    fallbacks: dict[str, Any] = {}
+    with ExitStack() as stack:
+        run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowcache-")))
+        if embedded:
+            valkey = EmbeddedServer(run_directory)
+            overrides["redis.nodes"] = valkey.url
+            fallbacks = {name: secrets.token_urlsafe(24) for name in _TOKENS}
+        settings = _load(config, overrides, fallbacks)
+        if embedded:
+            stack.callback(valkey.stop)
+            try:
+                valkey.start()
+            except EmbeddedFault as fault:
+                _give_up(str(fault))
+        try:
+            status = serve_http(
+                lambda: application(settings, run_directory),
+                host=settings.server.host,
+                port=settings.server.port,
+                workers=settings.server.workers,
+                grace=settings.server.grace,
+                on_listening=lambda: _banner(settings, embedded),
+            )
+        except PortInUse as fault:
+            _give_up(f"{fault} Pick another with --port or FLOWCACHE_PORT.")
+    raise typer.Exit(status)
+
+
+def _banner(settings: Any, embedded: bool) -> None:
+    from flowcache.policy.permissions import Permission
+
+    server = settings.server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    print(f"flowcache {__version__} serves on {url}", flush=True)
+    if not embedded:
+        return
+    tokens = {
+        permission: credential.token.reveal()
+        for credential in settings.credentials
+        for permission in credential.principal.permissions
+    }
+    flow, inspector = tokens[Permission.DATA_READ], tokens[Permission.INSPECT_READ]
+    print(
+        f"""
+  with an embedded Valkey: everything is forgotten when it stops.
+
+  token      {flow}
+  try it     curl -s {url}/data-action/redis -H 'Authorization: Bearer {flow}' \\
+               -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
+  inspector  curl -s {url}/inspector -H 'Authorization: Bearer {inspector}'
+  docs       {url}/docs
+""",
+        flush=True,
+    )
+
+
+@_app.command()
+def check(config: Config = None, redis: Redis = None) -> None:
+    """Validate the configuration and try Redis; say what is wrong and what to do.
+
+    Example:
+
+        flowcache check --config flowcache.toml
+    """
+    settings = _load(config, {"redis.nodes": redis})
+    print("The configuration is valid.")
+    nodes = ", ".join(str(node) for node in settings.store.nodes)
+    print(f"Trying Redis at {nodes} ...")
+    fault = asyncio.run(_try_redis(settings))
+    if fault:
+        _give_up(fault)
+    print("Redis answers. flowcache is ready to serve.")
+
+
+async def _try_redis(settings: Any) -> str | None:
+    raise NotImplementedError
+
+
+def _load(
+    config: Path | None, overrides: dict[str, Any], fallbacks: dict[str, Any] | None = None
+) -> Any:
+    from flowcache.settings import ConfigurationError, load
+
+    try:
+        return load(config, os.environ, overrides, fallbacks)
+    except ConfigurationError as error:
+        lines = "\n".join(f"  - {fault}" for fault in error.faults)
+        _give_up(f"the configuration has faults:\n{lines}")
+
+
+def _give_up(message: str) -> Any:
+    print(f"flowcache: {message}", file=sys.stderr)
+    raise typer.Exit(2)

@@ -1,0 +1,85 @@
+"""The envelope of every answer: one JSON object on one line.
+
+Wire compatibility: fields are never renamed or removed; a new one may be added to `metadata`.
+The envelope holds by construction: these two structs are the only things that are sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flowcache.errors import Failure, InvalidResponse, TooLarge
+
+__all__ = ["Answer", "FailedAnswer", "Metadata", "encode", "failed", "succeeded"]
+
+
+class Metadata(msgspec.Struct, frozen=True, gc=False):
+    """About the call. ``hit`` is null where nothing was looked up: a write is not a hit."""
+
+    requestId: str  # noqa: N815 - wire names
+    latencyMs: float  # noqa: N815
+    operation: str | None
+    hit: bool | None
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a call that did what it was asked."""
+
+    success: bool
+    data: Any
+    metadata: Metadata
+
+
+class FailedAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a call that did not."""
+
+    success: bool
+    data: Any
+    metadata: Metadata
+    error: str
+    code: str
+    retryable: bool
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def succeeded(
+    data: object, request_id: str, latency_ms: float, operation: str | None, hit: bool | None
+) -> Answer:
+    """Wrap an operation's data."""
+    return Answer(True, data, Metadata(request_id, latency_ms, operation, hit))
+
+
+def failed(
+    failure: Failure, request_id: str, latency_ms: float, operation: str | None
+) -> FailedAnswer:
+    """Wrap a failure. A failure is no miss: ``hit`` is null."""
+    return FailedAnswer(
+        False,
+        None,
+        Metadata(request_id, latency_ms, operation, None),
+        failure.message,
+        failure.code,
+        failure.retryable,
+    )
+
+
+def encode(answer: Answer | FailedAnswer, max_bytes: int) -> bytes:
+    """Return the answer's bytes.
+
+    Raises:
+        TooLarge: it is longer than ``max_bytes``. It is never cut.
+        InvalidResponse: its data can't be written as JSON.
+    """
+    try:
+        encoded = _ENCODER.encode(answer)
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError, TypeError, ValueError):
+        raise InvalidResponse("The answer can't be written as JSON.") from None
+    if len(encoded) > max_bytes:
+        raise TooLarge(
+            f"The answer is {len(encoded)} bytes; at most {max_bytes} are sent. Store less a key."
+        )
+    return encoded

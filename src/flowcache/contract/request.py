@@ -1,0 +1,168 @@
+"""The request of a data action: decode the bytes, then coerce each field.
+
+Wire compatibility: fields are never renamed, removed or given another meaning; unknown ones are
+ignored, so that a newer flow can talk to an older flowcache.
+
+Decided answers to strange bodies (each is `invalid_request`, none is a 500):
+
+- duplicate keys: the last one wins, as in every browser's ``JSON.parse``;
+- NaN, Infinity, numbers beyond a double, lone surrogates, broken UTF-8: not JSON;
+- a UTF-8 byte order mark is skipped; UTF-16, UTF-32 and gzip are named in the answer;
+- integers beyond 2^53 are kept exactly, up to 4,300 digits;
+- nesting deeper than `MAX_DEPTH` is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+
+from flowcache.contract import coercion
+from flowcache.errors import InvalidRequest
+
+__all__ = ["MAX_DEPTH", "Body", "Limits", "Request", "coerce", "decode", "operation_name"]
+
+MAX_DEPTH = 64
+"""The deepest nesting of arrays and objects in a body."""
+
+_MAX_OPERATION_NAME = 32
+
+
+class Body(msgspec.Struct, gc=False):
+    """The fields as they came, untyped; `coerce` gives them their types."""
+
+    operation: Any = None
+    key: Any = None
+    value: Any = msgspec.UNSET
+    ttl: Any = None
+    type: Any = None
+    flowId: Any = None  # noqa: N815 - wire names
+    interactionId: Any = None  # noqa: N815
+    deadlineMs: Any = None  # noqa: N815
+    idempotencyKey: Any = None  # noqa: N815
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a request may ask for. ``default_ttl`` and ``max_ttl`` are in seconds."""
+
+    default_ttl: int = 3600
+    max_ttl: int = 2_592_000
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A data action as it was meant: typed, within limits, not yet authorised."""
+
+    operation: str
+    """Upper case, as the caller named it; the catalogue knows whether it exists."""
+    key: bytes
+    value: Any
+    """A JSON value, or ``msgspec.UNSET`` where the body had none."""
+    ttl: int
+    type: str
+    flow_id: str | None
+    interaction_id: str | None
+    deadline_ms: int | None
+    idempotency_key: str | None
+
+
+_DECODER = msgspec.json.Decoder(Body)
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_BOM = b"\xef\xbb\xbf"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
+
+_MAX_DEADLINE_MS = 2**31
+
+
+def decode(raw: bytes) -> Body:
+    """Read the body's JSON.
+
+    Raises:
+        InvalidRequest: it is empty, no JSON, no object, or nested too deeply.
+    """
+    if raw.startswith(_BOM):
+        raw = raw[len(_BOM) :]
+    try:
+        body = _DECODER.decode(raw)
+    except _NOT_JSON as fault:
+        raise InvalidRequest(_why_unreadable(raw, fault)) from None
+    # No body can be nested deeper than it has opening brackets: the exact count is rarely needed.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        raise InvalidRequest(f"body: nested deeper than {MAX_DEPTH} levels.")
+    return body
+
+
+def _why_unreadable(raw: bytes, fault: Exception) -> str:
+    if not raw.strip():
+        return "body: expected a JSON object, got nothing."
+    if raw.startswith(b"\x1f\x8b"):
+        return "body: it is gzip-compressed; send plain JSON without Content-Encoding."
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00")) or raw[1:2] == b"\x00":
+        return "body: it is UTF-16 or UTF-32; send JSON as UTF-8."
+    if isinstance(fault, RecursionError):
+        return f"body: nested deeper than {MAX_DEPTH} levels."
+    if isinstance(fault, UnicodeDecodeError):
+        return "body: it is not UTF-8; send JSON as UTF-8."
+    if isinstance(fault, msgspec.ValidationError):
+        return "body: " + _sentence(str(fault))
+    return f"body: not JSON: {_sentence(str(fault))}"
+
+
+def _sentence(text: str) -> str:
+    text = text.replace("`", "").replace("JSON is malformed: ", "")
+    return text[:1].lower() + text[1:] + "."
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deep valid JSON is nested, at the speed of C: a long body must block nobody."""
+    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+def operation_name(body: Body) -> str | None:
+    """Return the operation as far as it can be read, for the answer's metadata."""
+    name = body.operation
+    return name[:_MAX_OPERATION_NAME].upper() if isinstance(name, str) else None
+
+
+def coerce(body: Body, limits: Limits) -> Request:
+    """Give each field its type.
+
+    Raises:
+        InvalidRequest: a field is missing or is not what it should be; the sentence names it.
+        TooLarge: a key or a context field is over its limit.
+    """
+    name = body.operation
+    if not isinstance(name, str) or not name:
+        got = "an empty one" if name == "" else coercion.kind(name)
+        raise InvalidRequest(f"operation: expected the name of an operation, got {got}.")
+    optional = coercion.optional
+    ttl, flow, interaction = body.ttl, body.flowId, body.interactionId
+    deadline, once = body.deadlineMs, body.idempotencyKey
+    # The tests for None only skip calls: almost every request leaves most of these out.
+    return Request(
+        name[:_MAX_OPERATION_NAME].upper(),
+        coercion.key("key", body.key),
+        body.value,
+        limits.default_ttl
+        if ttl is None
+        else optional(
+            "ttl", ttl, coercion.integer, 1, limits.max_ttl, "seconds", default=limits.default_ttl
+        ),
+        "string"
+        if body.type is None
+        else optional("type", body.type, coercion.choice, ("string", "hash"), default="string"),
+        None if flow is None else optional("flowId", flow, coercion.context),
+        None if interaction is None else optional("interactionId", interaction, coercion.context),
+        None
+        if deadline is None
+        else optional(
+            "deadlineMs", deadline, coercion.integer, 1, _MAX_DEADLINE_MS, "milliseconds"
+        ),
+        None if once is None else optional("idempotencyKey", once, coercion.context),
+    )

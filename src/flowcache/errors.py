@@ -1,0 +1,173 @@
+"""Everything that can go wrong with a call, as one tree.
+
+    Failure
+    ├── InvalidRequest      400  the body is not what the contract asks for
+    ├── Unauthorized        401  no credential, or a wrong one
+    ├── Forbidden           403  the credential may not do this
+    ├── NotFound            404  no such route or named action
+    ├── WrongType           409  the key holds another Redis type
+    ├── Conflict            409  a condition did not hold
+    ├── TooLarge            413  body, key, value or answer over its limit
+    ├── RateLimited         429  too many calls; ``retry_after`` says when
+    ├── InvalidResponse     500  the answer breaks its schema
+    ├── Internal            500  a bug
+    ├── CircuitOpen         503  the shard's circuit is open
+    ├── RedisUnavailable    503  no answer is to be had from Redis now
+    │   └── WriteRefused         Redis is well, and takes no writes now
+    └── DeadlineExceeded    504  no answer came in time
+
+A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
+exceptions are turned into these where they enter (`store/connection.py`, `contract/request.py`);
+`http/data_action.py` turns these into answers.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CircuitOpen",
+    "Conflict",
+    "DeadlineExceeded",
+    "Failure",
+    "Forbidden",
+    "Internal",
+    "InvalidRequest",
+    "InvalidResponse",
+    "NotFound",
+    "RateLimited",
+    "RedisUnavailable",
+    "TooLarge",
+    "Unauthorized",
+    "WriteRefused",
+    "WrongType",
+    "all_failures",
+]
+
+
+class Failure(Exception):
+    """Tell why a call failed, in the words the caller reads.
+
+    ``message`` is one sentence for a flow author: it names the field or the remedy and never
+    carries a stored value or a secret. ``retryable`` says whether the very same call may
+    succeed later *and* is safe to repeat. ``retry_after`` is in seconds.
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    can_retry: ClassVar[bool] = False
+
+    __slots__ = ("message", "retry_after", "retryable")
+
+    def __init__(
+        self, message: str, *, retryable: bool | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = self.can_retry if retryable is None else retryable
+        self.retry_after = retry_after
+
+
+class InvalidRequest(Failure):
+    """The body is not what the contract asks for; the message names the field."""
+
+    __slots__ = ()
+    code, status = "invalid_request", 400
+
+
+class Unauthorized(Failure):
+    """No credential was presented, or a wrong one."""
+
+    __slots__ = ()
+    code, status = "unauthorized", 401
+
+
+class Forbidden(Failure):
+    """The credential is known and may not do this."""
+
+    __slots__ = ()
+    code, status = "forbidden", 403
+
+
+class NotFound(Failure):
+    """No such route or named action."""
+
+    __slots__ = ()
+    code, status = "not_found", 404
+
+
+class WrongType(Failure):
+    """The key holds another Redis type than the operation works on."""
+
+    __slots__ = ()
+    code, status = "wrong_type", 409
+
+
+class Conflict(Failure):
+    """A condition did not hold, or an idempotency key came back with another body."""
+
+    __slots__ = ()
+    code, status = "conflict", 409
+
+
+class TooLarge(Failure):
+    """The body, the key, the value or the answer is over its limit."""
+
+    __slots__ = ()
+    code, status = "too_large", 413
+
+
+class RateLimited(Failure):
+    """The caller sends more than it may."""
+
+    __slots__ = ()
+    code, status, can_retry = "rate_limited", 429, True
+
+
+class InvalidResponse(Failure):
+    """What Redis answered breaks the operation's response schema."""
+
+    __slots__ = ()
+    code, status = "invalid_response", 500
+
+
+class Internal(Failure):
+    """A bug in flowcache. The traceback is in the log, never in the answer."""
+
+    __slots__ = ()
+    code, status = "internal", 500
+
+
+class CircuitOpen(Failure):
+    """The shard's circuit is open; nothing was sent to Redis."""
+
+    __slots__ = ()
+    code, status, can_retry = "circuit_open", 503, True
+
+
+class RedisUnavailable(Failure):
+    """Redis refused, or the connection to it is gone."""
+
+    __slots__ = ()
+    code, status, can_retry = "redis_unavailable", 503, True
+
+
+class WriteRefused(RedisUnavailable):
+    """Redis answers and takes no writes: out of memory, disk full, too few replicas.
+
+    Reads go on, so it says nothing about the health of the shard.
+    """
+
+    __slots__ = ()
+
+
+class DeadlineExceeded(Failure):
+    """No answer came from Redis before the call's deadline."""
+
+    __slots__ = ()
+    code, status, can_retry = "deadline_exceeded", 504, True
+
+
+def all_failures() -> tuple[type[Failure], ...]:
+    """Return each kind of failure, in the order of the contract's table."""
+    return tuple(Failure.__subclasses__())

@@ -1,0 +1,96 @@
+"""A request's body, bounded in size and time.
+
+Most bodies come in one message. A timer for each would cost more than reading it, so the tasks
+that read are kept in a dict and one sweep every now and then ends those that take too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from flowcache.errors import InvalidRequest, TooLarge
+from flowcache.http.asgi import Receive
+from flowcache.ports import Clock
+
+__all__ = ["BodyReader", "ClientGone"]
+
+_SWEEP = 0.25
+"""Seconds between two sweeps: a slow body is ended at most this much late."""
+
+
+class ClientGone(Exception):
+    """The client hung up before its body was complete; there is nobody to answer."""
+
+
+class BodyReader:
+    """Read bodies of at most ``max_bytes`` that arrive within ``timeout`` seconds."""
+
+    __slots__ = ("_clock", "_max_bytes", "_reading", "_sweep", "_timeout", "_too_slow")
+
+    def __init__(self, max_bytes: int, timeout: float, clock: Clock) -> None:
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._clock = clock
+        self._reading: dict[asyncio.Task[object], float] = {}
+        self._too_slow: set[asyncio.Task[object]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def read(self, receive: Receive, declared: bytes | None) -> bytes:
+        """Return the whole body; ``declared`` is the Content-Length header.
+
+        Raises:
+            TooLarge: it is, or says it will be, longer than allowed. The rest stays unread.
+            InvalidRequest: it did not arrive in time.
+            ClientGone: it never will.
+        """
+        if declared is not None and declared.isdigit() and int(declared) > self._max_bytes:
+            raise self._too_large()
+        task = asyncio.current_task()
+        assert task is not None
+        reading = self._reading
+        reading[task] = self._clock() + self._timeout
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP, self._end_slow_ones)
+        try:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            body: bytes = message.get("body", b"")
+            if message.get("more_body"):
+                body = await self._read_on(receive, body)
+        except asyncio.CancelledError:
+            if task not in self._too_slow:
+                raise
+            raise InvalidRequest(f"body: it was not complete after {self._timeout:g} s.") from None
+        finally:
+            del reading[task]
+            self._too_slow.discard(task)
+        if len(body) > self._max_bytes:
+            raise self._too_large()
+        return body
+
+    async def _read_on(self, receive: Receive, first: bytes) -> bytes:
+        parts = bytearray(first)
+        while len(parts) <= self._max_bytes:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        return bytes(parts)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"body: over the limit of {self._max_bytes} bytes.")
+
+    def _end_slow_ones(self) -> None:
+        now = self._clock()
+        for task, until in self._reading.items():
+            if until < now and task not in self._too_slow:
+                self._too_slow.add(task)
+                task.cancel()
+        self._sweep = (
+            asyncio.get_running_loop().call_later(_SWEEP, self._end_slow_ones)
+            if self._reading
+            else None
+        )

@@ -1,0 +1,231 @@
+"""The way of a data action, from the socket to Redis and back.
+
+    authenticate -> read -> decode -> coerce -> plan -> authorise -> execute -> read reply
+    -> encode -> send -> record
+
+`DataAction._act` is that line. Only reading the body and `execute` wait; everything else is
+synchronous and pure. Whatever fails on the way raises a `Failure`, which becomes an answer in one
+place, `__call__`; so does a bug.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import count
+from math import ceil
+from time import time
+
+import msgspec
+import structlog
+
+from flowcache.contract import answer, request
+from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES
+from flowcache.errors import Failure, Internal
+from flowcache.http.asgi import Receive, Scope, Send
+from flowcache.http.body import BodyReader, ClientGone
+from flowcache.operations.catalogue import plan
+from flowcache.operations.operation import Result
+from flowcache.policy.principals import Principals
+from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics
+
+__all__ = ["JSON", "DataAction", "DataActionSettings", "failure_headers", "request_ids"]
+
+_log = structlog.get_logger(__name__)
+
+
+class DataActionSettings(msgspec.Struct, frozen=True):
+    """What a data action may take. Times are in seconds, sizes in bytes."""
+
+    limits: request.Limits = request.Limits()
+    deadline: float = 0.8
+    max_body: int = 256 * 1024
+    body_timeout: float = 5.0
+    max_answer: int = 1024 * 1024
+    once_lifetime: float = 600.0
+    """How long a write with an idempotency key is remembered."""
+
+
+def request_ids() -> Callable[[], str]:
+    """Return a source of ids, unique among all workers and restarts.
+
+    A random prefix a worker and a counter: what a uuid4 costs would be a tenth of a request.
+    """
+    prefix = os.urandom(8).hex()
+    numbers = count(1)
+    return lambda: f"{prefix}-{next(numbers):08x}"
+
+
+JSON = (b"content-type", b"application/json")
+_OK_HEADERS = (JSON, (b"cache-control", b"no-store"))
+
+
+def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a failure's answer; ``Retry-After`` is in whole seconds, rounded up."""
+    headers = list(_OK_HEADERS)
+    if failure.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, ceil(failure.retry_after))))
+    if failure.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers
+
+
+class _Call:
+    """What is known of a call so far: what a failure's answer and the audit can tell."""
+
+    __slots__ = ("body", "client", "id", "operation", "ran", "request")
+
+    def __init__(self, call_id: str) -> None:
+        self.id = call_id
+        self.client: str | None = None
+        self.body: request.Body | None = None
+        self.operation: str | None = None
+        """As the caller named it."""
+        self.ran: str | None = None
+        """As the catalogue names it: SET of a hash runs as HSET."""
+        self.request: request.Request | None = None
+
+
+class DataAction:
+    """The ASGI endpoint ``POST /data-action/redis``."""
+
+    def __init__(
+        self,
+        settings: DataActionSettings,
+        principals: Principals,
+        store: Executor,
+        metrics: Metrics,
+        audit: AuditSink,
+        clock: Clock,
+    ) -> None:
+        self.in_flight = 0
+        self._idle: asyncio.Event | None = None
+        self._settings = settings
+        self._principals = principals
+        self._store = store
+        self._metrics = metrics
+        self._audit = audit
+        self._clock = clock
+        self._body = BodyReader(settings.max_body, settings.body_timeout, clock)
+        self._once_lifetime_ms = round(settings.once_lifetime * 1000)
+        self._next_id = request_ids()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one call, whatever it is, with one JSON object on one line."""
+        started = self._clock()
+        call = _Call(self._next_id())
+        self.in_flight += 1
+        try:
+            try:
+                result = await self._act(call, scope["headers"], receive)
+                latency_ms = self._ms_since(started)
+                status, outcome, hit = 200, "ok", result.hit
+                headers: Iterable[tuple[bytes, bytes]] = _OK_HEADERS
+                payload = answer.encode(
+                    answer.succeeded(result.data, call.id, latency_ms, call.operation, hit),
+                    self._settings.max_answer,
+                )
+            except Exception as fault:
+                failure = _as_failure(fault, call)
+                latency_ms = self._ms_since(started)
+                status, outcome, hit = failure.status, failure.code, None
+                headers = failure_headers(failure)
+                payload = answer.encode(
+                    answer.failed(failure, call.id, latency_ms, call.operation),
+                    self._settings.max_answer,
+                )
+            # The record comes before the answer: what a caller was told has been counted.
+            self._record(call, outcome, hit, latency_ms)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": payload})
+        except ClientGone:
+            self._record(call, "client_gone", None, self._ms_since(started))
+        finally:
+            self.in_flight -= 1
+            if self._idle is not None and not self.in_flight:
+                self._idle.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Let the calls in flight end, for at most ``seconds``; called once, at the end."""
+        if self.in_flight:
+            self._idle = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+
+    async def _act(
+        self, call: _Call, headers: Iterable[tuple[bytes, bytes]], receive: Receive
+    ) -> Result:
+        authorization = length = None
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"content-length":
+                length = value
+        principal = self._principals.authenticate(authorization)
+        call.client = principal.name
+        raw = await self._body.read(receive, length)
+        began = self._clock()
+        call.body = body = request.decode(raw)
+        call.operation = request.operation_name(body)
+        call.request = wanted = request.coerce(body, self._settings.limits)
+        operation, command = plan(wanted, self._once_lifetime_ms)
+        call.ran = operation.name
+        principal.require(operation.permission)
+        reply = await self._store.execute(command, began + self._patience(wanted))
+        return operation.read(reply)
+
+    def _patience(self, wanted: request.Request) -> float:
+        """Return the seconds this call may take from when its body was there."""
+        if wanted.deadline_ms is None:
+            return self._settings.deadline
+        return min(self._settings.deadline, wanted.deadline_ms / 1000)
+
+    def _ms_since(self, started: float) -> float:
+        return round((self._clock() - started) * 1000, 3)
+
+    def _record(self, call: _Call, outcome: str, hit: bool | None, latency_ms: float) -> None:
+        operation = call.ran or call.operation
+        self._metrics.record(operation, outcome, hit, latency_ms)
+        flow_id, interaction_id, key = _subject(call)
+        self._audit.record(
+            AuditRecord(
+                time(),
+                call.id,
+                call.client,
+                flow_id,
+                interaction_id,
+                operation,
+                key,
+                outcome,
+                hit,
+                latency_ms,
+            )
+        )
+
+
+def _as_failure(fault: Exception, call: _Call) -> Failure:
+    """Turn what was raised into a failure to answer with; a client that is gone gets none."""
+    if isinstance(fault, Failure):
+        return fault
+    if isinstance(fault, ClientGone):
+        raise fault
+    _log.error("a bug", request_id=call.id, operation=call.ran, exc_info=fault)
+    return Internal(f"A bug in flowcache; its log tells more under {call.id}.")
+
+
+def _subject(call: _Call) -> tuple[str | None, str | None, bytes | None]:
+    """Return flow, interaction and key; of a body that was refused, as far as they can be read."""
+    wanted, body = call.request, call.body
+    if wanted is not None:
+        return wanted.flow_id, wanted.interaction_id, wanted.key
+    if body is None:
+        return None, None, None
+    flow, interaction = (
+        str(value)[:MAX_CONTEXT_BYTES] if isinstance(value, (str, int, float)) else None
+        for value in (body.flowId, body.interactionId)
+    )
+    key = body.key.encode()[:MAX_KEY_BYTES] if isinstance(body.key, str) else None
+    return flow, interaction, key

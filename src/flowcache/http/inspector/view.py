@@ -1,0 +1,169 @@
+"""The inspector's JSON, made from what all workers say of themselves. Pure.
+
+The first four fields are the seed's and keep its names: `metrics`, `auditLogs`, `circuitState`,
+`redisClusterStatus`. So do `totalRequests`, `cacheHits`, `cacheMisses`, `totalLatency`,
+`hitRatio` and `avgLatencyMs` inside `metrics`, and in an audit entry `hitRatio`, which there is
+the boolean that is also called `hit`. Ratios are numbers; the seed sent them as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from flowcache.errors import InvalidRequest
+from flowcache.ports import AuditRecord
+from flowcache.status import OperationStats, WorkerStatus
+from flowcache.telemetry.latency import percentile_ms
+from flowcache.telemetry.metrics import merge
+
+__all__ = ["AuditFilter", "view"]
+
+_WORST_FIRST = ("open", "half-open", "closed")
+_PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
+_DEFAULT_LIMIT = 50
+_MAX_LIMIT = 10_000
+
+
+class AuditFilter(msgspec.Struct, frozen=True):
+    """Which audit records to show: the newest ``limit`` of those that fit."""
+
+    limit: int = _DEFAULT_LIMIT
+    flow: str | None = None
+    interaction: str | None = None
+    operation: str | None = None
+    outcome: str | None = None
+
+    @classmethod
+    def from_query(cls, query: dict[str, str]) -> AuditFilter:
+        """Read ``?limit=&flow=&interaction=&operation=&outcome=``.
+
+        Raises:
+            InvalidRequest: a parameter is unknown, or the limit is no number in range.
+        """
+        unknown = query.keys() - set(cls.__struct_fields__)
+        if unknown:
+            raise InvalidRequest(
+                f"{min(unknown)}: unknown; there are {', '.join(cls.__struct_fields__)}."
+            )
+        text = query.get("limit", str(_DEFAULT_LIMIT))
+        if not (text.isascii() and text.isdigit() and int(text[:9]) <= _MAX_LIMIT):
+            raise InvalidRequest(f"limit: expected a number from 0 to {_MAX_LIMIT}.")
+        operation = query.get("operation")
+        return cls(
+            int(text),
+            query.get("flow"),
+            query.get("interaction"),
+            operation.upper() if operation else None,
+            query.get("outcome"),
+        )
+
+    def keeps(self, record: AuditRecord) -> bool:
+        """Tell whether ``record`` is wanted. ``failed`` is any outcome but ``ok``."""
+        return (
+            (self.flow is None or record.flow_id == self.flow)
+            and (self.interaction is None or record.interaction_id == self.interaction)
+            and (self.operation is None or record.operation == self.operation)
+            and (
+                self.outcome is None
+                or record.outcome == self.outcome
+                or (self.outcome == "failed" and record.outcome != "ok")
+            )
+        )
+
+
+def view(
+    workers: Sequence[WorkerStatus],
+    wanted: AuditFilter,
+    configuration: dict[str, Any],
+    version: str,
+) -> dict[str, Any]:
+    """Return the whole document."""
+    names = workers[0].operations
+    by_name = {name: merge(worker.operations[name] for worker in workers) for name in names}
+    circuits = [circuit for worker in workers for circuit in worker.circuits]
+    stores = [worker.store for worker in workers]
+    return {
+        "metrics": _metrics(merge(by_name.values()))
+        | {"operations": {n: _metrics(s) for n, s in by_name.items() if s.outcomes}},
+        "auditLogs": _audit(workers, wanted),
+        "circuitState": next(
+            (state for state in _WORST_FIRST if any(c.state == state for c in circuits)), "closed"
+        ),
+        "redisClusterStatus": next(
+            (store.status for store in stores if store.status != "ready"), "ready"
+        ),
+        "circuits": [
+            {
+                "worker": worker.pid,
+                "shard": circuit.shard,
+                "state": circuit.state,
+                "consecutiveFailures": circuit.failures,
+                "retryAfterSeconds": circuit.retry_after,
+                "refused": circuit.refused,
+                "transitions": circuit.transitions,
+            }
+            for worker in workers
+            for circuit in worker.circuits
+        ],
+        "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
+        "workers": [
+            {
+                "pid": worker.pid,
+                "startedAt": _iso(worker.started_at),
+                "inFlight": worker.in_flight,
+                "auditRecords": worker.audit_total,
+            }
+            for worker in workers
+        ],
+        "configuration": configuration,
+        "version": version,
+    }
+
+
+def _metrics(stats: OperationStats) -> dict[str, Any]:
+    total = sum(stats.outcomes.values())
+    lookups = stats.hits + stats.misses
+    return {
+        "totalRequests": total,
+        "cacheHits": stats.hits,
+        "cacheMisses": stats.misses,
+        "totalLatency": round(stats.total_ms, 3),
+        "hitRatio": round(stats.hits / lookups, 4) if lookups else 0.0,
+        "avgLatencyMs": round(stats.total_ms / total, 3) if total else 0.0,
+        "errors": {code: n for code, n in sorted(stats.outcomes.items()) if code != "ok"},
+        "latency": {
+            name: percentile_ms(stats.latency, fraction) for name, fraction in _PERCENTILES
+        },
+    }
+
+
+def _audit(workers: Sequence[WorkerStatus], wanted: AuditFilter) -> list[dict[str, Any]]:
+    records = [record for worker in workers for record in worker.audit if wanted.keeps(record)]
+    records.sort(key=lambda record: record.at)
+    return [_entry(record) for record in records[max(0, len(records) - wanted.limit) :]]
+
+
+def _entry(record: AuditRecord) -> dict[str, Any]:
+    return {
+        "timestamp": _iso(record.at),
+        "requestId": record.request_id,
+        "client": record.client,
+        "flowId": record.flow_id,
+        "interactionId": record.interaction_id,
+        "operation": record.operation,
+        "key": record.key.decode(errors="replace") if record.key is not None else None,
+        "outcome": record.outcome,
+        "success": record.outcome == "ok",
+        "hit": record.hit,
+        "hitRatio": record.hit is True,
+        "latencyMs": record.latency_ms,
+    }
+
+
+def _iso(at: float) -> str:
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,0 +1,119 @@
+"""Every route but the data action: health, metrics, the inspector, documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from flowcache.contract import answer
+from flowcache.errors import Failure, Internal, NotFound, RedisUnavailable
+from flowcache.http.app import ROUTE
+from flowcache.http.data_action import failure_headers
+from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.http.openapi import document, page
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principals
+from flowcache.status import WorkerStatus
+from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
+
+__all__ = ["PagesSettings", "pages"]
+
+_log = structlog.get_logger(__name__)
+
+Gather = Callable[[], Awaitable[Sequence[WorkerStatus]]]
+Ready = Callable[[], Awaitable[None]]
+
+
+class PagesSettings(msgspec.Struct, frozen=True):
+    """What the pages show. ``configuration`` has its secrets masked already."""
+
+    version: str
+    configuration: dict[str, Any]
+
+
+def pages(
+    settings: PagesSettings,
+    principals: Principals,
+    gather: Gather,
+    ready: Ready,
+    next_id: Callable[[], str],
+) -> Starlette:
+    """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
+
+    async def healthz(_: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        try:
+            await ready()
+        except RedisUnavailable:
+            # Which server, and why, is for the inspector: this page is open to anybody.
+            return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)
+        return _json({"status": "ready"})
+
+    async def metrics(_: Request) -> Response:
+        text = exposition(await gather(), settings.version)
+        return Response(text, media_type=CONTENT_TYPE)
+
+    async def inspector(request: Request) -> Response:
+        header = request.headers.get("authorization")
+        principal = principals.authenticate(header.encode("latin-1") if header else None)
+        principal.require(Permission.INSPECT_READ)
+        wanted = AuditFilter.from_query(dict(request.query_params))
+        return _json(view(await gather(), wanted, settings.configuration, settings.version))
+
+    async def openapi(_: Request) -> Response:
+        return _json(document(settings.version))
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(page(settings.version))
+
+    async def failed(request: Request, fault: Exception) -> Response:
+        failure = _as_failure(request, fault)
+        body = answer.encode(answer.failed(failure, next_id(), 0.0, None), 1 << 20)
+        response = Response(body, failure.status)
+        response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
+        if isinstance(failure, NotFound) and request.url.path.rstrip("/") == ROUTE:
+            response.headers["allow"] = "POST"
+        return response
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/inspector", inspector),
+            Route("/openapi.json", openapi),
+            Route("/docs", docs),
+        ],
+        exception_handlers={Failure: failed, HTTPException: failed, Exception: failed},
+    )
+
+
+def _as_failure(request: Request, fault: Exception) -> Failure:
+    """Turn what was raised into a failure. The contract's codes are all there are: a method that
+    a route does not have is a route that does not exist."""
+    if isinstance(fault, Failure):
+        return fault
+    if isinstance(fault, HTTPException):
+        route, method = request.url.path, request.method
+        if route.rstrip("/") == ROUTE:
+            return NotFound(f"{method} is not served here; POST to {ROUTE}.")
+        return NotFound(f"There is no {method} {route[:200]}.")
+    _log.error("a bug", path=request.url.path, exc_info=fault)
+    return Internal("A bug in flowcache; its log tells more.")
+
+
+def _json(content: object, status: int = 200) -> Response:
+    headers = {"cache-control": "no-store"}
+    return Response(
+        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
+    )

@@ -1,0 +1,6 @@
+"""The operations a flow can name: request -> command -> answer.
+
+- `catalogue`  the table of all of them, and how a request finds its own
+- `operation`  what an operation is
+- `strings`, `hashes`, `keys`  one module a family
+"""

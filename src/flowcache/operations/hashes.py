@@ -1,0 +1,83 @@
+"""Hashes: HSET and HGETALL. A field's value is a string; the whole hash has one TTL."""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowcache.contract.coercion import kind
+from flowcache.contract.request import Request
+from flowcache.errors import InvalidRequest
+from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.policy.permissions import Permission
+from flowcache.ports import Command, Reply
+
+__all__ = ["HGETALL", "HSET"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _hset(request: Request) -> Command:
+    fields = request.value
+    if not isinstance(fields, dict):
+        raise InvalidRequest(f"value: HSET needs an object of fields, got {kind(fields)}.")
+    if not fields:
+        raise InvalidRequest("value: HSET needs at least one field, got an empty object.")
+    args: list[bytes] = []
+    for name, value in fields.items():
+        args.append(name.encode())
+        args.append(_field_value(name, value))
+    return Command(b"HSET", request.key, tuple(args), request.ttl, True)
+
+
+def _field_value(name: str, value: object) -> bytes:
+    """Return a string as it is, anything else as its JSON text; null is refused."""
+    if isinstance(value, str):
+        return value.encode()
+    if value is None:
+        raise InvalidRequest(
+            f'value: the field "{name[:80]}" is null; a hash holds no nulls. Leave the field out.'
+        )
+    return _encode(value)
+
+
+def _read_hset(reply: Reply) -> Result:
+    if type(reply) is not int or reply < 0:
+        raise unexpected("HSET")
+    return Result(reply, None)
+
+
+def _hgetall(request: Request) -> Command:
+    return Command(b"HGETALL", request.key)
+
+
+def _read_hgetall(reply: Reply) -> Result:
+    if not isinstance(reply, dict):
+        raise unexpected("HGETALL")
+    if not reply:  # Redis has no empty hashes: none means no key
+        return Result(None, False)
+    try:
+        return Result({name.decode(): value.decode() for name, value in reply.items()}, True)
+    except (UnicodeDecodeError, AttributeError):
+        # An object of strings can't hold bytes that are no text, nor a reply of another shape.
+        raise unexpected("HGETALL") from None
+
+
+HSET = Operation(
+    name="HSET",
+    summary="Set fields of the hash under the key and renew its TTL; returns how many are new.",
+    permission=Permission.DATA_WRITE,
+    command=_hset,
+    read=_read_hset,
+    answers=int,
+    value="an object; numbers and booleans become their JSON text, nested values JSON",
+    example={"name": "Ada", "tier": "gold"},
+)
+
+HGETALL = Operation(
+    name="HGETALL",
+    summary="Return all fields of the hash under the key as strings; null on a miss.",
+    permission=Permission.DATA_READ,
+    command=_hgetall,
+    read=_read_hgetall,
+    answers=dict[str, str] | None,
+)

@@ -1,0 +1,30 @@
+"""Keys of any type: DEL."""
+
+from __future__ import annotations
+
+from flowcache.contract.request import Request
+from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.policy.permissions import Permission
+from flowcache.ports import Command, Reply
+
+__all__ = ["DEL"]
+
+
+def _del(request: Request) -> Command:
+    return Command(b"DEL", request.key, writes=True)
+
+
+def _read_del(reply: Reply) -> Result:
+    if type(reply) is not int or reply < 0:
+        raise unexpected("DEL")
+    return Result(reply, None)
+
+
+DEL = Operation(
+    name="DEL",
+    summary="Remove the key, whatever its type; returns how many keys were removed.",
+    permission=Permission.DATA_WRITE,
+    command=_del,
+    read=_read_del,
+    answers=int,
+)

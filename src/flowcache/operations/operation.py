@@ -1,0 +1,47 @@
+"""What an operation is: a record that says how to ask Redis and how to read its reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from flowcache.contract.request import Request
+from flowcache.errors import InvalidResponse
+from flowcache.policy.permissions import Permission
+from flowcache.ports import Command, Reply
+
+__all__ = ["Operation", "Result", "unexpected"]
+
+
+class Result(NamedTuple):
+    """What an operation tells the caller."""
+
+    data: Any
+    hit: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the catalogue.
+
+    ``command`` builds the Redis command and raises `InvalidRequest` when the request lacks what
+    it needs. ``read`` turns the reply into data of type ``answers`` and raises `InvalidResponse`
+    for any reply that does not fit it: what it returns has passed the response schema.
+    """
+
+    name: str
+    summary: str
+    permission: Permission
+    command: Callable[[Request], Command]
+    read: Callable[[Reply], Result]
+    answers: Any
+    """The type of ``data``: the source of the schema in ``/openapi.json``."""
+    value: str | None = None
+    """What `value` must be, for the documentation; None: it is ignored."""
+    example: Any = None
+
+
+def unexpected(operation: str) -> InvalidResponse:
+    """Refuse a reply that breaks the schema, without saying what it was."""
+    return InvalidResponse(f"What Redis answered to {operation} does not fit its response schema.")

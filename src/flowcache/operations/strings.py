@@ -1,0 +1,80 @@
+"""Strings: SET and GET. A value is stored as its compact JSON text."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import msgspec
+
+from flowcache.contract.request import Request
+from flowcache.errors import InvalidRequest
+from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.policy.permissions import Permission
+from flowcache.ports import Command, Reply
+
+__all__ = ["GET", "SET"]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def _set(request: Request) -> Command:
+    if request.value is msgspec.UNSET:
+        raise InvalidRequest("value: SET needs one; any JSON value will do, null included.")
+    return Command(b"SET", request.key, (_encode(request.value),), request.ttl, True)
+
+
+def _read_set(reply: Reply) -> Result:
+    if reply != b"OK":
+        raise unexpected("SET")
+    return Result("OK", None)
+
+
+def _get(request: Request) -> Command:
+    return Command(b"GET", request.key)
+
+
+def _read_get(reply: Reply) -> Result:
+    if reply is None:
+        return Result(None, False)
+    if not isinstance(reply, bytes):
+        raise unexpected("GET")
+    return Result(from_stored(reply), True)
+
+
+def from_stored(stored: bytes) -> Any:
+    """Return what stored bytes mean: JSON, else text, else ``{"base64": ...}``.
+
+    Another program may have written them, so nothing is expected of them. A JSON text that no
+    strict parser takes (a lone surrogate, a number beyond a double, bottomless nesting) is text.
+    """
+    try:
+        return _decode(stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(stored).decode()}
+
+
+SET = Operation(
+    name="SET",
+    summary="Store a JSON value under the key, for `ttl` seconds.",
+    permission=Permission.DATA_WRITE,
+    command=_set,
+    read=_read_set,
+    answers=str,
+    value="any JSON value",
+    example={"customer": "C-1", "tier": "gold"},
+)
+
+GET = Operation(
+    name="GET",
+    summary="Return the JSON value under the key; null on a miss.",
+    permission=Permission.DATA_READ,
+    command=_get,
+    read=_read_get,
+    answers=Any,
+)

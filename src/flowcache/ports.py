@@ -1,0 +1,111 @@
+"""What the core needs from the outside, and the records that pass between.
+
+A Protocol stands here only where two implementations exist or the layers forbid a direct import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+__all__ = [
+    "AuditRecord",
+    "AuditSink",
+    "Clock",
+    "Command",
+    "Executor",
+    "Metrics",
+    "Once",
+    "Reply",
+    "Store",
+]
+
+Reply = Any
+"""A reply as Redis gave it: ``bytes``, ``int``, ``None``, ``list`` or ``dict`` of these."""
+
+Clock = Callable[[], float]
+"""Seconds that only go forward, as ``time.monotonic``."""
+
+
+class Once(msgspec.Struct, frozen=True, gc=False):
+    """The wish that a write be applied once, however often it is sent.
+
+    ``token`` names the write in the scope of its key; ``fingerprint`` tells the same body from
+    another; the record of it lives for ``lifetime_ms``.
+    """
+
+    token: bytes
+    fingerprint: bytes
+    lifetime_ms: int
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """What an operation asks of the store: a Redis command on one key.
+
+    ``ttl`` (seconds) is set in the same atomic step; None leaves the key's life alone.
+    How a TTL or an `Once` is made atomic is the store's business.
+    """
+
+    name: bytes
+    key: bytes
+    args: tuple[bytes, ...] = ()
+    ttl: int | None = None
+    writes: bool = False
+    once: Once | None = None
+
+
+class Executor(Protocol):
+    """Something that runs commands: a store, or a guard around one."""
+
+    def execute(self, command: Command, deadline: float) -> Awaitable[Reply]:
+        """Run ``command`` and return its reply before ``deadline`` (monotonic seconds).
+
+        Raises:
+            Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`.
+        """
+
+
+class Store(Executor, Protocol):
+    """A place where commands run: a Redis, whatever its topology."""
+
+    def shard_of(self, key: bytes) -> str:
+        """Name the shard that holds ``key``. Synchronous and cheap."""
+
+
+class Metrics(Protocol):
+    """Where calls are counted."""
+
+    def record(
+        self, operation: str | None, outcome: str, hit: bool | None, latency_ms: float
+    ) -> None:
+        """Count one call; ``outcome`` is ``ok`` or a failure's code. Synchronous, never raises."""
+
+
+class AuditRecord(msgspec.Struct, frozen=True, gc=False):
+    """Who touched which key in which interaction, and what came of it.
+
+    ``at`` is Unix seconds, ``outcome`` is ``ok`` or a failure's code.
+    """
+
+    at: float
+    request_id: str
+    client: str | None
+    flow_id: str | None
+    interaction_id: str | None
+    operation: str | None
+    key: bytes | None
+    outcome: str
+    hit: bool | None
+    latency_ms: float
+
+
+class AuditSink(Protocol):
+    """Where audit records go."""
+
+    def record(self, record: AuditRecord) -> None:
+        """Take one record. Synchronous, bounded, never raises."""
+
+    def newest(self, limit: int) -> Sequence[AuditRecord]:
+        """Return up to ``limit`` records, newest last."""

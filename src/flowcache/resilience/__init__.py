@@ -1,0 +1,1 @@
+"""What keeps one sick shard from hurting the rest: breaker, backoff, deadlines, the guard."""

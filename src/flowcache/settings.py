@@ -1,0 +1,487 @@
+"""The configuration: one TOML file, then the environment, then the command line.
+
+`SETTINGS` is the table of all there is. Every row can be set as ``[section] key`` in the file, as
+``FLOWCACHE_<SECTION>_<KEY>`` in the environment, and under its other names, which the seed or
+convention gave it. All faults are found before any is reported, each with its key and bad value;
+a secret's value is never shown. To add a setting: add its row, and use it in `_assemble`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flowcache.contract.request import Limits
+from flowcache.http.data_action import DataActionSettings
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Credential, Principal
+from flowcache.resilience.breaker import BreakerSettings
+from flowcache.secret import Secret
+from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls, parse_location
+from flowcache.telemetry.logs import LEVELS
+
+__all__ = ["SETTINGS", "ConfigurationError", "ServerSettings", "Setting", "Settings", "load"]
+
+
+class ConfigurationError(Exception):
+    """The configuration has faults; ``faults`` has a sentence for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """Where the service listens and how it ends. ``grace`` is in seconds."""
+
+    host: str
+    port: int
+    workers: int
+    grace: float
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The whole configuration, as the record of each part."""
+
+    server: ServerSettings
+    data_action: DataActionSettings
+    store: StoreSettings
+    breaker: BreakerSettings
+    telling_seconds: float
+    """The least time a call must have had for its timeout to count against the circuit."""
+    credentials: tuple[Credential, ...]
+    audit_ring: int
+    log_level: str
+    shown: dict[str, dict[str, Any]]
+    """All settings by section, for people: secrets are masked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row: ``read`` takes what TOML or the environment gave and raises ValueError."""
+
+    section: str
+    key: str
+    read: Callable[[Any], Any]
+    default: Any
+    about: str
+    names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The key as people write it: ``redis.nodes``."""
+        return f"{self.section}.{self.key}"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"FLOWCACHE_{self.section}_{self.key}".upper()
+
+
+# -- how values are read: what TOML gave, or the text of an environment variable -------------------
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected a text")
+    return value.strip()
+
+
+def _secret(value: Any) -> Secret:
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise ValueError("expected printable ASCII characters")
+    if value != value.strip() or " " in value:
+        raise ValueError("expected no spaces")
+    return Secret(value)
+
+
+def _password(value: Any) -> Secret:
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return Secret(value)
+
+
+def _file(value: Any) -> str:
+    path = Path(_text(value)).expanduser()
+    try:
+        path.read_bytes()
+    except OSError as fault:
+        raise ValueError(f"can't be read: {fault.strerror}") from None
+    return str(path.resolve())
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError("expected true or false")
+
+
+def _number(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if type(number) is not int or not low <= number <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def _seconds(low: float, high: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if isinstance(value, bool) or not low <= number <= high:
+            raise ValueError(f"expected seconds from {low:g} to {high:g}")
+        return number
+
+    return read
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def _location(value: Any) -> Location:
+    """Read nodes: a text, or in TOML also a list of ``host:port``."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    return parse_location(_text(value))
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("http", "host", _text, "127.0.0.1", "address to listen on", ("FLOWCACHE_HOST",)),
+    Setting("http", "port", _number(1, 65535), 3000, "port to listen on", ("FLOWCACHE_PORT",)),
+    Setting("http", "workers", _number(1, 64), 1, "processes that serve", ("FLOWCACHE_WORKERS",)),
+    Setting(
+        "http",
+        "grace_seconds",
+        _seconds(0.1, 300),
+        10.0,
+        "how long calls in flight may take to finish after SIGTERM",
+    ),
+    Setting("http", "max_body_bytes", _number(1024, 16 << 20), 256 * 1024, "longest body"),
+    Setting(
+        "http",
+        "body_timeout_seconds",
+        _seconds(0.1, 60),
+        5.0,
+        "how long a body may take to arrive",
+    ),
+    Setting("http", "max_answer_bytes", _number(1024, 64 << 20), 1 << 20, "longest answer"),
+    Setting(
+        "auth",
+        "token",
+        _secret,
+        None,
+        "the flows' bearer token: may run data operations on everything, may inspect nothing",
+        ("SERVICE_BEARER_TOKEN",),
+    ),
+    Setting(
+        "inspector",
+        "token",
+        _secret,
+        None,
+        "bearer token of GET /inspector; without one nobody can read it",
+    ),
+    Setting(
+        "redis",
+        "nodes",
+        _location,
+        "127.0.0.1:6379",
+        "host:port,... of servers to ask first, or a URL: redis:// rediss:// unix:// "
+        "redis+sentinel:// rediss+sentinel://",
+        ("REDIS_NODES", "REDIS_URL"),
+    ),
+    Setting("redis", "username", _text, None, "ACL user"),
+    Setting("redis", "password", _password, None, "password of the user"),
+    Setting("redis", "database", _number(0, 16383), 0, "database number; 0 in a cluster"),
+    Setting("redis", "service", _text, None, "name of the primary, when the nodes are Sentinels"),
+    Setting("redis", "sentinel_username", _text, None, "ACL user of the Sentinels"),
+    Setting("redis", "sentinel_password", _password, None, "password of the Sentinels"),
+    Setting("redis", "tls", _flag, False, "speak TLS to Redis; rediss:// does the same"),
+    Setting("redis", "tls_ca_file", _file, None, "PEM file of the authority that Redis shows"),
+    Setting("redis", "tls_cert_file", _file, None, "PEM file of flowcache's own certificate"),
+    Setting("redis", "tls_key_file", _file, None, "PEM file of its key"),
+    Setting(
+        "redis", "tls_verify_hostname", _flag, True, "whether Redis's certificate must name it"
+    ),
+    Setting(
+        "redis",
+        "read_from",
+        _one_of("primary", "replica"),
+        "primary",
+        "which servers answer reads; a replica may not know yet what was just written",
+    ),
+    Setting("redis", "connect_timeout_seconds", _seconds(0.05, 30), 1.0, "for a connection"),
+    Setting(
+        "redis",
+        "reply_timeout_seconds",
+        _seconds(0.1, 60),
+        2.0,
+        "a connection whose oldest reply is later is reset",
+    ),
+    Setting(
+        "redis",
+        "refresh_seconds",
+        _seconds(0.5, 3600),
+        15.0,
+        "how often the topology is asked for without any cause",
+    ),
+    Setting("data", "default_ttl", _number(1, 315_360_000), 3600, "seconds, when a call says none"),
+    Setting("data", "max_ttl", _number(1, 315_360_000), 2_592_000, "longest ttl, seconds"),
+    Setting("data", "deadline_ms", _number(5, 60_000), 800, "every call is answered within it"),
+    Setting(
+        "data",
+        "idempotency_seconds",
+        _number(1, 86_400),
+        600,
+        "how long a write with an idempotencyKey is remembered",
+    ),
+    Setting(
+        "breaker", "failures", _number(1, 1000), 5, "failures in a row that open a shard's circuit"
+    ),
+    Setting("breaker", "open_seconds", _seconds(0.1, 3600), 10.0, "how long it then stays open"),
+    Setting(
+        "breaker",
+        "telling_ms",
+        _number(0, 60_000),
+        100,
+        "a timeout of a call that was given less than this does not count",
+    ),
+    Setting("audit", "ring", _number(0, 100_000), 1000, "newest records a worker keeps in memory"),
+    Setting("log", "level", _one_of(*LEVELS), "info", "least level that is logged"),
+    Setting(
+        "cxone",
+        "api_base",
+        _text,
+        None,
+        "kept for the delivery of the audit; not used yet",
+        ("CXONE_API_BASE",),
+    ),
+    Setting(
+        "cxone",
+        "client_id",
+        _text,
+        None,
+        "kept for the delivery of the audit; not used yet",
+        ("CXONE_CLIENT_ID",),
+    ),
+    Setting(
+        "cxone",
+        "client_secret",
+        _password,
+        None,
+        "kept for the delivery of the audit; not used yet",
+        ("CXONE_CLIENT_SECRET",),
+    ),
+)
+
+
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+    fallbacks: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the configuration.
+
+    ``overrides`` come before the environment and ``fallbacks`` in place of defaults; both by name,
+    as ``redis.nodes``.
+
+    Raises:
+        ConfigurationError: it has faults; all of them are told.
+    """
+    faults: list[str] = []
+    document = _read_file(file, faults)
+    _find_unknown(document, environment, faults)
+    sources = _Sources(overrides or {}, environment, document, fallbacks or {})
+    values = {s.name: _value(s, sources, faults) for s in SETTINGS}
+    settings = _assemble(values, faults)
+    if faults or settings is None:
+        raise ConfigurationError(faults)
+    return settings
+
+
+def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as fault:
+        faults.append(f"{file}: can't be read: {fault.strerror}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        faults.append(f"{file}: no TOML: {fault}")
+    return {}
+
+
+def _find_unknown(
+    document: Mapping[str, Any], environment: Mapping[str, str], faults: list[str]
+) -> None:
+    known = {s.name for s in SETTINGS}
+    for section, keys in document.items():
+        if not isinstance(keys, dict):
+            faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
+            continue
+        faults.extend(
+            f"{section}.{key}: unknown setting" for key in keys if f"{section}.{key}" not in known
+        )
+    variables = {name for s in SETTINGS for name in (s.variable, *s.names)}
+    faults.extend(
+        f"{name}: unknown variable"
+        for name in environment
+        if name.startswith("FLOWCACHE_") and name not in variables
+    )
+
+
+class _Sources(NamedTuple):
+    """Where a value may come from; the first has the most say."""
+
+    overrides: Mapping[str, Any]
+    environment: Mapping[str, str]
+    document: Mapping[str, Any]
+    fallbacks: Mapping[str, Any]
+
+    def find(self, setting: Setting) -> tuple[str, Any]:
+        """Return where the value of ``setting`` was found, and what was found there."""
+        if self.overrides.get(setting.name) is not None:
+            return setting.name, self.overrides[setting.name]
+        for name in (setting.variable, *setting.names):
+            if self.environment.get(name):
+                return name, self.environment[name]
+        section = self.document.get(setting.section)
+        if isinstance(section, dict) and setting.key in section:
+            return setting.name, section[setting.key]
+        return setting.name, self.fallbacks.get(setting.name, setting.default)
+
+
+def _value(setting: Setting, sources: _Sources, faults: list[str]) -> Any:
+    source, raw = sources.find(setting)
+    if raw is None:
+        return None
+    try:
+        return setting.read(raw)
+    except ValueError as fault:
+        told = source if source == setting.name else f"{setting.name} ({source})"
+        faults.append(f"{told} = {_masked(setting, raw)!r}: {fault}")
+        return None
+
+
+def _masked(setting: Setting, raw: Any) -> Any:
+    if setting.read in (_secret, _password):
+        return "***"
+    return _mask_location(raw) if setting.read is _location else raw
+
+
+def _mask_location(raw: Any) -> Any:
+    """Return a location without the password that a URL may hold."""
+    if not isinstance(raw, str) or "://" not in raw:
+        return raw
+    scheme, _, rest = raw.partition("://")
+    credentials, at, hosts = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}://{user}{colon}{'***' if colon else ''}{at}{hosts}"
+
+
+def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
+    """Check what concerns several settings, and hand each part its own record."""
+    v = values
+    flow, inspector = v["auth.token"], v["inspector.token"]
+    if flow is None and not any(fault.startswith("auth.token") for fault in faults):
+        faults.append(
+            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
+            "(serve --embedded makes one)"
+        )
+    if flow is not None and flow == inspector:
+        faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
+    if (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
+        faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
+    shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
+    if shortest is not None and longest is not None and shortest > longest:
+        faults.append("data.default_ttl: longer than data.max_ttl")
+    if faults:
+        return None
+    deadline = v["data.deadline_ms"] / 1000
+    return Settings(
+        ServerSettings(v["http.host"], v["http.port"], v["http.workers"], v["http.grace_seconds"]),
+        DataActionSettings(
+            limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
+            deadline=deadline,
+            max_body=v["http.max_body_bytes"],
+            body_timeout=v["http.body_timeout_seconds"],
+            max_answer=v["http.max_answer_bytes"],
+            once_lifetime=v["data.idempotency_seconds"],
+        ),
+        _store(v),
+        # A probe keeps its place longer than any call can take.
+        BreakerSettings(v["breaker.failures"], v["breaker.open_seconds"], deadline + 1.0),
+        min(v["breaker.telling_ms"] / 1000, deadline),
+        _credentials(flow, inspector),
+        v["audit.ring"],
+        v["log.level"],
+        _shown(v),
+    )
+
+
+def _store(v: dict[str, Any]) -> StoreSettings:
+    location: Location = v["redis.nodes"]
+    tls = Tls(
+        v["redis.tls_ca_file"],
+        v["redis.tls_cert_file"],
+        v["redis.tls_key_file"],
+        v["redis.tls_verify_hostname"],
+    )
+    return StoreSettings(
+        nodes=location.nodes,
+        username=location.username or v["redis.username"],
+        password=location.password or v["redis.password"],
+        database=v["redis.database"] if location.database is None else location.database,
+        tls=tls if location.tls or v["redis.tls"] else None,
+        service=location.service or v["redis.service"],
+        sentinel_username=v["redis.sentinel_username"],
+        sentinel_password=v["redis.sentinel_password"],
+        read_from=ReadFrom(v["redis.read_from"]),
+        connect_timeout=v["redis.connect_timeout_seconds"],
+        reply_timeout=v["redis.reply_timeout_seconds"],
+        refresh_interval=v["redis.refresh_seconds"],
+    )
+
+
+def _credentials(flow: Secret, inspector: Secret | None) -> tuple[Credential, ...]:
+    data = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+    credentials = [Credential(flow, Principal("flow", data))]
+    if inspector is not None:
+        inspect = frozenset({Permission.INSPECT_READ})
+        credentials.append(Credential(inspector, Principal("inspector", inspect)))
+    return tuple(credentials)
+
+
+def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    shown: dict[str, dict[str, Any]] = {}
+    for setting in SETTINGS:
+        value = values[setting.name]
+        if isinstance(value, Secret):
+            value = "***"
+        elif isinstance(value, Location):
+            value = [str(node) for node in value.nodes]
+        shown.setdefault(setting.section, {})[setting.key] = value
+    return shown

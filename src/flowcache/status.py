@@ -1,0 +1,86 @@
+"""What a worker says of itself, as plain records: the inspector's and the metrics' material.
+
+They travel between the workers of one service, so every field is a plain value.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from flowcache.ports import AuditRecord
+
+__all__ = [
+    "CircuitStatus",
+    "LinkStatus",
+    "OperationStats",
+    "ShardStatus",
+    "StoreStatus",
+    "WorkerStatus",
+]
+
+
+class LinkStatus(msgspec.Struct, frozen=True):
+    """How a link does. ``fault`` says why it was lost or can't connect; None while it is well."""
+
+    address: str
+    state: str
+    pending: int
+    connects: int
+    losses: int
+    fault: str | None
+
+
+class ShardStatus(msgspec.Struct, frozen=True):
+    """A shard, the slots it holds as inclusive ranges, and its links."""
+
+    name: str
+    slots: tuple[tuple[int, int], ...]
+    primary: LinkStatus
+    replicas: tuple[LinkStatus, ...]
+
+
+class StoreStatus(msgspec.Struct, frozen=True):
+    """How the store does. ``status`` speaks as ioredis does: ready, connecting, reconnecting."""
+
+    status: str
+    topology: str | None
+    fault: str | None
+    shards: tuple[ShardStatus, ...]
+
+
+class CircuitStatus(msgspec.Struct, frozen=True):
+    """A shard's circuit. ``retry_after`` is in seconds, 0 when calls are let through."""
+
+    shard: str
+    state: str
+    failures: int
+    retry_after: float
+    refused: int
+    transitions: int
+
+
+class OperationStats(msgspec.Struct, frozen=True):
+    """What came of the calls of one operation since the worker started.
+
+    ``outcomes`` counts by ``ok`` or a failure's code; ``latency`` counts calls by bucket, see
+    `telemetry.latency`; ``total_ms`` is the sum of all latencies.
+    """
+
+    outcomes: dict[str, int]
+    hits: int
+    misses: int
+    total_ms: float
+    latency: list[int]
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """All that a worker knows of itself. ``started_at`` is Unix seconds."""
+
+    pid: int
+    started_at: float
+    in_flight: int
+    operations: dict[str, OperationStats]
+    audit: list[AuditRecord]
+    audit_total: int
+    circuits: list[CircuitStatus]
+    store: StoreStatus

@@ -1,0 +1,15 @@
+"""Redis: one store for a standalone server, Sentinel and Cluster.
+
+Read in this order:
+
+- `settings`    where Redis is and how to talk to it
+- `redis_store` the store: route, send, react to what comes back
+- `link`        the pipelined connection that many requests share
+- `deadlines`   one timer for all the replies that are waited for
+- `replies`     error replies, and what follows from each
+- `commands`    a command -> bytes; which scripts make what atomic
+- `slots`       which slot a key belongs to; keys made by flowcache
+- `topology`    who holds what; `discovery` asks the servers
+- `connection`  the border to redis-py: connect, authenticate, translate its errors
+- `embedded`    a Valkey of our own, for a first try and for tests
+"""

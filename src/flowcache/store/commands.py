@@ -1,0 +1,62 @@
+"""A command as bytes, with its TTL and its record in one atomic step.
+
+There are three cases: a command that is atomic by itself is sent as it is; SET takes its TTL as
+an argument; every other write with a TTL, and every write to be applied once, is a script.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from importlib.resources import files
+from typing import NamedTuple
+
+from hiredis import pack_command
+
+from flowcache.ports import Command
+from flowcache.store.slots import once_key
+
+__all__ = ["ASKING", "PING", "Packed", "pack"]
+
+
+class Packed(NamedTuple):
+    """A command ready to be sent.
+
+    ``script`` is what follows the script in the command, for a server that lacks the script.
+    """
+
+    data: bytes
+    script: tuple[bytes, ...] | None = None
+
+    def with_script(self) -> bytes:
+        """Return the command with the script's whole text in place of its digest."""
+        assert self.script is not None
+        return _pack((b"EVAL", _WRITE_LUA, *self.script))
+
+
+def _pack(args: tuple[bytes, ...]) -> bytes:
+    packed: bytes = pack_command(args)  # type: ignore[arg-type]  # its stub names a 1-tuple
+    return packed
+
+
+_WRITE_LUA = (files("flowcache.store") / "scripts" / "write.lua").read_bytes()
+_WRITE_SHA = sha1(_WRITE_LUA, usedforsecurity=False).hexdigest().encode()
+
+ASKING = _pack((b"ASKING",))
+PING = _pack((b"PING",))
+
+
+def pack(command: Command) -> Packed:
+    """Return the bytes of ``command``."""
+    once, ttl = command.once, command.ttl
+    if once is None:
+        if ttl is None:
+            return Packed(_pack((command.name, command.key, *command.args)))
+        if command.name == b"SET":
+            return Packed(_pack((b"SET", command.key, *command.args, b"EX", b"%d" % ttl)))
+        keys: tuple[bytes, ...] = (b"1", command.key)
+        record = (b"", b"0")
+    else:
+        keys = (b"2", command.key, once_key(command.key, once.token))
+        record = (once.fingerprint, b"%d" % once.lifetime_ms)
+    script = (*keys, command.name, b"%d" % (ttl or 0), *record, *command.args)
+    return Packed(_pack((b"EVALSHA", _WRITE_SHA, *script)), script)

@@ -1,0 +1,133 @@
+"""The border to redis-py: connecting, TLS, AUTH, HELLO, SELECT, and its errors.
+
+redis-py opens the connection and shakes hands; then the transport is taken over by a protocol of
+ours (`link`), which pipelines. `_writer` is the one private name used; a test holds it in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, TypeVar
+
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+
+from flowcache.store.settings import Address, StoreSettings
+
+__all__ = ["ConnectFault", "ask", "close", "connect", "take_over"]
+
+_P = TypeVar("_P", bound=asyncio.Protocol)
+
+
+class ConnectFault(Exception):
+    """A connection could not be made. The message says why and what to do about it."""
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (redis_errors.AuthenticationError, "Redis refused the user or the password"),
+    (redis_errors.BusyLoadingError, "Redis is loading its data"),
+    (redis_errors.MaxConnectionsError, "Redis has too many clients"),
+    (redis_errors.TimeoutError, "no answer in time"),
+    (TimeoutError, "no answer in time"),
+    (redis_errors.ResponseError, "Redis refused the handshake"),
+    (redis_errors.ConnectionError, "no connection"),
+    (redis_errors.RedisError, "no connection"),
+    (ssl.SSLError, "TLS failed"),
+    (OSError, "no connection"),
+    (UnicodeError, "the host name is malformed"),
+)
+"""Foreign exception -> what it means. The first row that fits counts."""
+
+
+def _reason(fault: BaseException) -> str:
+    cause = fault.__cause__ or fault.__context__
+    if isinstance(cause, ssl.SSLError):
+        fault = cause
+    for kind, meaning in _REASONS:
+        if isinstance(fault, kind):
+            return f"{meaning}: {fault}"
+    raise fault
+
+
+async def connect(
+    address: Address, settings: StoreSettings, *, sentinel: bool = False
+) -> AbstractConnection:
+    """Open a connection to ``address``, authenticated, speaking RESP3, on the right database.
+
+    Raises:
+        ConnectFault: it could not be made; nothing is left open.
+    """
+    secret = settings.sentinel_password if sentinel else settings.password
+    options: dict[str, Any] = {
+        "username": settings.sentinel_username if sentinel else settings.username,
+        "password": secret.reveal() if secret else None,
+        "db": 0 if sentinel else settings.database,
+        "protocol": 3,
+        "socket_connect_timeout": settings.connect_timeout,
+        "socket_timeout": settings.connect_timeout,
+        "driver_info": None,
+    }
+    connection: AbstractConnection
+    if address.port == 0:
+        connection = UnixDomainSocketConnection(path=address.host, **options)
+    elif settings.tls is not None:
+        connection = SSLConnection(
+            host=address.host,
+            port=address.port,
+            ssl_ca_certs=settings.tls.ca_file,
+            ssl_certfile=settings.tls.cert_file,
+            ssl_keyfile=settings.tls.key_file,
+            ssl_check_hostname=settings.tls.verify_hostname,
+            ssl_min_version=ssl.TLSVersion.TLSv1_2,
+            **options,
+        )
+    else:
+        connection = Connection(host=address.host, port=address.port, **options)
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except (redis_errors.RedisError, OSError, TimeoutError, UnicodeError) as fault:
+        await connection.disconnect(nowait=True)
+        raise ConnectFault(_reason(fault)) from fault
+    except BaseException:  # cancelled: leave nothing open
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
+    """Send one command and return its reply, in the simple way, before any take-over.
+
+    Raises:
+        ConnectFault: Redis refused it, or the connection was lost.
+    """
+    try:
+        await connection.send_command(*words)
+        return await connection.read_response()
+    except (redis_errors.RedisError, OSError, TimeoutError) as fault:
+        raise ConnectFault(_reason(fault)) from fault
+
+
+def take_over(connection: AbstractConnection, protocol: _P) -> _P:
+    """Let ``protocol`` have the transport of a connected, idle connection.
+
+    ``connection`` must be kept as long as the transport: its stream objects close it when they
+    are collected.
+    """
+    writer = connection._writer
+    if writer is None:
+        raise ConnectFault("no connection: it was lost during the handshake")
+    transport = writer.transport
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    return protocol
+
+
+async def close(connection: AbstractConnection) -> None:
+    """Close a connection that was not taken over."""
+    await connection.disconnect(nowait=True)

@@ -1,0 +1,95 @@
+"""One timer for all the replies that are waited for.
+
+A timer a request costs more than the request's own work, so deadlines are put in buckets of
+`TICK` and one timer wakes for the next bucket: a hashed timing wheel (Varghese and Lauck, 1987)
+whose wheel is a heap of the buckets in use, since there are few. A deadline is met late by up to
+a tick, never early.
+
+A `Waiter` lets go of its future when the reply comes, so that a bucket that still lies ahead keeps
+no reply alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from heapq import heappop, heappush
+from typing import Any
+
+from flowcache.ports import Clock
+
+__all__ = ["TICK", "Deadlines", "Waiter"]
+
+TICK = 0.005
+"""Seconds."""
+
+_PER_SECOND = round(1 / TICK)
+
+
+class Waiter:
+    """A call that waits for one reply. ``future`` is None once it has been answered."""
+
+    __slots__ = ("future", "since")
+
+    def __init__(self, future: asyncio.Future[Any], since: float) -> None:
+        self.future: asyncio.Future[Any] | None = future
+        self.since = since
+
+    def answer(self, result: object) -> None:
+        """Hand ``result`` to the caller, unless it gave up or has been answered."""
+        future = self.future
+        if future is not None:
+            self.future = None
+            if not future.done():
+                future.set_result(result)
+
+
+class Deadlines:
+    """Answer each waiter with ``expired`` when its deadline has passed."""
+
+    __slots__ = ("_buckets", "_clock", "_expired", "_loop", "_order", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, expired: object) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._expired = expired
+        self._buckets: dict[int, list[Waiter]] = {}
+        self._order: list[int] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, waiter: Waiter, deadline: float) -> None:
+        """Watch ``waiter`` until ``deadline`` (seconds of the clock)."""
+        tick = int(deadline * _PER_SECOND) + 1
+        bucket = self._buckets.get(tick)
+        if bucket is not None:
+            bucket.append(waiter)
+            return
+        self._buckets[tick] = [waiter]
+        heappush(self._order, tick)
+        if self._order[0] == tick:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = self._order[0] * TICK - self._clock()
+        self._timer = self._loop.call_later(max(0.0, delay), self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = int(self._clock() * _PER_SECOND)
+        while self._order and self._order[0] <= now:
+            for waiter in self._buckets.pop(heappop(self._order)):
+                waiter.answer(self._expired)
+        if self._order:
+            self._arm()
+
+    def close(self) -> None:
+        """Stop the timer; whoever still waits is answered with ``expired``."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for bucket in self._buckets.values():
+            for waiter in bucket:
+                waiter.answer(self._expired)
+        self._buckets.clear()
+        self._order.clear()

@@ -1,0 +1,309 @@
+"""The pipelined link: one connection to a server, shared by all requests.
+
+The rules:
+
+1. *Order.* Redis answers in the order it was asked, so `_waiting` is a queue and a reply belongs
+   to its head. Nothing is ever removed from the middle: a caller that gave up is answered and
+   forgotten (`Waiter.answer`), but its place stays until its reply comes and is dropped.
+2. *One write a loop turn.* Commands are collected and leave together when the turn ends.
+3. *No queue while disconnected.* Then `send` answers at once that nothing was sent.
+4. *Bounded.* At most ``max_pending`` commands wait, at most ``max_reply`` bytes make a reply.
+5. *Overdue.* When the oldest reply is later than ``reply_timeout`` the connection is reset: what
+   is stuck would keep all behind it stuck.
+6. *Fate.* When the connection is lost, those whose command had not been written yet are told that
+   it was not sent; the others that their fate is unknown.
+
+`Link` keeps itself connected; `_Wire` is one connection's life, from take-over to loss.
+
+Known weakness: a reply of many megabytes delays those behind it; that is the price of sharing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from random import random
+from typing import Any, cast
+
+import hiredis
+import structlog
+from redis.asyncio.connection import AbstractConnection
+
+from flowcache.ports import Clock
+from flowcache.status import LinkStatus
+from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
+from flowcache.store.deadlines import Deadlines, Waiter
+from flowcache.store.replies import LOST, NOT_SENT, ErrorReply
+from flowcache.store.settings import Address, StoreSettings
+
+__all__ = ["Link", "LinkState", "reconnect_delay"]
+
+_log = structlog.get_logger(__name__)
+
+_NOT_ENOUGH = object()
+_WRITE_BUFFER = 4 * 1024 * 1024
+"""Bytes that may wait to be written before the link takes no more."""
+
+
+class LinkState(StrEnum):
+    """Whether a link can carry commands."""
+
+    CONNECTING = "connecting"
+    READY = "ready"
+    RECONNECTING = "reconnecting"
+    CLOSED = "end"
+
+
+class _BrokenProtocol(Exception):
+    """What the server sends is no RESP."""
+
+
+def reconnect_delay(attempt: int, chance: float) -> float:
+    """Return the seconds to wait before the ``attempt``-th reconnect, counted from 1.
+
+    ``min(attempt * 50, 2000)`` ms, as ioredis does by default, of which between a half and all is
+    taken by ``chance`` (0 to 1), so that many workers don't come back at the same moment.
+    """
+    return min(attempt * 50, 2000) / 1000 * (0.5 + chance / 2)
+
+
+class _Wire(asyncio.Protocol):
+    """One connection: bytes out, replies in, matched in order."""
+
+    def __init__(self, max_reply: int, on_loss: Callable[[str], None]) -> None:
+        self.out: list[bytes] = []
+        self.waiting: deque[Waiter] = deque()
+        self.lost: str | None = None
+        self.congested = False
+        self._on_loss = on_loss
+        self._max_reply = max_reply
+        self._unparsed = 0
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(
+            protocolError=_BrokenProtocol,
+            replyError=ErrorReply,  # type: ignore[arg-type]  # any value will do, see its source
+            notEnoughData=_NOT_ENOUGH,
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport, not its name.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        if transport.is_closing():
+            self.lose("the connection was closed during the handshake")
+
+    def flush(self) -> None:
+        """Write all that was collected in this turn."""
+        out = self.out
+        if out and self._transport is not None:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        reader, waiting = self._reader, self.waiting
+        try:
+            reader.feed(data)
+            reply = reader.gets()
+            if reply is _NOT_ENOUGH:
+                self._unparsed += len(data)
+                if self._unparsed > self._max_reply:
+                    self.lose(f"a reply is larger than {self._max_reply} bytes")
+                return
+            self._unparsed = 0
+            while reply is not _NOT_ENOUGH:
+                if reply.__class__ is not hiredis.PushNotification:
+                    waiter = waiting.popleft()
+                    future = waiter.future
+                    if future is not None:
+                        waiter.future = None
+                        if not future.done():
+                            future.set_result(reply)
+                reply = reader.gets()
+        except _BrokenProtocol as fault:
+            self.lose(f"the server does not speak RESP: {fault}")
+        except IndexError:
+            self.lose("the server sent a reply that nobody asked for")
+
+    def pause_writing(self) -> None:
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+
+    def connection_lost(self, fault: Exception | None) -> None:
+        self.lose(f"the connection was lost: {fault}" if fault else "the server hung up")
+
+    def lose(self, reason: str) -> None:
+        """Give the connection up and tell everybody who waits. Safe to call again."""
+        if self.lost is not None:
+            return
+        self.lost = reason
+        if self._transport is not None:
+            self._transport.abort()
+        unsent = len(self.out)
+        self.out.clear()
+        sent = len(self.waiting) - unsent
+        for place, waiter in enumerate(self.waiting):
+            waiter.answer(LOST if place < sent else NOT_SENT)
+        self.waiting.clear()
+        self._on_loss(reason)
+
+
+class Link:
+    """A connection to one server that keeps itself up.
+
+    ``readonly`` makes a cluster's replica answer reads (the command READONLY).
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: StoreSettings,
+        deadlines: Deadlines,
+        clock: Clock,
+        *,
+        readonly: bool = False,
+        on_change: Callable[[Link], None] = lambda link: None,
+    ) -> None:
+        self.address = address
+        self.state = LinkState.CONNECTING
+        self._settings = settings
+        self._deadlines = deadlines
+        self._clock = clock
+        self._readonly = readonly
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._wire: _Wire | None = None
+        self._connection: AbstractConnection | None = None
+        self._flushing = False
+        self._attempts = 0
+        self._connects = 0
+        self._losses = 0
+        self._fault: str | None = None
+        self._down = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._keeper = self._loop.create_task(self._keep_connected(), name=f"link {address}")
+
+    def send(self, data: bytes, deadline: float) -> Awaitable[Any]:
+        """Put a packed command on the wire and return what will be its reply.
+
+        The result is the reply, or a `Fault`: it never raises.
+        """
+        return self.send_all((data,), deadline)
+
+    def send_all(self, commands: tuple[bytes, ...], deadline: float) -> Awaitable[Any]:
+        """Put commands on the wire side by side; the result is the reply to the last of them."""
+        future = self._loop.create_future()
+        wire = self._wire
+        if (
+            wire is None
+            or wire.congested
+            or len(wire.waiting) + len(commands) > self._settings.max_pending
+        ):
+            future.set_result(NOT_SENT)
+            return future
+        now = self._clock()
+        for data in commands[:-1]:
+            wire.out.append(data)
+            wire.waiting.append(_unheard(now))
+        waiter = Waiter(future, now)
+        wire.out.append(commands[-1])
+        wire.waiting.append(waiter)
+        self._deadlines.add(waiter, deadline)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._wire is not None:
+            self._wire.flush()
+
+    def reset_if_overdue(self, now: float) -> None:
+        """Reset the connection when its oldest reply is overdue; called every now and then."""
+        wire = self._wire
+        if wire and wire.waiting and now - wire.waiting[0].since > self._settings.reply_timeout:
+            wire.lose(f"no reply for {self._settings.reply_timeout:g} s")
+
+    async def settled(self) -> None:
+        """Wait until the first attempt to connect has come to an end, well or not."""
+        await self._settled.wait()
+
+    @property
+    def fresh_fault(self) -> bool:
+        """Whether the link has just been lost, or failed to connect for the first time."""
+        return self.state is not LinkState.READY and self._attempts == 0
+
+    def status(self) -> LinkStatus:
+        """Return how the link does."""
+        pending = len(self._wire.waiting) if self._wire else 0
+        return LinkStatus(
+            str(self.address), self.state.value, pending, self._connects, self._losses, self._fault
+        )
+
+    async def close(self) -> None:
+        """Close the connection and stop keeping it up. Whoever waits is told."""
+        self.state = LinkState.CLOSED
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._wire is not None:
+            self._wire.lose("flowcache is shutting down")
+        self._settled.set()
+
+    async def _keep_connected(self) -> None:
+        while True:
+            try:
+                await self._connect()
+            except Exception as bug:
+                # Whatever it is, a link that gave up would be a shard lost until a restart.
+                _log.error("a bug", address=str(self.address), exc_info=bug)
+                self._fault = f"a bug in flowcache: {type(bug).__name__}"
+                self.state = LinkState.RECONNECTING
+            self._settled.set()
+            self._on_change(self)
+            if self._wire is not None:
+                await self._down.wait()
+                self._on_change(self)
+            self._attempts += 1
+            await asyncio.sleep(reconnect_delay(self._attempts, random()))
+
+    async def _connect(self) -> None:
+        self._down.clear()
+        connection: AbstractConnection | None = None
+        try:
+            connection = await connect(self.address, self._settings)
+            if self._readonly:
+                await ask(connection, "READONLY")
+            wire = take_over(connection, _Wire(self._settings.max_reply, self._lost))
+        except ConnectFault as fault:
+            self._fault = str(fault)
+            self.state = LinkState.RECONNECTING
+            if connection is not None:
+                await close(connection)
+            return
+        if wire.lost is None:
+            self._connection = connection
+            self._wire = wire
+            self._attempts = 0
+            self._connects += 1
+            self._fault = None
+            self.state = LinkState.READY
+
+    def _lost(self, reason: str) -> None:
+        self._wire = None
+        self._losses += 1
+        self._fault = reason
+        if self.state is not LinkState.CLOSED:
+            self.state = LinkState.RECONNECTING
+        self._down.set()
+
+
+def _unheard(now: float) -> Waiter:
+    waiter = Waiter.__new__(Waiter)
+    waiter.future = None
+    waiter.since = now
+    return waiter

@@ -1,0 +1,122 @@
+"""What may come back in place of a reply, and what follows from it.
+
+A reply is a value; so is everything that comes instead of one. The store looks at the class of
+what it got, and for an error reply at its first word, in the table `REACTIONS`:
+
+    retry    it was not executed: learn from it and send it again
+    refuse   it was not executed and would not be now: the call fails, Redis is to blame
+    answer   Redis did its work: the call fails for a reason that lies with the caller
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from flowcache.errors import (
+    Conflict,
+    Failure,
+    RedisUnavailable,
+    TooLarge,
+    WriteRefused,
+    WrongType,
+)
+
+__all__ = [
+    "EXPIRED",
+    "LOST",
+    "NOT_SENT",
+    "ErrorReply",
+    "Fault",
+    "LostReply",
+    "Reaction",
+    "reaction",
+]
+
+
+class Fault:
+    """Anything that came in place of a reply."""
+
+    __slots__ = ()
+
+
+class ErrorReply(Fault):
+    """An error as Redis sent it, such as ``WRONGTYPE Operation against ...``."""
+
+    __slots__ = ("code", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.code = text.partition(" ")[0]
+
+    def __repr__(self) -> str:
+        return f"ErrorReply({self.text!r})"
+
+
+class LostReply(Fault):
+    """The link was lost before a reply came. ``sent``: Redis may have executed the command."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self, sent: bool) -> None:
+        self.sent = sent
+
+
+class Expired(Fault):
+    """The deadline passed before a reply came."""
+
+    __slots__ = ()
+
+
+EXPIRED: Final = Expired()
+LOST: Final = LostReply(sent=True)
+NOT_SENT: Final = LostReply(sent=False)
+
+
+class Reaction(Enum):
+    """What the store does about an error reply."""
+
+    MOVED = auto()
+    """The slot has another home: note it, send there."""
+    ASK = auto()
+    """The slot is moving and this key is already there: send there once, after ASKING."""
+    AGAIN = auto()
+    """The slot is moving and the command's keys are in both places: wait a moment, send again."""
+    SCRIPT = auto()
+    """The server lacks the script: send its text."""
+    REFRESH = auto()
+    """This server may not do that any more: ask who may, send there."""
+    REFUSE = auto()
+    """The server can't serve now."""
+    ANSWER = auto()
+    """The caller's own doing."""
+
+
+REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
+    "MOVED": (Reaction.MOVED, RedisUnavailable, "The slot of this key moves between servers."),
+    "ASK": (Reaction.ASK, RedisUnavailable, "The slot of this key moves between servers."),
+    "TRYAGAIN": (Reaction.AGAIN, RedisUnavailable, "The slot of this key moves between servers."),
+    "NOSCRIPT": (Reaction.SCRIPT, RedisUnavailable, "Redis does not keep flowcache's script."),
+    "READONLY": (Reaction.REFRESH, RedisUnavailable, "The primary of this key just changed."),
+    "CLUSTERDOWN": (Reaction.REFRESH, RedisUnavailable, "The Redis cluster is down."),
+    "MASTERDOWN": (Reaction.REFRESH, RedisUnavailable, "The replica lost its primary."),
+    "LOADING": (Reaction.REFUSE, RedisUnavailable, "Redis is loading its data."),
+    "BUSY": (Reaction.REFUSE, RedisUnavailable, "Redis is busy with a script."),
+    "OOM": (Reaction.REFUSE, WriteRefused, "Redis is out of memory."),
+    "MISCONF": (Reaction.REFUSE, WriteRefused, "Redis can't save to disk and takes no writes."),
+    "NOREPLICAS": (Reaction.REFUSE, WriteRefused, "Redis has too few replicas to write."),
+    "NOAUTH": (Reaction.REFUSE, RedisUnavailable, "Redis wants a password from flowcache."),
+    "NOPERM": (Reaction.REFUSE, RedisUnavailable, "Redis forbids flowcache's user to do this."),
+    "WRONGTYPE": (Reaction.ANSWER, WrongType, "The key holds another type of value."),
+    "CONFLICT": (Reaction.ANSWER, Conflict, "The idempotency key was used with another body."),
+}
+"""First word of an error reply -> what to do, and what the call fails with otherwise."""
+
+_OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
+
+
+def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
+    """Look up what follows from ``error``."""
+    if error.code == "ERR" and "string exceeds maximum" in error.text:
+        return (Reaction.ANSWER, TooLarge, "value: larger than Redis takes.")
+    return REACTIONS.get(error.code, _OTHER)

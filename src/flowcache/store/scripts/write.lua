@@ -1,0 +1,54 @@
+-- A write and its TTL in one atomic step, and at most once where the caller asks for that.
+--
+-- KEYS[1]    the key written
+-- KEYS[2]    optional: where the record of this write is kept, in the slot of KEYS[1]
+-- ARGV[1]    the command: SET, HSET or DEL
+-- ARGV[2]    the key's life in seconds; "0": the command gives it none
+-- ARGV[3]    the fingerprint of the write, told from another body's
+-- ARGV[4]    the record's life in milliseconds
+-- ARGV[5..]  the command's arguments after the key
+--
+-- Replies as the command itself would, the first time and each time after. A write that fails
+-- leaves no record, so that it can be tried again.
+
+local record = KEYS[2]
+if record then
+  local seen = redis.call('HMGET', record, 'fingerprint', 'reply')
+  if seen[1] then
+    if seen[1] ~= ARGV[3] then
+      return redis.error_reply('CONFLICT this idempotency key came with another body')
+    end
+    return tonumber(seen[2]) or redis.status_reply(seen[2])
+  end
+end
+
+local key, command, ttl = KEYS[1], ARGV[1], ARGV[2]
+local reply
+
+if command == 'SET' then
+  reply = redis.pcall('SET', key, ARGV[5], 'EX', ttl)
+elseif command == 'HSET' then
+  -- Lua passes at most some 8,000 arguments to a call.
+  reply = 0
+  for first = 5, #ARGV, 4000 do
+    local added = redis.pcall('HSET', key, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
+    if type(added) == 'table' then return added end
+    reply = reply + added
+  end
+  redis.call('EXPIRE', key, ttl)
+else
+  reply = redis.pcall(command, key, unpack(ARGV, 5))
+  if type(reply) ~= 'table' and ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+end
+
+local answer = reply
+if type(reply) == 'table' then
+  if reply.err then return reply end
+  answer = reply.ok
+end
+
+if record then
+  redis.call('HSET', record, 'fingerprint', ARGV[3], 'reply', answer)
+  redis.call('PEXPIRE', record, ARGV[4])
+end
+return reply

@@ -1,0 +1,154 @@
+"""Where Redis is and how to talk to it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+from flowcache.secret import Secret
+
+__all__ = ["Address", "Location", "ReadFrom", "StoreSettings", "Tls", "parse_location"]
+
+
+class Address(NamedTuple):
+    """Where a server listens: host and port, or the path of a Unix socket with port 0."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        if self.port == 0:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = 6379) -> Address:
+        """Read ``host``, ``host:port`` or ``[v6]:port``.
+
+        Raises:
+            ValueError: it is none of these; the sentence says what is wrong.
+        """
+        try:
+            parts = urlsplit(f"//{text}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError(f"{text!r} is no host:port; a port is 1 to 65535") from None
+        if not host or parts.path or parts.query or parts.username is not None or port == 0:
+            raise ValueError(f"{text!r} is no host:port")
+        return cls(host, default_port if port is None else port)
+
+
+class ReadFrom(StrEnum):
+    """Which server of a shard answers reads."""
+
+    PRIMARY = "primary"
+    REPLICA = "replica"
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """TLS to Redis. Files are paths of PEM files; no CA file means the system's authorities."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify_hostname: bool = True
+
+
+class StoreSettings(msgspec.Struct, frozen=True):
+    """Everything the store needs to know. Times are in seconds, sizes in bytes."""
+
+    nodes: tuple[Address, ...] = (Address("127.0.0.1", 6379),)
+    """Servers to ask first. Which topology they form is detected from their answers."""
+    username: str | None = None
+    password: Secret | None = None
+    database: int = 0
+    tls: Tls | None = None
+    service: str | None = None
+    """The name under which Sentinel knows the primary."""
+    sentinel_username: str | None = None
+    sentinel_password: Secret | None = None
+    read_from: ReadFrom = ReadFrom.PRIMARY
+    connect_timeout: float = 1.0
+    reply_timeout: float = 2.0
+    """A link whose oldest reply is later than this is reset."""
+    refresh_interval: float = 15.0
+    """How often the topology is asked for, without any cause."""
+    max_pending: int = 10_000
+    """The most commands that wait for a reply on one link; past it calls fail at once."""
+    max_reply: int = 64 * 1024 * 1024
+
+
+class Location(NamedTuple):
+    """What a URL says, as changes to `StoreSettings`."""
+
+    nodes: tuple[Address, ...]
+    username: str | None
+    password: Secret | None
+    database: int | None
+    tls: bool
+    service: str | None
+
+
+_SCHEMES = {
+    "redis": (False, False),
+    "rediss": (True, False),
+    "unix": (False, False),
+    "redis+sentinel": (False, True),
+    "rediss+sentinel": (True, True),
+}
+"""Scheme -> (TLS, Sentinel)."""
+
+
+def parse_location(text: str) -> Location:
+    """Read a URL or a list ``host:port,host:port``.
+
+    ``redis://user:password@host:port/0``, ``rediss://`` for TLS, ``unix:///path?db=0``,
+    ``redis+sentinel://host:26379,host:26379/service/0``; a user and password may stand before
+    the first host of each. (The first three as registered with IANA and read by redis-py.)
+
+    Raises:
+        ValueError: it is none of these; the sentence says what is wrong, without the password.
+    """
+    if "://" not in text:
+        nodes = tuple(Address.parse(item.strip()) for item in text.split(",") if item.strip())
+        if not nodes:
+            raise ValueError("no host:port in it")
+        return Location(nodes, None, None, None, False, None)
+    scheme, _, rest = text.partition("://")
+    if scheme not in _SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}; there are {', '.join(_SCHEMES)}")
+    tls, sentinel = _SCHEMES[scheme]
+    rest, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    user, _, password = credentials.partition(":")
+    username = unquote(user) or None
+    secret = Secret(unquote(password)) if password else None
+    database = parse_qs(query).get("db", [""])[0]
+    if scheme == "unix":
+        socket_path = unquote(slash + path)
+        if not socket_path.startswith("/"):
+            raise ValueError("unix:// needs an absolute path: unix:///run/redis.sock")
+        nodes = (Address(socket_path, 0),)
+        return Location(nodes, username, secret, _database(database), tls, None)
+    default_port = 26379 if sentinel else 6379
+    nodes = tuple(Address.parse(host, default_port) for host in hosts.split(",") if host)
+    if not nodes:
+        raise ValueError(f"no host in it; write {scheme}://host:port")
+    service: str | None = None
+    if sentinel:
+        service, _, path = path.partition("/")
+        if not service:
+            raise ValueError("no service name in it; write redis+sentinel://host:26379/service")
+    return Location(nodes, username, secret, _database(database or path), tls, service)
+
+
+def _database(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"the database is a number, not {text!r}")
+    return int(text)

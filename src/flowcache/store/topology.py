@@ -1,0 +1,64 @@
+"""Who holds what: the shape of a Redis, as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from flowcache.store.settings import Address
+
+__all__ = ["Kind", "ShardMap", "Topology", "from_cluster_slots"]
+
+
+class Kind(StrEnum):
+    """How the servers belong together."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+class ShardMap(NamedTuple):
+    """A primary, its replicas, and the slots they hold as inclusive ranges."""
+
+    primary: Address
+    replicas: tuple[Address, ...] = ()
+    slots: tuple[tuple[int, int], ...] = ()
+
+
+class Topology(NamedTuple):
+    """All shards of a Redis. Outside a cluster there is one, and it holds every key."""
+
+    kind: Kind
+    shards: tuple[ShardMap, ...]
+
+
+def from_cluster_slots(reply: Sequence[Any], asked: Address) -> Topology:
+    """Read the reply to CLUSTER SLOTS (Redis command reference).
+
+    A node that does not know its own address leaves it empty: then it is the one that was asked.
+
+    Raises:
+        ValueError: the reply has another shape.
+    """
+    slots: dict[Address, list[tuple[int, int]]] = {}
+    replicas: dict[Address, list[Address]] = {}
+    try:
+        for first, last, primary, *others in reply:
+            address = _address(primary, asked)
+            slots.setdefault(address, []).append((int(first), int(last)))
+            known = replicas.setdefault(address, [])
+            known.extend(a for a in (_address(o, asked) for o in others) if a not in known)
+    except (TypeError, ValueError, IndexError, AttributeError) as fault:
+        raise ValueError(f"CLUSTER SLOTS came in another shape: {fault}") from None
+    return Topology(
+        Kind.CLUSTER,
+        tuple(ShardMap(a, tuple(replicas[a]), tuple(sorted(slots[a]))) for a in sorted(slots)),
+    )
+
+
+def _address(node: Sequence[Any], asked: Address) -> Address:
+    host, port = node[0], int(node[1])
+    name = host.decode() if isinstance(host, bytes) else host
+    return Address(name if name and name != "?" else asked.host, port)

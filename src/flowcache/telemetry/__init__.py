@@ -1,0 +1,1 @@
+"""Measuring and telling: latency, counters, their exposition, the fleet of workers, logging."""

@@ -1,0 +1,135 @@
+"""The metrics of all workers as Prometheus text.
+
+Names and labels are what dashboards are built on: they are never renamed. The library writes the
+text (format 0.0.4); the numbers are ours, so that nothing of it is on the way of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from flowcache.status import CircuitStatus, WorkerStatus
+from flowcache.telemetry.latency import count_until
+from flowcache.telemetry.metrics import merge
+
+__all__ = ["CIRCUIT_STATES", "CONTENT_TYPE", "exposition"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+CIRCUIT_STATES = ("closed", "half-open", "open")
+
+_POWERS = range(7, 25)
+"""The histogram's bounds: powers of two of microseconds, 128 us to 16.8 s. Exact, see latency."""
+
+
+class _Workers(Collector):
+    def __init__(self, workers: Sequence[WorkerStatus], version: str) -> None:
+        self._workers = workers
+        self._version = version
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _build(self._version)
+        yield from _calls(self._workers)
+        yield from _now(self._workers)
+
+
+def _build(version: str) -> Iterator[Metric]:
+    info = GaugeMetricFamily("flowcache_build_info", "The running version.", labels=["version"])
+    info.add_metric([version], 1)
+    yield info
+
+
+def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "flowcache_requests", "Calls by operation and outcome.", labels=["operation", "outcome"]
+    )
+    lookups = CounterMetricFamily(
+        "flowcache_lookups", "Reads that found a key, or did not.", labels=["operation", "result"]
+    )
+    seconds = HistogramMetricFamily(
+        "flowcache_request_duration_seconds", "From arrival to answer.", labels=["operation"]
+    )
+    for name in workers[0].operations if workers else ():
+        stats = merge(worker.operations[name] for worker in workers)
+        for outcome, count in sorted(stats.outcomes.items()):
+            requests.add_metric([name, outcome], count)
+        if stats.hits or stats.misses:
+            lookups.add_metric([name, "hit"], stats.hits)
+            lookups.add_metric([name, "miss"], stats.misses)
+        buckets = [
+            (repr(2**power / 1_000_000), float(count_until(stats.latency, power)))
+            for power in _POWERS
+        ]
+        buckets.append(("+Inf", float(sum(stats.latency))))
+        seconds.add_metric([name], buckets, stats.total_ms / 1000)
+    yield from (requests, lookups, seconds)
+
+
+def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("flowcache_workers", "Workers that answer.", value=len(workers))
+    yield GaugeMetricFamily(
+        "flowcache_requests_in_flight",
+        "Calls that wait for an answer.",
+        value=sum(worker.in_flight for worker in workers),
+    )
+    yield CounterMetricFamily(
+        "flowcache_audit_records",
+        "Audit records made.",
+        value=sum(worker.audit_total for worker in workers),
+    )
+    circuits = GaugeMetricFamily(
+        "flowcache_circuits", "Circuits of all workers by state.", labels=["shard", "state"]
+    )
+    refused = CounterMetricFamily(
+        "flowcache_circuit_refusals", "Calls that an open circuit refused.", labels=["shard"]
+    )
+    transitions = CounterMetricFamily(
+        "flowcache_circuit_transitions", "Changes of a circuit's state.", labels=["shard"]
+    )
+    links = GaugeMetricFamily(
+        "flowcache_redis_links_up", "Links to a server that are up.", labels=["address", "role"]
+    )
+    pending = GaugeMetricFamily(
+        "flowcache_redis_pending", "Commands that wait for a reply.", labels=["address", "role"]
+    )
+    for shard, found in _by_shard(workers):
+        for state in CIRCUIT_STATES:
+            circuits.add_metric([shard, state], sum(c.state == state for c in found))
+        refused.add_metric([shard], sum(c.refused for c in found))
+        transitions.add_metric([shard], sum(c.transitions for c in found))
+    up: dict[tuple[str, str], int] = {}
+    waiting: dict[tuple[str, str], int] = {}
+    for worker in workers:
+        for status in worker.store.shards:
+            for role, each in (("primary", (status.primary,)), ("replica", status.replicas)):
+                for link in each:
+                    at = (link.address, role)
+                    up[at] = up.get(at, 0) + (link.state == "ready")
+                    waiting[at] = waiting.get(at, 0) + link.pending
+    for at, value in up.items():
+        links.add_metric(at, value)
+        pending.add_metric(at, waiting[at])
+    yield from (circuits, refused, transitions, links, pending)
+
+
+def _by_shard(workers: Iterable[WorkerStatus]) -> Iterator[tuple[str, list[CircuitStatus]]]:
+    found: dict[str, list[CircuitStatus]] = {}
+    for worker in workers:
+        for circuit in worker.circuits:
+            found.setdefault(circuit.shard, []).append(circuit)
+    yield from sorted(found.items())
+
+
+def exposition(workers: Sequence[WorkerStatus], version: str) -> bytes:
+    """Return the Prometheus text of what all workers say of themselves."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Workers(workers, version))
+    return generate_latest(registry)
