@@ -9,11 +9,15 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from flowcache import __version__
+
+if TYPE_CHECKING:
+    from flowcache.settings import Settings
 
 __all__ = ["main"]
 
@@ -126,7 +130,7 @@ def serve(
     raise typer.Exit(status)
 
 
-def _banner(settings: Any, embedded: bool) -> None:
+def _banner(settings: Settings, embedded: bool) -> None:
     from flowcache.policy.permissions import Permission
 
     server = settings.server
@@ -167,19 +171,25 @@ def check(config: Config = None, redis: Redis = None) -> None:
     print("The configuration is valid.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
-    fault = asyncio.run(_try_redis(settings))
-    if fault:
-        _give_up(fault)
-    print("Redis answers. flowcache is ready to serve.")
+    asyncio.run(_try_redis(settings))
+    print("flowcache is ready to serve.")
 
 
-async def _try_redis(settings: Any) -> str | None:
-    raise NotImplementedError
+async def _try_redis(settings: Settings) -> None:
+    from flowcache.store.checkup import CheckupFault, checkup
+    from flowcache.telemetry import logs
+
+    logs.configure("error")  # what the check itself says is enough
+    try:
+        async for finding in checkup(settings.store, monotonic):
+            print(finding)
+    except CheckupFault as fault:
+        _give_up(str(fault))
 
 
 def _load(
     config: Path | None, overrides: dict[str, Any], fallbacks: dict[str, Any] | None = None
-) -> Any:
+) -> Settings:
     from flowcache.settings import ConfigurationError, load
 
     try:
@@ -189,6 +199,6 @@ def _load(
         _give_up(f"the configuration has faults:\n{lines}")
 
 
-def _give_up(message: str) -> Any:
+def _give_up(message: str) -> NoReturn:
     print(f"flowcache: {message}", file=sys.stderr)
     raise typer.Exit(2)

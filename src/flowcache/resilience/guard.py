@@ -20,7 +20,7 @@ from flowcache.errors import (
     WriteRefused,
 )
 from flowcache.ports import Clock, Command, Reply, Store
-from flowcache.resilience.breaker import Breaker, BreakerSettings, Refused, Transition
+from flowcache.resilience.breaker import Breaker, BreakerSettings, Refused, State, Transition
 from flowcache.status import CircuitStatus
 
 __all__ = ["Guard"]
@@ -87,7 +87,12 @@ class Guard:
 
     def _new_breaker(self, shard: str) -> Breaker:
         if len(self._breakers) >= _MOST_CIRCUITS:
-            self._breakers.clear()
+            now = self._clock()
+            self._breakers = {
+                name: breaker
+                for name, breaker in self._breakers.items()
+                if breaker.state(now) is not State.CLOSED
+            }
         breaker = self._breakers[shard] = Breaker(self._settings, _reporter(shard))
         return breaker
 

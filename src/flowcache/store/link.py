@@ -33,12 +33,13 @@ from redis.asyncio.connection import AbstractConnection
 
 from flowcache.ports import Clock
 from flowcache.status import LinkStatus
+from flowcache.store.backoff import reconnect_delay
 from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.replies import LOST, NOT_SENT, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["Link", "LinkState", "reconnect_delay"]
+__all__ = ["Link", "LinkState"]
 
 _log = structlog.get_logger(__name__)
 
@@ -58,15 +59,6 @@ class LinkState(StrEnum):
 
 class _BrokenProtocol(Exception):
     """What the server sends is no RESP."""
-
-
-def reconnect_delay(attempt: int, chance: float) -> float:
-    """Return the seconds to wait before the ``attempt``-th reconnect, counted from 1.
-
-    ``min(attempt * 50, 2000)`` ms, as ioredis does by default, of which between a half and all is
-    taken by ``chance`` (0 to 1), so that many workers don't come back at the same moment.
-    """
-    return min(attempt * 50, 2000) / 1000 * (0.5 + chance / 2)
 
 
 class _Wire(asyncio.Protocol):

@@ -11,7 +11,7 @@ from binascii import crc_hqx
 from functools import lru_cache
 from hashlib import blake2b
 
-__all__ = ["SLOTS", "key_slot", "once_key"]
+__all__ = ["SLOTS", "key_slot", "once_key", "tag_of_slot"]
 
 SLOTS = 16_384
 
@@ -48,11 +48,12 @@ def _tag_for(key: bytes) -> bytes:
     part = _hashed_part(key)
     if part and b"}" not in part and len(part) <= 64:
         return part
-    return _number_of_slot(key_slot(key))
+    return tag_of_slot(key_slot(key))
 
 
 @lru_cache(maxsize=1024)
-def _number_of_slot(slot: int) -> bytes:
+def tag_of_slot(slot: int) -> bytes:
+    """Return a short hash tag of ``slot``."""
     number = 0
     while crc_hqx(text := str(number).encode(), 0) & 0x3FFF != slot:
         number += 1

@@ -1,0 +1,91 @@
+"""Try a Redis as an operator would want it tried: say what works, what doesn't, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from flowcache.errors import Failure
+from flowcache.ports import Clock, Command, Once
+from flowcache.store.connection import ConnectFault
+from flowcache.store.discovery import discover_within
+from flowcache.store.redis_store import RedisStore
+from flowcache.store.settings import StoreSettings
+from flowcache.store.slots import tag_of_slot
+from flowcache.store.topology import Kind, ShardMap
+
+__all__ = ["CheckupFault", "checkup"]
+
+_PATIENCE = 5.0
+
+
+class CheckupFault(Exception):
+    """Redis is not fit to be used. The message says what is wrong and what to do."""
+
+
+_ADVICE = (
+    ("refused the user", "check redis.username and redis.password, or those in the URL"),
+    ("refused the handshake", "check redis.username, redis.password and redis.database"),
+    ("wants a password", "set redis.password, or put it into the URL"),
+    ("forbids", "give flowcache's Redis user the rights that docs/operations.md lists"),
+    ("TLS failed", "check redis.tls_ca_file and that Redis speaks TLS on this port"),
+    ("Invalid Database", "set redis.database to one that exists; a cluster has only 0"),
+    ("no slots", "create the cluster: redis-cli --cluster create"),
+    ("Sentinel", "check redis.service and redis.nodes"),
+    ("no answer in time", "is there a firewall between? is the port right? does it want TLS?"),
+    ("no connection", "is Redis running there? check redis.nodes"),
+)
+"""A part of a fault -> what to do. The first row that fits counts."""
+
+
+def _with_advice(fault: object) -> CheckupFault:
+    text = str(fault)
+    advice = next((advice for part, advice in _ADVICE if part in text), None)
+    return CheckupFault(f"{text}\n  What to do: {advice}." if advice else text)
+
+
+async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
+    """Find the topology, then write, read and remove a key on every shard; yield what works.
+
+    Raises:
+        CheckupFault: something does not.
+    """
+    try:
+        topology = await discover_within(settings, (), _PATIENCE)
+    except ConnectFault as fault:
+        raise _with_advice(fault) from None
+    count = len(topology.shards)
+    yield f"Topology: {topology.kind.value}, {count} shard{'s' if count > 1 else ''}."
+    if topology.kind is Kind.CLUSTER and settings.database != 0:
+        raise CheckupFault("redis.database: a cluster has only database 0.")
+    store = RedisStore(settings, clock)
+    try:
+        await store.start()
+        for shard in topology.shards:
+            milliseconds = await _use(store, shard, clock)
+            yield f"  {shard.primary}: writes, reads and scripts work ({milliseconds:.1f} ms)."
+    finally:
+        await store.close()
+
+
+async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
+    """Use a shard as a flow would; return the milliseconds that it took."""
+    slot = shard.slots[0][0] if shard.slots else 0
+    key = b"flowcache:checkup:{%b}" % tag_of_slot(slot)
+    once = Once(b"checkup", b"checkup", 1000)
+    began = clock()
+    try:
+        for command in (
+            Command(b"SET", key, (b"1",), 10, True),
+            Command(b"GET", key),
+            Command(b"DEL", key, writes=True),
+            Command(b"HSET", key, (b"field", b"value"), 10, True, once),
+            Command(b"HGETALL", key),
+            Command(b"DEL", key, writes=True),
+        ):
+            await store.execute(command, clock() + _PATIENCE)
+    except Failure as failure:
+        told = next(s for s in store.status().shards if s.name == str(shard.primary))
+        raise _with_advice(
+            f"{shard.primary}: {failure.message} {told.primary.fault or ''}".strip()
+        ) from None
+    return (clock() - began) * 1000

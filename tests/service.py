@@ -1,0 +1,173 @@
+"""flowcache itself as a real process, and a client that calls it as a flow would."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers import eventually
+from tests.servers.ports import PortClaim
+
+__all__ = ["INSPECTOR_TOKEN", "ROUTE", "TOKEN", "Answer", "Service", "service"]
+
+TOKEN = "flow-token-of-the-tests"
+INSPECTOR_TOKEN = "inspector-token-of-the-tests"
+ROUTE = "/data-action/redis"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer; ``json`` is its body decoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def data(self) -> Any:
+        """The data of a call that succeeded; fails the test when it did not."""
+        answer = self.json
+        assert self.status == 200, answer
+        assert answer["success"] is True, answer
+        return answer["data"]
+
+    @property
+    def code(self) -> str:
+        """The code of a call that failed; fails the test when it did not."""
+        answer = self.json
+        assert answer["success"] is False, answer
+        code: str = answer["code"]
+        return code
+
+
+class Service:
+    """A running flowcache."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.token = TOKEN
+        self.inspector_token = INSPECTOR_TOKEN
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        """All that the process wrote to its standard output and error so far."""
+        return self._log.read_text(errors="replace")
+
+    def call(self, **fields: Any) -> Answer:
+        """Post a data action as a flow would."""
+        return self.post(json.dumps(fields).encode())
+
+    def post(
+        self, body: bytes | Iterator[bytes], headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Post any body to the data action's route, with the flow's token."""
+        sent = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
+        return self.request("POST", ROUTE, body, sent | dict(headers or {}))
+
+    def inspect(self, query: str = "") -> Any:
+        """Return what GET /inspector says."""
+        answer = self.request(
+            "GET", f"/inspector{query}", None, {"authorization": f"Bearer {self.inspector_token}"}
+        )
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> Answer:
+        """Make one HTTP request on a connection of its own. An iterator is sent in chunks."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(
+                method, path, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes)
+            )
+            response = connection.getresponse()
+            content = response.read()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, content)
+        finally:
+            connection.close()
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says that Redis answers."""
+        return self.request("GET", "/readyz").status == 200
+
+    def wait_ready(self) -> None:
+        """Wait until Redis answers."""
+        eventually(self.is_ready, what="flowcache to be ready", ignoring=(OSError,))
+
+    def stop(self) -> int:
+        """End it as an operator would, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"flowcache did not stop; it said:\n{self.log}") from None
+
+
+@contextmanager
+def service(
+    environment: Mapping[str, str], *arguments: str, ready: bool = True
+) -> Iterator[Service]:
+    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while."""
+    with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
+        log = Path(directory) / "log"
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FLOWCACHE_", "REDIS_", "SERVICE_", "CXONE_"))
+        }
+        given = {
+            "SERVICE_BEARER_TOKEN": TOKEN,
+            "FLOWCACHE_INSPECTOR_TOKEN": INSPECTOR_TOKEN,
+            "TMPDIR": directory,
+        }
+        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(claim.port)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, *arguments],
+                env=inherited | given | dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        running = Service(process, claim.port, log)
+        try:
+            eventually(lambda: _listens(running), what="flowcache to listen")
+            if ready:
+                running.wait_ready()
+            yield running
+        finally:
+            running.stop()
+
+
+def _listens(running: Service) -> bool:
+    if running.process.poll() is not None:
+        raise RuntimeError(f"flowcache ended with {running.process.returncode}:\n{running.log}")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", running.port)) == 0
