@@ -136,19 +136,19 @@ class _Supervisor(MPServer):
             log_level=LogLevels.warning,
             respawn_failed_workers=True,
             respawn_interval=0.5,
-            workers_kill_timeout=grace,
+            workers_kill_timeout=grace,  # type: ignore[arg-type]
         )
         self.hurried = False
         self._listener = listener
         self._on_listening = on_listening
 
     def _init_shared_socket(self) -> None:
-        self._sfd = self._listener.fileno()
-        self._shd = SocketHolder(self._sfd, uds=False, backlog=_BACKLOG)
+        self._sfd = self._listener.fileno()  # type: ignore[assignment]
+        self._shd = SocketHolder(self._sfd, uds=False, backlog=_BACKLOG)  # type: ignore[assignment, call-arg]
         self._ssp = self._sso = None
 
     def _spawn_workers(self, spawn_target: Any, target_loader: Any) -> None:
-        super()._spawn_workers(spawn_target, target_loader)
+        super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]
         threading.Thread(target=self._tell_when_listening, daemon=True).start()
 
     def _tell_when_listening(self) -> None:
@@ -167,5 +167,5 @@ class _Supervisor(MPServer):
         if self.interrupt_signal:
             self.hurried = True
             for worker in self.wrks:
-                worker.kill()
-        super().signal_handler_interrupt(*args, **kwargs)
+                worker.kill()  # type: ignore[no-untyped-call]
+        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
