@@ -1,0 +1,99 @@
+"""Check that the documentation agrees with the code; ``--write`` renews the generated table.
+
+Checked: relative links lead somewhere, the table of settings is the code's, every failure code and
+every metric is documented, and every environment variable that is named exists.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from flowcache.errors import all_failures
+from flowcache.settings import SETTINGS, Setting
+from flowcache.telemetry.exposition import exposition
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
+OPERATIONS = ROOT / "docs" / "operations.md"
+FLOW_AUTHORS = ROOT / "docs" / "flow-authors.md"
+BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
+
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_VARIABLE = re.compile(r"\bFLOWCACHE_[A-Z_]+\b")
+
+
+def main() -> int:
+    """Return 1 and say what is wrong, or 0."""
+    if "--write" in sys.argv:
+        text = OPERATIONS.read_text("utf-8")
+        OPERATIONS.write_text(_with_table(text), "utf-8")
+    faults = [*_dead_links(), *_settings(), *_unknown_variables(), *_codes(), *_metrics()]
+    for fault in faults:
+        print(fault)
+    return 1 if faults else 0
+
+
+def _dead_links() -> list[str]:
+    return [
+        f"{page.relative_to(ROOT)}: leads nowhere: {target}"
+        for page in PAGES
+        for target in _LINK.findall(page.read_text("utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+
+
+def _settings() -> list[str]:
+    text = OPERATIONS.read_text("utf-8")
+    if _with_table(text) != text:
+        return ["docs/operations.md: the table of settings is old: tools/check_docs.py --write"]
+    return []
+
+
+def _with_table(text: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = "\n".join(_row(setting) for setting in SETTINGS)
+    head = "| setting | default | what it is | other names |\n|---|---|---|---|"
+    return f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
+
+
+def _row(setting: Setting) -> str:
+    default = "" if setting.default is None else f"`{setting.default}`".replace("True", "true")
+    default = default.replace("False", "false")
+    names = ", ".join(f"`{name}`" for name in setting.names)
+    return f"| `{setting.name}` | {default} | {setting.about} | {names} |"
+
+
+def _unknown_variables() -> list[str]:
+    known = {name for setting in SETTINGS for name in (setting.variable, *setting.names)}
+    return [
+        f"{page.relative_to(ROOT)}: unknown variable {name}"
+        for page in PAGES
+        for name in _VARIABLE.findall(page.read_text("utf-8"))
+        if name not in known and not name.endswith("_")
+    ]
+
+
+def _codes() -> list[str]:
+    text = FLOW_AUTHORS.read_text("utf-8")
+    return [
+        f"docs/flow-authors.md: `{failure.code}` {failure.status} is missing"
+        for failure in all_failures()
+        if f"| `{failure.code}` | {failure.status} |" not in text
+    ]
+
+
+def _metrics() -> list[str]:
+    text = OPERATIONS.read_text("utf-8")
+    names = re.findall(r"^# TYPE (\S+)", exposition((), "0").decode(), re.MULTILINE)
+    return [
+        f"docs/operations.md: the metric {name} is missing"
+        for name in names
+        if f"`{name}`" not in text
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
