@@ -1,0 +1,199 @@
+"""The command line, as somebody at a terminal meets it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from flowcache import __version__
+from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
+from tests.servers.ports import PortClaim
+from tests.service import TOKEN, service
+
+
+def flowcache(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("FLOWCACHE_", "REDIS_", "SERVICE_"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "flowcache", *arguments],
+        env=clean | dict(environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def check(environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `flowcache check` with a token."""
+    return flowcache(
+        "check", *arguments, environment={"SERVICE_BEARER_TOKEN": TOKEN} | dict(environment)
+    )
+
+
+def nodes(*servers: RedisProcess) -> str:
+    """Name servers as REDIS_NODES does."""
+    return ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+
+class TestHelp:
+    def test_version(self) -> None:
+        """--version names the version and nothing else."""
+        assert flowcache("--version").stdout == f"flowcache {__version__}\n"
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    def test_help_has_an_example(self, command: str) -> None:
+        """The help of a command shows how it is used."""
+        shown = flowcache(command, "--help").stdout
+        assert "Example" in shown
+        assert f"flowcache {command}" in shown
+
+
+class TestCheck:
+    def test_names_the_topology(self, standalone_server: RedisProcess) -> None:
+        """A Redis that works is reported with its topology, and the exit code is 0."""
+        done = check({"REDIS_NODES": nodes(standalone_server)})
+        assert done.returncode == 0, done.stderr
+        assert "standalone, 1 shard" in done.stdout
+        assert "ready to serve" in done.stdout
+
+    def test_tries_every_shard(self, cluster_servers: Cluster) -> None:
+        """In a cluster every primary is written to and read from."""
+        done = check({"REDIS_NODES": nodes(*cluster_servers.nodes)})
+        assert done.returncode == 0, done.stderr
+        assert "cluster, 3 shards" in done.stdout
+        assert done.stdout.count("writes, reads and scripts work") == 3
+
+    def test_finds_the_service_of_sentinels(self, sentinel_servers: SentinelGroup) -> None:
+        """Sentinels are recognised as such, and their only service is found."""
+        done = check({"REDIS_NODES": nodes(*sentinel_servers.sentinels)})
+        assert done.returncode == 0, done.stderr
+        assert "sentinel" in done.stdout
+
+    def test_over_tls_with_the_documented_rights(self, tls_server: TlsServer) -> None:
+        """The ACL rule of docs/operations.md suffices."""
+        ca = str(tls_server.certificates.client_tls().ca)
+        done = check({"REDIS_URL": tls_server.url, "FLOWCACHE_REDIS_TLS_CA_FILE": ca})
+        assert done.returncode == 0, done.stderr
+
+    def test_wrong_password_tells_what_to_do(self, tls_server: TlsServer) -> None:
+        """A wrong password is named as such, not shown, and the remedy stands beside it."""
+        ca = str(tls_server.certificates.client_tls().ca)
+        url = tls_server.url.replace(tls_server.password, "wrong-password")
+        done = check({"REDIS_URL": url, "FLOWCACHE_REDIS_TLS_CA_FILE": ca})
+        assert done.returncode == 2
+        assert "refused the user or the password" in done.stderr
+        assert "redis.password" in done.stderr
+        assert "wrong-password" not in done.stdout + done.stderr
+
+    def test_nobody_there_tells_what_to_do(self) -> None:
+        """A refused connection is told with the address and what to look at."""
+        with PortClaim() as claim:
+            done = check({"REDIS_NODES": f"127.0.0.1:{claim.port}"})
+        assert done.returncode == 2
+        assert f"127.0.0.1:{claim.port}" in done.stderr
+        assert "is Redis running there?" in done.stderr
+
+    def test_all_faults_at_once(self) -> None:
+        """Every fault of a configuration is told, each with its key and its value."""
+        done = check({"FLOWCACHE_HTTP_PORT": "banana", "FLOWCACHE_DATA_DEADLINE_MS": "-1"})
+        assert done.returncode == 2
+        assert "http.port" in done.stderr
+        assert "banana" in done.stderr
+        assert "data.deadline_ms" in done.stderr
+
+    def test_without_a_credential(self) -> None:
+        """No credential is a fault that says which variable to set."""
+        done = flowcache("check")
+        assert done.returncode == 2
+        assert "SERVICE_BEARER_TOKEN" in done.stderr
+
+
+class TestServe:
+    def test_without_a_credential_it_does_not_start(self) -> None:
+        """Nobody is ever served without a credential being configured."""
+        done = flowcache("serve")
+        assert done.returncode == 2
+        assert "SERVICE_BEARER_TOKEN" in done.stderr
+
+    def test_port_in_use_is_told(self) -> None:
+        """A port that somebody listens on is named, with the way out."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            done = flowcache("serve", "--embedded", "--port", str(port))
+        assert done.returncode == 2
+        assert str(port) in done.stderr
+        assert "FLOWCACHE_PORT" in done.stderr
+
+    def test_two_on_one_port_is_refused(self) -> None:
+        """A second flowcache on the same port does not start, and takes no calls."""
+        with service({}, "--embedded") as first:
+            done = flowcache("serve", "--embedded", "--port", str(first.port))
+            assert done.returncode == 2
+
+    def test_what_embedded_prints_works_when_pasted(self) -> None:
+        """The printed curl line works, and so does the inspector's, each with its own token."""
+        none = {"SERVICE_BEARER_TOKEN": "", "FLOWCACHE_INSPECTOR_TOKEN": ""}
+        with service(none, "--embedded") as running:
+            eventually(lambda: "docs" in running.log, what="the banner")
+            found = re.search(r"try it +(curl .*?\n.*?)\n", running.log)
+            assert found is not None
+            done = _shell(found[1])
+            assert '"success":true' in done
+            found = re.search(r"inspector +(curl .*?)\n", running.log)
+            assert found is not None
+            assert '"auditLogs":[' in _shell(found[1])
+
+    def test_tokens_of_the_environment_are_kept(self) -> None:
+        """--embedded makes tokens only where none is configured."""
+        with service({}, "--embedded") as running:
+            assert running.call(operation="GET", key="k").data is None
+            assert running.inspect()["circuitState"] == "closed"
+
+    def test_configuration_file(self, tmp_path: Path, standalone_server: RedisProcess) -> None:
+        """What the file says holds, and the inspector shows it without its secrets."""
+        file = tmp_path / "flowcache.toml"
+        file.write_text(
+            f'[redis]\nnodes = ["{nodes(standalone_server)}"]\n[data]\ndefault_ttl = 17\n'
+        )
+        with service({}, "--config", str(file)) as running:
+            assert running.call(operation="SET", key="configured", value=1).data == "OK"
+            assert 0 < int(standalone_server.cli("TTL", "configured")) <= 17
+            assert running.inspect()["configuration"]["data"]["default_ttl"] == 17
+
+    def test_embedded_valkey_ends_with_it(self) -> None:
+        """No Valkey is left behind, not even when flowcache is killed."""
+        with service({}, "--embedded") as running:
+            [shard] = running.inspect()["redis"][0]["shards"]
+            path = shard["primary"]["address"]
+            assert _answers(path)
+            running.process.send_signal(signal.SIGKILL)
+            running.process.wait()
+            eventually(lambda: not _answers(path), what="the embedded Valkey to end")
+
+
+def _shell(command: str) -> str:
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
