@@ -56,6 +56,8 @@ class Failure(Exception):
     code: ClassVar[str]
     status: ClassVar[int]
     can_retry: ClassVar[bool] = False
+    wait: ClassVar[float | None] = None
+    """What ``retry_after`` is where nobody knows better."""
 
     __slots__ = ("message", "retry_after", "retryable")
 
@@ -65,7 +67,7 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.retryable = self.can_retry if retryable is None else retryable
-        self.retry_after = retry_after
+        self.retry_after = self.wait if retry_after is None else retry_after
 
 
 class InvalidRequest(Failure):
@@ -121,7 +123,7 @@ class RateLimited(Failure):
     """The caller sends more than it may."""
 
     __slots__ = ()
-    code, status, can_retry = "rate_limited", 429, True
+    code, status, can_retry, wait = "rate_limited", 429, True, 1.0
 
 
 class InvalidResponse(Failure):
@@ -142,14 +144,14 @@ class CircuitOpen(Failure):
     """The shard's circuit is open; nothing was sent to Redis."""
 
     __slots__ = ()
-    code, status, can_retry = "circuit_open", 503, True
+    code, status, can_retry, wait = "circuit_open", 503, True, 1.0
 
 
 class RedisUnavailable(Failure):
     """Redis refused, or the connection to it is gone."""
 
     __slots__ = ()
-    code, status, can_retry = "redis_unavailable", 503, True
+    code, status, can_retry, wait = "redis_unavailable", 503, True, 1.0
 
 
 class WriteRefused(RedisUnavailable):
@@ -165,7 +167,7 @@ class DeadlineExceeded(Failure):
     """No answer came from Redis before the call's deadline."""
 
     __slots__ = ()
-    code, status, can_retry = "deadline_exceeded", 504, True
+    code, status, can_retry, wait = "deadline_exceeded", 504, True, 1.0
 
 
 def all_failures() -> tuple[type[Failure], ...]:

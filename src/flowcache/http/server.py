@@ -147,6 +147,10 @@ class _Supervisor(MPServer):
         self._shd = SocketHolder(self._sfd, uds=False, backlog=_BACKLOG)  # type: ignore[assignment, call-arg]
         self._ssp = self._sso = None
 
+    def _drop_shared_socket(self) -> None:
+        """Refuse connections from now on: in a backlog that nobody reads, callers would wait."""
+        self._listener.close()
+
     def _spawn_workers(self, spawn_target: Any, target_loader: Any) -> None:
         super()._spawn_workers(spawn_target, target_loader)  # type: ignore[no-untyped-call]
         threading.Thread(target=self._tell_when_listening, daemon=True).start()

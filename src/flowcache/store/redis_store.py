@@ -129,7 +129,7 @@ class RedisStore:
                 if what is not Reaction.SCRIPT:
                     self._wish.set()
                 if not left:
-                    raise failure(message, retry_after=1.0)
+                    raise failure(message)
                 match what:
                     case Reaction.MOVED:
                         link = self._moved(fault, link)
@@ -201,7 +201,7 @@ class RedisStore:
 
     def _unavailable(self, message: str, *, not_sent: bool) -> RedisUnavailable:
         reason = "" if not_sent else "; whether the write was done is unknown"
-        return RedisUnavailable(f"{message}{reason}.", retryable=not_sent, retry_after=1.0)
+        return RedisUnavailable(f"{message}{reason}.", retryable=not_sent)
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -371,9 +371,8 @@ def _expired(command: Command) -> DeadlineExceeded:
         return DeadlineExceeded(
             "Redis did not answer in time; whether the write was done is unknown.",
             retryable=command.once is not None,
-            retry_after=1.0,
         )
-    return DeadlineExceeded("Redis did not answer in time.", retry_after=1.0)
+    return DeadlineExceeded("Redis did not answer in time.")
 
 
 def _redirect_target(fault: ErrorReply, link: Link) -> Address:
