@@ -14,6 +14,8 @@ from tests.servers import (
     standalone,
     tls_acl,
 )
+from tests.service import Service
+from tests.service import service as running_service
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +67,10 @@ def tls_server() -> Iterator[TlsServer]:
     """Share Debian's Redis, with TLS and an ACL."""
     with tls_acl() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """Share a running flowcache with an embedded Valkey; keys of other tests may be in it."""
+    with running_service({}, "--embedded") as running:
+        yield running

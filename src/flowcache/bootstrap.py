@@ -58,7 +58,7 @@ class Worker:
             settings.data_action, principals, self._guard, self._counters, self._audit, monotonic
         )
         self.pages = pages(
-            PagesSettings(__version__, settings.shown),
+            PagesSettings(__version__, settings.shown, settings.data_action),
             principals,
             self._gather,
             self._ready,

@@ -84,14 +84,16 @@ def test_a_call_that_cannot_finish_is_answered_at_its_deadline(
 def test_second_signal_ends_at_once(fresh_standalone: RedisProcess) -> None:
     """A second SIGTERM waits for nobody: the calls in flight are cut, the exit code is 1."""
     patient = LONG | {"FLOWCACHE_DATA_DEADLINE_MS": "60000"}
-    with service(nodes(fresh_standalone) | patient) as running:
-        with calls_in_flight(running, fresh_standalone) as calls:
-            running.process.send_signal(signal.SIGTERM)
-            eventually(lambda: refuses_connections(running), what="the first signal to be heard")
-            running.process.send_signal(signal.SIGTERM)
-            assert running.process.wait(10) == 1
-            for call in calls:
-                assert isinstance(call.exception(), (ConnectionError, http.client.HTTPException))
+    with (
+        service(nodes(fresh_standalone) | patient) as running,
+        calls_in_flight(running, fresh_standalone) as calls,
+    ):
+        running.process.send_signal(signal.SIGTERM)
+        eventually(lambda: refuses_connections(running), what="the first signal to be heard")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(10) == 1
+        for call in calls:
+            assert isinstance(call.exception(), (ConnectionError, http.client.HTTPException))
 
 
 def test_grace_ends(fresh_standalone: RedisProcess) -> None:
@@ -100,10 +102,12 @@ def test_grace_ends(fresh_standalone: RedisProcess) -> None:
         "FLOWCACHE_DATA_DEADLINE_MS": "60000",
         "FLOWCACHE_HTTP_GRACE_SECONDS": "0.3",
     }
-    with service(nodes(fresh_standalone) | impatient) as running:
-        with calls_in_flight(running, fresh_standalone):
-            running.process.send_signal(signal.SIGTERM)
-            running.process.wait(15)
+    with (
+        service(nodes(fresh_standalone) | impatient) as running,
+        calls_in_flight(running, fresh_standalone),
+    ):
+        running.process.send_signal(signal.SIGTERM)
+        running.process.wait(15)
 
 
 def test_a_killed_worker_is_replaced() -> None:

@@ -118,13 +118,14 @@ def _integer_or_none(value: object) -> int | None:
         return None
     text = value.strip()
     whole, _, fraction = text.partition(".")
-    digits = whole[1:] if whole[:1] in ("+", "-") else whole
+    sign = whole[:1] if whole[:1] in ("+", "-") else ""
+    digits = whole[len(sign) :]
     # str.isdigit() alone would admit digits of other scripts and superscripts.
     if not (digits.isascii() and digits.isdigit()) or fraction.strip("0"):
         return None
-    if len(digits.lstrip("0")) > _MAX_INTEGER_DIGITS:
-        return None
-    return int(whole)
+    digits = digits.lstrip("0") or "0"
+    # int() has a limit of its own and raises; nothing that long is in any range.
+    return int(sign + digits) if len(digits) <= _MAX_INTEGER_DIGITS else None
 
 
 def choice(field: str, value: object, choices: tuple[str, ...]) -> str:

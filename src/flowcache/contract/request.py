@@ -23,7 +23,16 @@ import msgspec
 from flowcache.contract import coercion
 from flowcache.errors import InvalidRequest
 
-__all__ = ["MAX_DEPTH", "Body", "Limits", "Request", "coerce", "decode", "operation_name"]
+__all__ = [
+    "MAX_DEADLINE_MS",
+    "MAX_DEPTH",
+    "Body",
+    "Limits",
+    "Request",
+    "coerce",
+    "decode",
+    "operation_name",
+]
 
 MAX_DEPTH = 64
 """The deepest nesting of arrays and objects in a body."""
@@ -76,7 +85,7 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
 
-_MAX_DEADLINE_MS = 2**31
+MAX_DEADLINE_MS = 2**31
 
 
 def decode(raw: bytes) -> Body:
@@ -127,7 +136,13 @@ def _depth(raw: bytes) -> int:
 def operation_name(body: Body) -> str | None:
     """Return the operation as far as it can be read, for the answer's metadata."""
     name = body.operation
-    return name[:_MAX_OPERATION_NAME].upper() if isinstance(name, str) else None
+    return _upper(name) if isinstance(name, str) else None
+
+
+def _upper(name: str) -> str:
+    """Return a name in upper case; ASCII only, or a long s would read as an S."""
+    name = name[:_MAX_OPERATION_NAME]
+    return name.upper() if name.isascii() else name
 
 
 def coerce(body: Body, limits: Limits) -> Request:
@@ -146,7 +161,7 @@ def coerce(body: Body, limits: Limits) -> Request:
     deadline, once = body.deadlineMs, body.idempotencyKey
     # The tests for None only skip calls: almost every request leaves most of these out.
     return Request(
-        name[:_MAX_OPERATION_NAME].upper(),
+        _upper(name),
         coercion.key("key", body.key),
         body.value,
         limits.default_ttl
@@ -161,8 +176,6 @@ def coerce(body: Body, limits: Limits) -> Request:
         None if interaction is None else optional("interactionId", interaction, coercion.context),
         None
         if deadline is None
-        else optional(
-            "deadlineMs", deadline, coercion.integer, 1, _MAX_DEADLINE_MS, "milliseconds"
-        ),
+        else optional("deadlineMs", deadline, coercion.integer, 1, MAX_DEADLINE_MS, "milliseconds"),
         None if once is None else optional("idempotencyKey", once, coercion.context),
     )

@@ -6,5 +6,6 @@
 - `pages`        health, metrics, documentation: Starlette
 - `inspector`    what the service knows of itself, for people
 - `openapi`      the contract as a document, made from the catalogue
+- `docs`         the same as a page
 - `server`       Granian: workers, signals, the listening socket
 """

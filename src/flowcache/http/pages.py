@@ -16,9 +16,10 @@ from starlette.routing import Route
 from flowcache.contract import answer
 from flowcache.errors import Failure, Internal, NotFound, RedisUnavailable
 from flowcache.http.app import ROUTE
-from flowcache.http.data_action import failure_headers
+from flowcache.http.data_action import DataActionSettings, failure_headers
+from flowcache.http.docs import page
 from flowcache.http.inspector.view import AuditFilter, view
-from flowcache.http.openapi import document, page
+from flowcache.http.openapi import document
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principals
 from flowcache.status import WorkerStatus
@@ -37,6 +38,7 @@ class PagesSettings(msgspec.Struct, frozen=True):
 
     version: str
     configuration: dict[str, Any]
+    data_action: DataActionSettings = DataActionSettings()
 
 
 def pages(
@@ -71,21 +73,22 @@ def pages(
         return _json(view(await gather(), wanted, settings.configuration, settings.version))
 
     async def openapi(_: Request) -> Response:
-        return _json(document(settings.version))
+        return _json(document(settings.version, settings.data_action))
 
-    async def docs(_: Request) -> Response:
-        return HTMLResponse(page(settings.version))
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
     async def failed(request: Request, fault: Exception) -> Response:
         failure = _as_failure(request, fault)
         body = answer.encode(answer.failed(failure, next_id(), 0.0, None), 1 << 20)
         response = Response(body, failure.status)
         response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
-        if isinstance(failure, NotFound) and request.url.path.rstrip("/") == ROUTE:
-            response.headers["allow"] = "POST"
+        if isinstance(fault, HTTPException):
+            on_route = request.url.path.rstrip("/") == ROUTE
+            response.headers.update({"allow": "POST"} if on_route else fault.headers or {})
         return response
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/readyz", readyz),
@@ -96,6 +99,8 @@ def pages(
         ],
         exception_handlers={Failure: failed, HTTPException: failed, Exception: failed},
     )
+    application.router.redirect_slashes = False  # an unknown route is not_found, like any other
+    return application
 
 
 def _as_failure(request: Request, fault: Exception) -> Failure:

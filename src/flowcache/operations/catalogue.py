@@ -19,13 +19,13 @@ from flowcache.operations.operation import Operation
 from flowcache.operations.strings import GET, SET
 from flowcache.ports import Command, Once
 
-__all__ = ["CATALOGUE", "Plan", "plan"]
+__all__ = ["AS_HASH", "CATALOGUE", "Plan", "plan"]
 
 CATALOGUE: dict[str, Operation] = {
     operation.name: operation for operation in (SET, GET, HSET, HGETALL, DEL)
 }
 
-_AS_HASH = {"SET": HSET, "GET": HGETALL}
+AS_HASH = {"SET": HSET, "GET": HGETALL}
 """What an operation means with ``"type": "hash"``; the others mean themselves."""
 
 
@@ -48,7 +48,7 @@ def plan(request: Request, once_lifetime_ms: int) -> Plan:
             f'operation: "{request.operation}" is unknown; there are {", ".join(CATALOGUE)}.'
         )
     if request.type == "hash":
-        operation = _AS_HASH.get(request.operation, operation)
+        operation = AS_HASH.get(request.operation, operation)
     command = operation.command(request)
     if request.idempotency_key is not None and command.writes:
         once = Once(request.idempotency_key.encode(), _fingerprint(command), once_lifetime_ms)

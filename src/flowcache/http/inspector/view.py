@@ -20,12 +20,12 @@ from flowcache.status import OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 
-__all__ = ["AuditFilter", "view"]
+__all__ = ["MAX_LIMIT", "AuditFilter", "view"]
 
 _WORST_FIRST = ("open", "half-open", "closed")
 _PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
 _DEFAULT_LIMIT = 50
-_MAX_LIMIT = 10_000
+MAX_LIMIT = 10_000
 
 
 class AuditFilter(msgspec.Struct, frozen=True):
@@ -50,11 +50,14 @@ class AuditFilter(msgspec.Struct, frozen=True):
                 f"{min(unknown)}: unknown; there are {', '.join(cls.__struct_fields__)}."
             )
         text = query.get("limit", str(_DEFAULT_LIMIT))
-        if not (text.isascii() and text.isdigit() and int(text[:9]) <= _MAX_LIMIT):
-            raise InvalidRequest(f"limit: expected a number from 0 to {_MAX_LIMIT}.")
+        digits = text.lstrip("0") or text[-1:]
+        if not (
+            digits.isascii() and digits.isdigit() and len(digits) < 9 and int(digits) <= MAX_LIMIT
+        ):
+            raise InvalidRequest(f"limit: expected a number from 0 to {MAX_LIMIT}.")
         operation = query.get("operation")
         return cls(
-            int(text),
+            int(digits),
             query.get("flow"),
             query.get("interaction"),
             operation.upper() if operation else None,

@@ -1,0 +1,376 @@
+"""The document and the page agree with the code, and stand on their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flowcache.contract import answer, request
+from flowcache.errors import Failure, all_failures
+from flowcache.http.app import ROUTE
+from flowcache.http.data_action import DataActionSettings
+from flowcache.http.docs import page
+from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.http.openapi import document
+from flowcache.http.pages import PagesSettings, pages
+from flowcache.operations.catalogue import CATALOGUE, plan
+from flowcache.policy.principals import Principals
+from flowcache.ports import AuditRecord
+from flowcache.status import (
+    CircuitStatus,
+    LinkStatus,
+    ShardStatus,
+    StoreStatus,
+    WorkerStatus,
+)
+from flowcache.telemetry.metrics import Counters
+
+if TYPE_CHECKING:
+    from tests.service import Service
+
+DOCUMENT = document("1.2.3")
+CALL = DOCUMENT["paths"][ROUTE]["post"]
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+
+
+def validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    """Return a validator of a schema of the document."""
+    components = {"components": DOCUMENT["components"]}
+    return jsonschema_rs.validator_for({"allOf": [schema], **components})
+
+
+def walk(node: object) -> Iterator[dict[str, Any]]:
+    """Return every object in ``node``."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from walk(item)
+
+
+# -- the document -------------------------------------------------------------------------------
+
+
+def test_it_is_openapi() -> None:
+    """The document is valid OpenAPI 3.1, and every reference in it leads somewhere."""
+    schema = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(DOCUMENT)))
+    schema.validate()
+    assert len(list(schema.get_all_operations())) == len(DOCUMENT["paths"])
+    for node in walk(DOCUMENT):
+        if "$ref" in node:
+            assert node["$ref"].removeprefix("#/components/schemas/") in SCHEMAS
+
+
+def test_its_schemas_are_json_schema() -> None:
+    """Every schema is valid JSON Schema 2020-12, and so are the examples in it."""
+    for name, schema in SCHEMAS.items():
+        assert jsonschema_rs.meta.is_valid(schema), name
+        for node in walk(schema):
+            for value in node.get("examples", ()):
+                validator(node).validate(value)
+
+
+def test_it_names_every_operation() -> None:
+    """An operation of the catalogue has its request, its answer, and an example of both."""
+    asked = CALL["requestBody"]["content"]["application/json"]["examples"]
+    told = CALL["responses"]["200"]["content"]["application/json"]
+    titles = [branch["title"] for branch in SCHEMAS["Request"]["anyOf"]]
+    named = [operation["name"] for operation in DOCUMENT["x-operations"]]
+    assert named == list(CATALOGUE)
+    assert len(told["schema"]["anyOf"]) == len(CATALOGUE)
+    for name in CATALOGUE:
+        assert name in titles
+        assert name in asked
+        assert name in told["examples"]
+
+
+def test_it_names_every_field() -> None:
+    """The request's fields are those of the struct that is decoded."""
+    for branch in SCHEMAS["Request"]["anyOf"]:
+        assert tuple(branch["properties"]) == request.Body.__struct_fields__
+
+
+def test_it_names_every_code() -> None:
+    """Each code stands in the table, in the schema and in the response of its status."""
+    codes = {kind.code: kind.status for kind in all_failures()}
+    assert {row["code"]: row["status"] for row in DOCUMENT["x-codes"]} == codes
+    assert SCHEMAS["FailedAnswer"]["properties"]["code"]["enum"] == list(codes)
+    documented = {
+        code: int(status)
+        for status, response in CALL["responses"].items()
+        if status != "200"
+        for code in response["content"]["application/json"]["examples"]
+    }
+    # A POST to this route never misses it.
+    assert documented == {c: s for c, s in codes.items() if c != "not_found"}
+
+
+def test_it_names_every_route() -> None:
+    """The routes of the document are those that are served."""
+
+    async def none() -> Any:
+        raise NotImplementedError
+
+    served = pages(PagesSettings("1", {}), Principals(()), none, none, str)
+    assert set(DOCUMENT["paths"]) == {ROUTE} | {getattr(r, "path", "") for r in served.routes}
+
+
+def test_it_names_every_query_parameter() -> None:
+    """The inspector's parameters are those of its filter."""
+    parameters = DOCUMENT["paths"]["/inspector"]["get"]["parameters"]
+    assert tuple(p["name"] for p in parameters) == AuditFilter.__struct_fields__
+
+
+def test_its_limits_are_those_configured() -> None:
+    """The document of a service tells this service's limits."""
+    settings = DataActionSettings(limits=request.Limits(77, 7777), max_body=4321, deadline=0.25)
+    told = document("1", settings)
+    schemas = told["components"]["schemas"]
+    assert schemas["Ttl"]["default"] == 77
+    assert schemas["Ttl"]["anyOf"][0]["maximum"] == 7777
+    assert "250" in schemas["DeadlineMs"]["description"]
+    assert "4321 bytes" in told["paths"][ROUTE]["post"]["description"]
+    assert {row["what"]: row["limit"] for row in told["x-limits"]}["Body"] == 4321
+
+
+# -- its schemas against the code ---------------------------------------------------------------
+
+ACCEPTED = validator(SCHEMAS["Request"])
+LIMITS = request.Limits()
+
+
+def accepts(body: object) -> bool:
+    """Tell whether the code takes ``body``."""
+    try:
+        plan(request.coerce(request.decode(msgspec.json.encode(body)), LIMITS), 1)
+    except Failure:
+        return False
+    return True
+
+
+# Texts of ASCII: a schema counts characters, where the code counts bytes.
+texts = st.text("aeghinrst{}$ \t\n.0169+-_", max_size=10)
+limits = [0, 1, LIMITS.max_ttl, LIMITS.max_ttl + 1, 2**31, 2**31 + 1]
+numerals = st.tuples(
+    st.sampled_from(["", " ", "+", "-", "0", "\t+00"]),
+    st.sampled_from(limits).map(str) | st.integers(0, 10**8).map(str),
+    st.sampled_from(["", ".", ".0", ".5", ".00 ", "e1", "\n"]),
+).map("".join)
+scalars = st.one_of(
+    st.sampled_from([None, True, False, "", "${input.x}", "${", "HASH", "x" * 257, *limits]),
+    st.integers(-(2**60), 2**60),
+    st.floats(allow_nan=False, allow_infinity=False),
+    texts,
+    numerals,
+)
+json_values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=4,
+)
+names = st.sampled_from([*CATALOGUE, *map(str.lower, CATALOGUE), "hSeT"])
+often = st.one_of
+bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "operation": often(names, names, names, scalars),
+        "key": often(st.just("k"), st.just("k" * 513), texts, json_values),
+        "value": json_values,
+        "ttl": scalars,
+        "type": often(st.sampled_from(["hash", "Hash", "string", None]), json_values),
+        "flowId": json_values,
+        "interactionId": scalars,
+        "deadlineMs": scalars,
+        "idempotencyKey": scalars,
+        "unknown": scalars,
+    },
+)
+well_formed = st.builds(
+    lambda name, rest: {"operation": name, "key": "k"} | rest,
+    names,
+    st.fixed_dictionaries(
+        {}, optional={"value": json_values, "type": st.sampled_from(["hash", ""]), "ttl": scalars}
+    ),
+)
+
+
+@given(bodies | well_formed)
+@example({"operation": "SET", "key": "k", "value": None})
+@example({"operation": "SET", "key": "k", "value": {}, "type": "hash"})
+@example({"operation": "SET", "key": "k", "value": {"f": None}, "type": "HASH"})
+@example({"operation": "HSET", "key": "k", "value": {"f": 1}, "ttl": " +0060.00 "})
+@example({"operation": "GET", "key": "k", "value": [], "type": "${flow.type}"})
+def test_schema_and_code_accept_the_same(body: dict[str, Any]) -> None:
+    """What the request's schema allows is what is taken, coercions included."""
+    assert ACCEPTED.is_valid(body) == accepts(body), body
+
+
+def test_examples_of_requests_are_taken() -> None:
+    """Whoever copies an example sends a request that runs."""
+    for found in CALL["requestBody"]["content"]["application/json"]["examples"].values():
+        ACCEPTED.validate(found["value"])
+        assert accepts(found["value"])
+
+
+def test_examples_of_answers_fit_their_schemas() -> None:
+    """What the document shows as an answer is one that it allows."""
+    for response in CALL["responses"].values():
+        content = response["content"]["application/json"]
+        allowed = validator(content["schema"])
+        for found in content["examples"].values():
+            allowed.validate(found["value"])
+
+
+@pytest.mark.parametrize("kind", all_failures())
+def test_a_code_fits_only_its_status(kind: type[Failure]) -> None:
+    """A failure's answer fits the response of its status, and of no other."""
+    told = msgspec.to_builtins(answer.failed(kind("No."), "1", 0.1, "GET"))
+    for status, response in CALL["responses"].items():
+        allowed = validator(response["content"]["application/json"]["schema"])
+        expected = int(status) == kind.status and kind.code != "not_found"
+        assert allowed.is_valid(told) is expected
+
+
+def test_the_inspector_fits_its_schema() -> None:
+    """What the inspector shows of a service that has seen something is as described."""
+    counters = Counters(CATALOGUE)
+    counters.record("GET", "ok", True, 0.5)
+    counters.record(None, "invalid_request", None, 0.1)
+    link = LinkStatus("127.0.0.1:6379", "ready", 0, 1, 0, None)
+    worker = WorkerStatus(
+        pid=1,
+        started_at=1.5,
+        in_flight=0,
+        operations=counters.stats(),
+        audit=[
+            AuditRecord(2.5, "a-1", "flow", "7", None, "GET", b"\xff", "ok", True, 0.5),
+            AuditRecord(3.5, "a-2", None, None, None, None, None, "unauthorized", None, 0.1),
+        ],
+        audit_total=2,
+        circuits=[CircuitStatus("127.0.0.1:6379", "half-open", 5, 0.5, 3, 2)],
+        store=StoreStatus(
+            "ready",
+            "cluster",
+            None,
+            (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
+        ),
+    )
+    allowed = validator(SCHEMAS["Inspector"])
+    shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))
+    allowed.validate(shown)
+    assert set(shown) == set(SCHEMAS["Inspector"]["properties"])
+    assert set(shown["auditLogs"][0]) == set(SCHEMAS["AuditEntry"]["properties"])
+    assert set(shown["metrics"]) - {"operations"} == set(SCHEMAS["CallMetrics"]["properties"])
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.blocks: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "pre":
+            self.blocks.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "pre" in self._open:
+            self.blocks[-1] += data
+
+
+PAGE = Page(page("1.2.3"))
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    """It loads nothing, runs nothing, and leads to nothing but itself and the document."""
+    identifiers = {attributes.get("id") for _, attributes in PAGE.elements}
+    for tag, attributes in PAGE.elements:
+        assert tag not in {"script", "iframe", "object", "embed", "form", "base", "img"}
+        assert not [name for name in attributes if name.startswith("on")]
+        assert "src" not in attributes
+        assert "style" not in attributes
+        target = attributes.get("href") or "#codes"
+        assert target in {"data:,", "openapi.json"} or target.removeprefix("#") in identifiers
+    assert not re.search(r"@import|url\(|https?://(?!127\.0\.0\.1:3000/)", page("1.2.3"))
+
+
+def test_the_page_names_every_operation_and_code() -> None:
+    """Whoever reads it learns of all there is."""
+    text = page("1.2.3")
+    for name in (*CATALOGUE, *(kind.code for kind in all_failures()), *DOCUMENT["paths"]):
+        assert name in text
+
+
+def pasted() -> list[tuple[str, Any]]:
+    """Return the address and the body of each curl on the page, as a shell reads them."""
+    calls = [shlex.split(block) for block in PAGE.blocks if block.startswith("curl")]
+    return [(words[2], json.loads(words[words.index("-d") + 1])) for words in calls]
+
+
+def test_every_operation_has_a_curl_to_paste() -> None:
+    """A shell reads each curl as one command that posts a body the service takes."""
+    assert {body["operation"] for _, body in pasted()} == set(CATALOGUE)
+    assert all(accepts(body) for _, body in pasted())
+    assert {url for url, _ in pasted()} == {"http://127.0.0.1:3000/data-action/redis"}
+
+
+def test_what_is_pasted_answers_as_shown(service: Service) -> None:
+    """Whoever pastes the calls of the page one after the other sees the answers it shows."""
+    shown = CALL["responses"]["200"]["content"]["application/json"]["examples"]
+    bodies = [body for _, body in pasted()]
+    for key in {body["key"] for body in bodies}:
+        service.call(operation="DEL", key=key)
+    for body in bodies:
+        told, expected = service.call(**body).json, shown[body["operation"]]["value"]
+        assert told["data"] == expected["data"]
+        assert told["metadata"]["hit"] is expected["metadata"]["hit"]
+        assert told.keys() == expected.keys()
+        assert told["metadata"].keys() == expected["metadata"].keys()
+
+
+def test_the_page_sends_examples_where_it_was_asked_for() -> None:
+    """The curl lines name the service that shows them."""
+    text = page("1.2.3", base_url="https://cache.example:8443/")
+    assert "https://cache.example:8443/data-action/redis" in text
+    assert "127.0.0.1" not in text
+
+
+def test_the_page_escapes_what_it_shows() -> None:
+    """Neither a version nor an address can bring markup along."""
+    text = page("<script>1</script>", base_url="http://x/'\"><script>2</script>")
+    assert "<script" not in text
+    Page(text)
+
+
+def test_the_page_fills_its_template() -> None:
+    """No placeholder is left in it."""
+    assert not re.search(r"\$(?!TOKEN|\{input)", page("1.2.3"))
