@@ -72,8 +72,8 @@ SET = Operation(
 
 GET = Operation(
     name="GET",
-    summary="Return the value under the key, null on a miss: JSON as it was stored, other text as a string, "
-    'bytes that are no text as `{"base64": ...}`.',
+    summary="Return the value under the key, null on a miss: JSON as it was stored, other text "
+    'as a string, bytes that are no text as `{"base64": ...}`.',
     permission=Permission.DATA_READ,
     command=_get,
     read=_read_get,
