@@ -8,6 +8,7 @@ from pathlib import Path
 from time import monotonic, time
 
 import msgspec
+import structlog
 
 from flowcache import __version__
 from flowcache.audit.ring import AuditRing
@@ -26,6 +27,9 @@ from flowcache.telemetry.fleet import Fleet
 from flowcache.telemetry.metrics import Counters
 
 __all__ = ["application"]
+
+_log = structlog.get_logger(__name__)
+_decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
@@ -93,5 +97,11 @@ class Worker:
         return msgspec.msgpack.encode(self._status())
 
     async def _gather(self) -> Sequence[WorkerStatus]:
-        decode = msgspec.msgpack.Decoder(WorkerStatus).decode
-        return [decode(report) for report in await self._fleet.gather()]
+        workers = []
+        for report in await self._fleet.gather():
+            try:
+                workers.append(_decode(report))
+            except msgspec.MsgspecError:
+                # A worker that ended while it reported, or one of another version.
+                _log.warning("a worker's report can't be read", bytes=len(report))
+        return workers

@@ -289,8 +289,12 @@ class RedisStore:
                 if self._fault != str(fault):
                     _log.warning("redis topology unknown", fault=str(fault))
                 self._fault = str(fault)
-                if self._kind is None:
-                    self._wish.set()  # nothing works yet: ask again soon
+            except Exception as bug:
+                # Whatever it is, a store that no longer asks would follow no failover.
+                _log.error("a bug", task="topology", exc_info=bug)
+                self._fault = f"a bug in flowcache: {type(bug).__name__}"
+            if self._kind is None:
+                self._wish.set()  # nothing works yet: ask again soon
             self._refreshed.set()
             await asyncio.sleep(_REFRESH_PAUSE)
 
