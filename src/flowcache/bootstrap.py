@@ -9,6 +9,7 @@ from time import monotonic, time
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from flowcache import __version__
 from flowcache.audit.ring import AuditRing
@@ -23,7 +24,7 @@ from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
 from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
-from flowcache.telemetry.fleet import Fleet
+from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
 
 __all__ = ["application"]
@@ -52,8 +53,10 @@ class Worker:
     def __init__(self, settings: Settings, fleet_directory: Path) -> None:
         self._started_at = time()
         self._grace = settings.server.grace
-        self._store = RedisStore(settings.store, monotonic)
-        self._guard = Guard(self._store, settings.breaker, settings.telling_seconds, monotonic)
+        self._store = RedisStore(
+            settings.store, monotonic, on_back=lambda shard: self._guard.came_back(shard)
+        )
+        self._guard = Guard(self._store, settings.breaker, settings.min_budget, monotonic)
         self._counters = Counters(CATALOGUE)
         self._audit = AuditRing(settings.audit_ring)
         self._fleet = Fleet(fleet_directory, self._report)
@@ -81,27 +84,33 @@ class Worker:
     async def _ready(self) -> None:
         await self._store.ping(monotonic() + _READY_SECONDS)
 
-    def _status(self) -> WorkerStatus:
-        return WorkerStatus(
+    def _report(self, question: Question) -> bytes:
+        with_audit = question is Question.EVERYTHING
+        status = WorkerStatus(
             pid=os.getpid(),
+            alive=True,
             started_at=self._started_at,
             in_flight=self.data_action.in_flight,
             operations=self._counters.stats(),
-            audit=self._audit.newest(self._audit.total),
+            audit=self._audit.newest(self._audit.total) if with_audit else [],
             audit_total=self._audit.total,
             circuits=self._guard.circuits(),
             store=self._store.status(),
         )
+        return msgspec.msgpack.encode(status)
 
-    def _report(self) -> bytes:
-        return msgspec.msgpack.encode(self._status())
+    async def _gather(self, question: Question) -> Sequence[WorkerStatus]:
+        """Return what all workers say: those that live first, this one before all."""
+        living = [_read(report) for report in await self._fleet.gather(question)]
+        left = [_read(report) for report in self._fleet.left()]
+        gone = [structs.replace(status, alive=False) for status in left if status is not None]
+        return [*(status for status in living if status is not None), *gone]
 
-    async def _gather(self) -> Sequence[WorkerStatus]:
-        workers = []
-        for report in await self._fleet.gather():
-            try:
-                workers.append(_decode(report))
-            except msgspec.MsgspecError:
-                # A worker that ended while it reported, or one of another version.
-                _log.warning("a worker's report can't be read", bytes=len(report))
-        return workers
+
+def _read(report: bytes) -> WorkerStatus | None:
+    try:
+        return _decode(report)
+    except msgspec.MsgspecError:
+        # A worker that ended while it reported, or one of another version.
+        _log.warning("a worker's report can't be read", bytes=len(report))
+        return None

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from msgspec import structs
 
 from flowcache import __version__
 
@@ -93,6 +94,7 @@ def serve(
     from flowcache.http.server import PortInUse
     from flowcache.http.server import serve as serve_http
     from flowcache.store.embedded import EmbeddedFault, EmbeddedServer
+    from flowcache.store.settings import StoreSettings, parse_location
 
     if embedded and redis:
         _give_up("--embedded brings a Redis along; leave --redis out.")
@@ -111,6 +113,9 @@ def serve(
             fallbacks = {name: secrets.token_urlsafe(24) for name in _TOKENS}
         settings = _load(config, overrides, fallbacks)
         if embedded:
+            # Whatever is configured about another Redis does not concern this one.
+            store = StoreSettings(nodes=parse_location(valkey.url).nodes)
+            settings = structs.replace(settings, store=store)
             stack.callback(valkey.stop)
             try:
                 valkey.start()

@@ -13,12 +13,12 @@
     ├── Internal            500  a bug
     ├── CircuitOpen         503  the shard's circuit is open
     ├── RedisUnavailable    503  no answer is to be had from Redis now
-    │   └── WriteRefused         Redis is well, and takes no writes now
+    │   └── Declined             Redis is well, and declines this call
     └── DeadlineExceeded    504  no answer came in time
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
-exceptions are turned into these where they enter (`store/connection.py`, `contract/request.py`);
-`http/data_action.py` turns these into answers.
+exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
+Redis in `store/`. `http/data_action.py` and `http/pages.py` turn these into answers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ __all__ = [
     "CircuitOpen",
     "Conflict",
     "DeadlineExceeded",
+    "Declined",
     "Failure",
     "Forbidden",
     "Internal",
@@ -39,7 +40,6 @@ __all__ = [
     "RedisUnavailable",
     "TooLarge",
     "Unauthorized",
-    "WriteRefused",
     "WrongType",
     "all_failures",
 ]
@@ -55,8 +55,8 @@ class Failure(Exception):
 
     code: ClassVar[str]
     status: ClassVar[int]
-    can_retry: ClassVar[bool] = False
-    wait: ClassVar[float | None] = None
+    default_retryable: ClassVar[bool] = False
+    default_retry_after: ClassVar[float | None] = None
     """What ``retry_after`` is where nobody knows better."""
 
     __slots__ = ("message", "retry_after", "retryable")
@@ -66,8 +66,8 @@ class Failure(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.retryable = self.can_retry if retryable is None else retryable
-        self.retry_after = self.wait if retry_after is None else retry_after
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
 
 class InvalidRequest(Failure):
@@ -123,7 +123,7 @@ class RateLimited(Failure):
     """The caller sends more than it may."""
 
     __slots__ = ()
-    code, status, can_retry, wait = "rate_limited", 429, True, 1.0
+    code, status, default_retryable, default_retry_after = "rate_limited", 429, True, 1.0
 
 
 class InvalidResponse(Failure):
@@ -144,20 +144,20 @@ class CircuitOpen(Failure):
     """The shard's circuit is open; nothing was sent to Redis."""
 
     __slots__ = ()
-    code, status, can_retry, wait = "circuit_open", 503, True, 1.0
+    code, status, default_retryable, default_retry_after = "circuit_open", 503, True, 1.0
 
 
 class RedisUnavailable(Failure):
     """Redis refused, or the connection to it is gone."""
 
     __slots__ = ()
-    code, status, can_retry, wait = "redis_unavailable", 503, True, 1.0
+    code, status, default_retryable, default_retry_after = "redis_unavailable", 503, True, 1.0
 
 
-class WriteRefused(RedisUnavailable):
-    """Redis answers and takes no writes: out of memory, disk full, too few replicas.
+class Declined(RedisUnavailable):
+    """Redis is well and declines this call: out of memory, disk full, too many calls wait.
 
-    Reads go on, so it says nothing about the health of the shard.
+    It says nothing about the health of the shard: other calls go on.
     """
 
     __slots__ = ()
@@ -167,7 +167,7 @@ class DeadlineExceeded(Failure):
     """No answer came from Redis before the call's deadline."""
 
     __slots__ = ()
-    code, status, can_retry, wait = "deadline_exceeded", 504, True, 1.0
+    code, status, default_retryable, default_retry_after = "deadline_exceeded", 504, True, 1.0
 
 
 def all_failures() -> tuple[type[Failure], ...]:

@@ -5,12 +5,13 @@ A Protocol stands here only where two implementations exist or the layers forbid
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import Any, Protocol
 
 import msgspec
 
 __all__ = [
+    "RESERVED_PREFIX",
     "AuditRecord",
     "AuditSink",
     "Clock",
@@ -27,6 +28,10 @@ Reply = Any
 
 Clock = Callable[[], float]
 """Seconds that only go forward, as ``time.monotonic``."""
+
+
+RESERVED_PREFIX = b"flowcache:once:"
+"""Where the store keeps its records of writes. No caller may touch such a key."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False):
@@ -71,7 +76,14 @@ class Store(Executor, Protocol):
     """A place where commands run: a Redis, whatever its topology."""
 
     def shard_of(self, key: bytes) -> str:
-        """Name the shard that holds ``key``. Synchronous and cheap."""
+        """Name the shard that holds ``key``. Synchronous and cheap.
+
+        Raises:
+            RedisUnavailable: no shard is known to hold it.
+        """
+
+    def shards(self) -> Set[str]:
+        """Return the names of all shards there are."""
 
 
 class Metrics(Protocol):

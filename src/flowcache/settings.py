@@ -22,7 +22,14 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.resilience.breaker import BreakerSettings
 from flowcache.secret import Secret
-from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls, parse_location
+from flowcache.store.settings import (
+    Location,
+    ReadFrom,
+    StoreSettings,
+    Tls,
+    parse_location,
+    without_credentials,
+)
 from flowcache.telemetry.logs import LEVELS
 
 __all__ = ["SETTINGS", "ConfigurationError", "ServerSettings", "Setting", "Settings", "load"]
@@ -52,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     breaker: BreakerSettings
-    telling_seconds: float
+    min_budget: float
     """The least time a call must have had for its timeout to count against the circuit."""
     credentials: tuple[Credential, ...]
     audit_ring: int
@@ -184,10 +191,10 @@ SETTINGS: tuple[Setting, ...] = (
         "http",
         "body_timeout_seconds",
         _seconds(0.1, 60),
-        5.0,
+        2.0,
         "how long a body may take to arrive",
     ),
-    Setting("http", "max_answer_bytes", _number(1024, 64 << 20), 1 << 20, "longest answer"),
+    Setting("http", "max_answer_bytes", _number(1024, 16 << 20), 512 * 1024, "longest answer"),
     Setting(
         "auth",
         "token",
@@ -236,9 +243,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "redis",
         "reply_timeout_seconds",
-        _seconds(0.1, 60),
-        2.0,
-        "a connection whose oldest reply is later is reset",
+        _seconds(0.1, 120),
+        None,
+        "a connection whose oldest reply is later is reset; not less than the deadline, "
+        "a second more by default",
     ),
     Setting(
         "redis",
@@ -263,10 +271,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("breaker", "open_seconds", _seconds(0.1, 3600), 10.0, "how long it then stays open"),
     Setting(
         "breaker",
-        "telling_ms",
+        "min_budget_ms",
         _number(0, 60_000),
-        100,
-        "a timeout of a call that was given less than this does not count",
+        None,
+        "a timeout of a call that was given less than this does not count; "
+        "nine tenths of the deadline by default",
     ),
     Setting("audit", "ring", _number(0, 100_000), 1000, "newest records a worker keeps in memory"),
     Setting("log", "level", _one_of(*LEVELS), "info", "least level that is logged"),
@@ -389,17 +398,10 @@ def _value(setting: Setting, sources: _Sources, faults: list[str]) -> Any:
 def _masked(setting: Setting, raw: Any) -> Any:
     if setting.read in (_secret, _password):
         return "***"
-    return _mask_location(raw) if setting.read is _location else raw
-
-
-def _mask_location(raw: Any) -> Any:
-    """Return a location without the password that a URL may hold."""
-    if not isinstance(raw, str) or "://" not in raw:
-        return raw
-    scheme, _, rest = raw.partition("://")
-    credentials, at, hosts = rest.rpartition("@")
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{colon}{'***' if colon else ''}{at}{hosts}"
+    if setting.read is _location:
+        nodes = raw if isinstance(raw, list) else [raw]
+        return ",".join(without_credentials(str(node)) for node in nodes)
+    return raw
 
 
 def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
@@ -415,12 +417,15 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
     if (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
+    deadline, reply_timeout = v["data.deadline_ms"], v["redis.reply_timeout_seconds"]
+    if deadline is not None and reply_timeout is not None and reply_timeout * 1000 < deadline:
+        faults.append("redis.reply_timeout_seconds: shorter than data.deadline_ms")
     shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
     if shortest is not None and longest is not None and shortest > longest:
         faults.append("data.default_ttl: longer than data.max_ttl")
     if faults:
         return None
-    deadline = v["data.deadline_ms"] / 1000
+    deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
     return Settings(
         ServerSettings(v["http.host"], v["http.port"], v["http.workers"], v["http.grace_seconds"]),
         DataActionSettings(
@@ -431,10 +436,10 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             max_answer=v["http.max_answer_bytes"],
             once_lifetime=v["data.idempotency_seconds"],
         ),
-        _store(v),
+        _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
         # A probe keeps its place longer than any call can take.
         BreakerSettings(v["breaker.failures"], v["breaker.open_seconds"], deadline + 1.0),
-        min(v["breaker.telling_ms"] / 1000, deadline),
+        deadline * 0.9 if budget is None else min(budget / 1000, deadline),
         _credentials(flow, inspector),
         v["audit.ring"],
         v["log.level"],
@@ -442,7 +447,7 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
     )
 
 
-def _store(v: dict[str, Any]) -> StoreSettings:
+def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
     location: Location = v["redis.nodes"]
     tls = Tls(
         v["redis.tls_ca_file"],
@@ -461,7 +466,7 @@ def _store(v: dict[str, Any]) -> StoreSettings:
         sentinel_password=v["redis.sentinel_password"],
         read_from=ReadFrom(v["redis.read_from"]),
         connect_timeout=v["redis.connect_timeout_seconds"],
-        reply_timeout=v["redis.reply_timeout_seconds"],
+        reply_timeout=reply_timeout,
         refresh_interval=v["redis.refresh_seconds"],
     )
 

@@ -10,6 +10,7 @@ import msgspec
 from flowcache.ports import AuditRecord
 
 __all__ = [
+    "CIRCUIT_STATES",
     "CircuitStatus",
     "LinkStatus",
     "OperationStats",
@@ -17,6 +18,10 @@ __all__ = [
     "StoreStatus",
     "WorkerStatus",
 ]
+
+
+CIRCUIT_STATES = ("closed", "half-open", "open")
+"""As the breaker names them, from well to worst."""
 
 
 class LinkStatus(msgspec.Struct, frozen=True):
@@ -77,6 +82,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """All that a worker knows of itself. ``started_at`` is Unix seconds."""
 
     pid: int
+    alive: bool
+    """Whether it still serves; of one that has ended only its totals count."""
     started_at: float
     in_flight: int
     operations: dict[str, OperationStats]

@@ -21,7 +21,7 @@ from tests.servers import RedisProcess, eventually
 from tests.service import ROUTE, TOKEN, Answer, Service, service
 
 GONE = (OSError, http.client.HTTPException)
-LONG = {"FLOWCACHE_DATA_DEADLINE_MS": "3000", "FLOWCACHE_REDIS_REPLY_TIMEOUT_SECONDS": "20"}
+LONG = {"FLOWCACHE_DATA_DEADLINE_MS": "3000"}
 
 
 @contextmanager
@@ -131,6 +131,21 @@ def new_workers(running: Service, before: set[int], count: int) -> set[int] | No
     """Return the workers once there are two, ``count`` of them new."""
     now = workers(running)
     return now if len(now) == 2 and len(now - before) == count else None
+
+
+def test_a_second_death_does_not_end_the_service() -> None:
+    """One sick worker is replaced again; the service goes on."""
+    with service({}, "--embedded", "--workers", "2") as running:
+        before = eventually(lambda: new_workers(running, set(), 2), what="both workers")
+        for _ in range(2):
+            os.kill(min(before), signal.SIGKILL)
+            known = before
+            before = eventually(
+                lambda known=known: new_workers(running, known, 1),  # type: ignore[misc]
+                what="a new worker",
+                ignoring=GONE,
+            )
+        assert running.call(operation="GET", key="k").data is None
 
 
 def test_killed_supervisor_leaves_no_worker() -> None:

@@ -120,7 +120,7 @@ def test_it_names_every_code() -> None:
 def test_it_names_every_route() -> None:
     """The routes of the document are those that are served."""
 
-    async def none() -> Any:
+    async def none(*_: object) -> Any:
         raise NotImplementedError
 
     served = pages(PagesSettings("1", {}), Principals(()), none, none, str)
@@ -251,6 +251,7 @@ def test_the_inspector_fits_its_schema() -> None:
     link = LinkStatus("127.0.0.1:6379", "ready", 0, 1, 0, None)
     worker = WorkerStatus(
         pid=1,
+        alive=True,
         started_at=1.5,
         in_flight=0,
         operations=counters.stats(),

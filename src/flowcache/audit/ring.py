@@ -10,18 +10,29 @@ __all__ = ["AuditRing"]
 
 
 class AuditRing:
-    """Keep the newest ``capacity`` records; the oldest make room. An `AuditSink`."""
+    """Keep the newest ``capacity`` records; the oldest make room. An `AuditSink`.
 
-    __slots__ = ("_records", "total")
+    Attempts without a known client have a ring of their own, a tenth of that: else a stranger
+    could wash out what clients did by knocking often enough.
+    """
+
+    __slots__ = ("_records", "_strangers", "total")
 
     def __init__(self, capacity: int) -> None:
         self._records: deque[AuditRecord] = deque(maxlen=capacity)
+        self._strangers: deque[AuditRecord] = deque(maxlen=-(-capacity // 10))
         self.total = 0
         """How many were ever recorded."""
 
     def record(self, record: AuditRecord) -> None:
         self.total += 1
-        self._records.append(record)
+        (self._strangers if record.client is None else self._records).append(record)
 
     def newest(self, limit: int) -> list[AuditRecord]:
-        return list(self._records)[-limit:] if limit > 0 else []
+        if limit <= 0:
+            return []
+        return sorted((*self._records, *self._strangers), key=_at)[-limit:]
+
+
+def _at(record: AuditRecord) -> float:
+    return record.at

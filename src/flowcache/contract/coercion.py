@@ -78,6 +78,9 @@ def key(field: str, value: object) -> bytes:
     """
     if not isinstance(value, str):
         raise InvalidRequest(f"{field}: expected a string of 1 to 512 bytes, got {kind(value)}.")
+    if value.startswith("${") and value.endswith("}"):
+        # Callers whose variables were never filled in must not meet under one key.
+        raise InvalidRequest(f"{field}: expected a key, got a placeholder that was not filled in.")
     encoded = value.encode()
     if not encoded:
         raise InvalidRequest(f"{field}: expected a string of 1 to 512 bytes, got an empty one.")

@@ -119,6 +119,9 @@ def _why_unreadable(raw: bytes, fault: Exception) -> str:
         return "body: it is not UTF-8; send JSON as UTF-8."
     if isinstance(fault, msgspec.ValidationError):
         return "body: " + _sentence(str(fault))
+    if "truncated" in str(fault) and raw.rstrip().endswith(b"}"):
+        # What msgspec says of half a surrogate pair at the end of a string.
+        return "body: not JSON: it is cut short, or a string holds half a surrogate pair."
     return f"body: not JSON: {_sentence(str(fault))}"
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import structlog
+
 from flowcache.http.asgi import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ROUTE", "App", "Lifespan"]
 
 ROUTE = "/data-action/redis"
 """A slash at its end changes nothing: a redirect would lose the body of a POST."""
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Lifespan(Protocol):
@@ -36,12 +41,20 @@ class App:
             if scope["path"] in (ROUTE, ROUTE + "/") and scope["method"] == "POST":
                 return self._data_action(scope, receive, send)
             return self._pages(scope, receive, send)
-        return self._live(receive, send)
+        if scope["type"] == "lifespan":
+            return self._lifespan(receive, send)
+        raise ValueError(f"nothing here serves {scope['type']}")
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._data_action, self._pages, lifespan = self._build()
-        await lifespan.start()
+        try:
+            self._data_action, self._pages, lifespan = self._build()
+            await lifespan.start()
+        except Exception as fault:
+            # Raised, it would be taken for a server without lifespan, which would go on to serve.
+            _log.error("the worker can't start", exc_info=fault)
+            await send({"type": "lifespan.startup.failed", "message": str(fault)})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await lifespan.close()

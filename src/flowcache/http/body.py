@@ -1,5 +1,6 @@
 """A request's body, bounded in size and time.
 
+A request is a task of its own: the server makes it, and nobody else may cancel it here.
 Most bodies come in one message. A timer for each would cost more than reading it, so the tasks
 that read are kept in a dict and one sweep every now and then ends those that take too long.
 """
@@ -12,14 +13,10 @@ from flowcache.errors import InvalidRequest, TooLarge
 from flowcache.http.asgi import Receive
 from flowcache.ports import Clock
 
-__all__ = ["BodyReader", "ClientGone"]
+__all__ = ["BodyReader"]
 
 _SWEEP = 0.25
 """Seconds between two sweeps: a slow body is ended at most this much late."""
-
-
-class ClientGone(Exception):
-    """The client hung up before its body was complete; there is nobody to answer."""
 
 
 class BodyReader:
@@ -40,8 +37,7 @@ class BodyReader:
 
         Raises:
             TooLarge: it is, or says it will be, longer than allowed. The rest stays unread.
-            InvalidRequest: it did not arrive in time.
-            ClientGone: it never will.
+            InvalidRequest: it did not arrive in time, or broke off.
         """
         if declared is not None and declared.isdigit() and int(declared) > self._max_bytes:
             raise self._too_large()
@@ -54,13 +50,14 @@ class BodyReader:
         try:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise _broken_off()
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 body = await self._read_on(receive, body)
         except asyncio.CancelledError:
             if task not in self._too_slow:
                 raise
+            task.uncancel()
             raise InvalidRequest(f"body: it was not complete after {self._timeout:g} s.") from None
         finally:
             del reading[task]
@@ -74,7 +71,7 @@ class BodyReader:
         while len(parts) <= self._max_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise _broken_off()
             parts += message.get("body", b"")
             if not message.get("more_body"):
                 break
@@ -94,3 +91,11 @@ class BodyReader:
             if self._reading
             else None
         )
+
+
+def _broken_off() -> InvalidRequest:
+    """Tell of a body without an end: the client hung up, or its chunks are malformed.
+
+    The server does not say which. Only in the second case is there somebody to read the answer.
+    """
+    return InvalidRequest("body: it broke off before its end.")

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,9 +38,8 @@ from flowcache.http.inspector.view import MAX_LIMIT, AuditFilter
 from flowcache.operations.catalogue import AS_HASH, CATALOGUE
 from flowcache.operations.operation import Operation
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Reply
-from flowcache.status import StoreStatus
-from flowcache.telemetry.exposition import CIRCUIT_STATES, CONTENT_TYPE
+from flowcache.status import CIRCUIT_STATES, StoreStatus
+from flowcache.telemetry.exposition import CONTENT_TYPE
 
 __all__ = ["JSON", "Schema", "document", "field_name"]
 
@@ -51,33 +49,6 @@ JSON = "application/json"
 
 
 # -- what the code does not say for itself --------------------------------------------------------
-
-
-class _Sample(NamedTuple):
-    """A key to show an operation with, and what Redis may reply: as a rule, and otherwise."""
-
-    key: str
-    reply: Reply
-    others: Mapping[str, Reply] = MappingProxyType({})
-
-
-_SAMPLES: dict[str, _Sample] = {
-    "SET": _Sample("customer:42", b"OK"),
-    "GET": _Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
-    "HSET": _Sample("profile:42", 2),
-    "HGETALL": _Sample("profile:42", {b"name": b"Ada", b"tier": b"gold"}, {"miss": {}}),
-    "DEL": _Sample("customer:42", 1, {"none": 0}),
-}
-"""Operation -> what to show it with. Pasted in this order, each finds what the ones before left."""
-
-_FIELDS_OF_A_HASH: Schema = {
-    "type": "object",
-    "minProperties": 1,
-    "additionalProperties": {"type": ["string", "number", "boolean", "object", "array"]},
-}
-
-_VALUES: dict[str, Schema] = {"SET": {}, "HSET": _FIELDS_OF_A_HASH}
-"""Operation -> the schema of the `value` it needs; the others ignore it."""
 
 
 class _Remedy(NamedTuple):
@@ -206,7 +177,7 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
                 "status": kind.status,
                 "when": _first_line(kind),
                 "advice": _REMEDIES[kind.code].advice,
-                "retryable": kind.can_retry,
+                "retryable": kind.default_retryable,
             }
             for kind in all_failures()
         ],
@@ -429,7 +400,7 @@ def _words(*words: str) -> Schema:
 def _requests(name: str) -> list[Schema]:
     """Return what a request of one operation looks like: one way, or two where `type` tells."""
     operation, as_hash = CATALOGUE[name], AS_HASH.get(name)
-    if as_hash is None or _VALUES.get(name) == _VALUES.get(as_hash.name):
+    if as_hash is None or _value_schema(operation) == _value_schema(as_hash):
         return [_request(name, operation, {})]
     of_a_hash = _request(name, as_hash, {"type": _words("hash")})
     of_a_hash["title"] += " of a hash"
@@ -444,8 +415,9 @@ def _request(name: str, operation: Operation, narrowed: Mapping[str, Schema]) ->
     """Return the schema of a request that names ``name`` and means ``operation``."""
     properties = {field: _ref(field_name(field)) for field in Body.__struct_fields__}
     required = ["operation", "key"]
-    if operation.name in _VALUES:
-        properties["value"] = _VALUES[operation.name]
+    value = _value_schema(operation)
+    if value is not None:
+        properties["value"] = value
         required.append("value")
     return {
         "title": name,
@@ -456,7 +428,13 @@ def _request(name: str, operation: Operation, narrowed: Mapping[str, Schema]) ->
     }
 
 
+def _value_schema(operation: Operation) -> Schema | None:
+    """Return what the operation's `value` must be; None where it is ignored."""
+    return None if operation.value is None else dict(operation.value_schema or {})
+
+
 def field_name(field: str) -> str:
+    """Return the name of a field's schema."""
     return field[0].upper() + field[1:]
 
 
@@ -699,7 +677,7 @@ def _failed(status: int, kinds: list[type[Failure]]) -> dict[str, Any]:
         response["headers"] = {
             "WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}
         }
-    elif any(kind.can_retry for kind in kinds):
+    elif any(kind.default_retryable for kind in kinds):
         response["headers"] = {
             "Retry-After": {
                 "description": "Whole seconds after which to try again, where that is known.",
@@ -716,7 +694,7 @@ _REQUEST_ID = "5f0c9a7e2b1d4c68-0000002a"
 
 def _request_example(name: str) -> dict[str, Any]:
     operation = CATALOGUE[name]
-    body: dict[str, Any] = {"operation": name, "key": _SAMPLES[name].key}
+    body: dict[str, Any] = {"operation": name, "key": CATALOGUE[name].sample.key}
     if operation.value is not None:
         body |= {"value": operation.example, "ttl": 600}
     return body
@@ -739,7 +717,7 @@ def _answer_examples() -> dict[str, Any]:
     """Return examples of answers, read from sample replies by the operations themselves."""
     examples: dict[str, Any] = {}
     for name, operation in CATALOGUE.items():
-        sample = _SAMPLES[name]
+        sample = CATALOGUE[name].sample
         replies = {name: sample.reply} | {f"{name}_{k}": v for k, v in sample.others.items()}
         for label, reply in replies.items():
             data, hit = operation.read(reply)

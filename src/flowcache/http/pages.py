@@ -14,9 +14,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flowcache.contract import answer
-from flowcache.errors import Failure, Internal, NotFound, RedisUnavailable
+from flowcache.errors import Failure, NotFound, RedisUnavailable
 from flowcache.http.app import ROUTE
-from flowcache.http.data_action import DataActionSettings, failure_headers
+from flowcache.http.data_action import DataActionSettings, bug, failure_headers
 from flowcache.http.docs import page
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
@@ -24,12 +24,13 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principals
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
+from flowcache.telemetry.fleet import Question
 
 __all__ = ["PagesSettings", "pages"]
 
 _log = structlog.get_logger(__name__)
 
-Gather = Callable[[], Awaitable[Sequence[WorkerStatus]]]
+Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
 
 
@@ -62,7 +63,7 @@ def pages(
         return _json({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        text = exposition(await gather(), settings.version)
+        text = exposition(await gather(Question.TOTALS), settings.version)
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
@@ -70,7 +71,8 @@ def pages(
         principal = principals.authenticate(header.encode("latin-1") if header else None)
         principal.require(Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
-        return _json(view(await gather(), wanted, settings.configuration, settings.version))
+        workers = await gather(Question.EVERYTHING)
+        return _json(view(workers, wanted, settings.configuration, settings.version))
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
@@ -79,8 +81,9 @@ def pages(
         return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
     async def failed(request: Request, fault: Exception) -> Response:
-        failure = _as_failure(request, fault)
-        body = answer.encode(answer.failed(failure, next_id(), 0.0, None), 1 << 20)
+        request_id = next_id()
+        failure = _as_failure(request, fault, request_id)
+        body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
         response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
         if isinstance(fault, HTTPException):
@@ -103,7 +106,7 @@ def pages(
     return application
 
 
-def _as_failure(request: Request, fault: Exception) -> Failure:
+def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:
     """Turn what was raised into a failure. The contract's codes are all there are: a method that
     a route does not have is a route that does not exist."""
     if isinstance(fault, Failure):
@@ -113,8 +116,8 @@ def _as_failure(request: Request, fault: Exception) -> Failure:
         if route.rstrip("/") == ROUTE:
             return NotFound(f"{method} is not served here; POST to {ROUTE}.")
         return NotFound(f"There is no {method} {route[:200]}.")
-    _log.error("a bug", path=request.url.path, exc_info=fault)
-    return Internal("A bug in flowcache; its log tells more.")
+    _log.error("a bug", request_id=request_id, path=request.url.path, exc_info=fault)
+    return bug(request_id)
 
 
 def _json(content: object, status: int = 200) -> Response:

@@ -25,6 +25,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +44,11 @@ _BACKLOG = 1024
 _IN_FLIGHT = 4096
 """The most calls a worker works on at once; further ones wait unread."""
 _HEADER_TIMEOUT_MS = 10_000
+_CLOSING_SECONDS = 2.0
+"""What a worker has beyond its grace, to let go of its connections."""
+_CRASH_LOOP_DEATHS = 10
+_CRASH_LOOP_SECONDS = 30.0
+"""So many deaths in so short a time end the service: it can't be mended by starting anew."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -109,8 +116,9 @@ def _in_worker(build_app: Callable[[], ASGIApp]) -> ASGIApp:
 class _Supervisor(MPServer):
     """Granian's supervisor of processes, with what it lacks.
 
-    All that is private to Granian and used here: `_init_shared_socket`, `_spawn_workers`, `_ssp`,
-    `_shd`, `_sfd`, `_sso`. `tests/http/test_server.py` fails when they no longer do what they did.
+    All that is private to Granian and used here: `SocketHolder`, `_init_shared_socket`,
+    `_drop_shared_socket`, `_spawn_workers`, `_respawn_workers`, `_ssp`, `_shd`, `_sfd`, `_sso`.
+    `tests/http/test_lifecycle.py` fails when they no longer do what they did.
     """
 
     def __init__(
@@ -136,9 +144,10 @@ class _Supervisor(MPServer):
             log_level=LogLevels.warning,
             respawn_failed_workers=True,
             respawn_interval=0.5,
-            workers_kill_timeout=grace,  # type: ignore[arg-type]
+            workers_kill_timeout=grace + _CLOSING_SECONDS,  # type: ignore[arg-type]
         )
         self.hurried = False
+        self._deaths: deque[float] = deque(maxlen=_CRASH_LOOP_DEATHS)
         self._listener = listener
         self._on_listening = on_listening
 
@@ -166,6 +175,19 @@ class _Supervisor(MPServer):
         finally:
             connection.close()
         self._on_listening()
+
+    def _respawn_workers(
+        self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0
+    ) -> None:
+        super()._respawn_workers(workers, spawn_target, target_loader, delay)
+        # Granian ends the service at a second death within seconds. One sick worker is no reason
+        # for that: only when none lives long do we let it.
+        if delay:  # not a death: SIGHUP replaces workers, and waits for each
+            return
+        now = time.monotonic()
+        self._deaths.extend(now for _ in workers)
+        if sum(now - at < _CRASH_LOOP_SECONDS for at in self._deaths) < _CRASH_LOOP_DEATHS:
+            self.respawned_wrks.clear()
 
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
         if self.interrupt_signal:

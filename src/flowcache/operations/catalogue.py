@@ -1,7 +1,9 @@
 """The table of all operations, and the plan that a request becomes.
 
-To add an operation: write its record in the module of its family and name it in `CATALOGUE`; the
-documentation, ``/openapi.json`` and the metrics follow from the table.
+To add an operation: write its record in the module of its family and name it in `CATALOGUE`; then
+`/docs`, ``/openapi.json`` and the metrics follow. What remains: its line in docs/flow-authors.md,
+its Redis commands in the ACL rule of docs/operations.md, and, if it writes in a way of its own, a
+branch in store/scripts/write.lua.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from typing import NamedTuple
 import msgspec
 
 from flowcache.contract.request import Request
-from flowcache.errors import InvalidRequest
+from flowcache.errors import Forbidden, InvalidRequest
 from flowcache.operations.hashes import HGETALL, HSET
 from flowcache.operations.keys import DEL
 from flowcache.operations.operation import Operation
 from flowcache.operations.strings import GET, SET
-from flowcache.ports import Command, Once
+from flowcache.ports import RESERVED_PREFIX, Command, Once
 
 __all__ = ["AS_HASH", "CATALOGUE", "Plan", "plan"]
 
@@ -41,7 +43,10 @@ def plan(request: Request, once_lifetime_ms: int) -> Plan:
 
     Raises:
         InvalidRequest: there is no such operation, or the request lacks what it needs.
+        Forbidden: the key is one of flowcache's own.
     """
+    if request.key.startswith(RESERVED_PREFIX):
+        raise Forbidden("key: what begins with flowcache:once: are flowcache's own records.")
     operation = CATALOGUE.get(request.operation)
     if operation is None:
         raise InvalidRequest(

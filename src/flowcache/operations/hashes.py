@@ -7,7 +7,7 @@ import msgspec
 from flowcache.contract.coercion import kind
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply
 
@@ -69,7 +69,13 @@ HSET = Operation(
     command=_hset,
     read=_read_hset,
     answers=int,
+    sample=Sample("profile:42", 2),
     value="an object; numbers and booleans become their JSON text, nested values JSON",
+    value_schema={
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"type": ["string", "number", "boolean", "object", "array"]},
+    },
     example={"name": "Ada", "tier": "gold"},
 )
 
@@ -80,4 +86,5 @@ HGETALL = Operation(
     command=_hgetall,
     read=_read_hgetall,
     answers=dict[str, str] | None,
+    sample=Sample("profile:42", {b"name": b"Ada", b"tier": b"gold"}, {"miss": {}}),
 )

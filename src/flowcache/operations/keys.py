@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowcache.contract.request import Request
-from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply
 
@@ -27,4 +27,5 @@ DEL = Operation(
     command=_del,
     read=_read_del,
     answers=int,
+    sample=Sample("customer:42", 1, {"none": 0}),
 )

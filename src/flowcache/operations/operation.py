@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from flowcache.contract.request import Request
@@ -11,7 +12,7 @@ from flowcache.errors import InvalidResponse
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply
 
-__all__ = ["Operation", "Result", "unexpected"]
+__all__ = ["Operation", "Result", "Sample", "unexpected"]
 
 
 class Result(NamedTuple):
@@ -19,6 +20,17 @@ class Result(NamedTuple):
 
     data: Any
     hit: bool | None
+
+
+class Sample(NamedTuple):
+    """What to show an operation with: a key, and what Redis may reply, as a rule and otherwise.
+
+    Pasted in the order of the catalogue, each call finds what the ones before it left.
+    """
+
+    key: str
+    reply: Reply
+    others: Mapping[str, Reply] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +49,13 @@ class Operation:
     read: Callable[[Reply], Result]
     answers: Any
     """The type of ``data``: the source of the schema in ``/openapi.json``."""
+    sample: Sample
     value: str | None = None
-    """What `value` must be, for the documentation; None: it is ignored."""
+    """What `value` must be, in words; None: it is ignored."""
+    value_schema: Mapping[str, Any] | None = None
+    """The same as JSON Schema; None: anything."""
     example: Any = None
+    """Such a value."""
 
 
 def unexpected(operation: str) -> InvalidResponse:

@@ -9,7 +9,7 @@ import msgspec
 
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, unexpected
+from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply
 
@@ -66,6 +66,7 @@ SET = Operation(
     command=_set,
     read=_read_set,
     answers=str,
+    sample=Sample("customer:42", b"OK"),
     value="any JSON value",
     example={"customer": "C-1", "tier": "gold"},
 )
@@ -78,4 +79,5 @@ GET = Operation(
     command=_get,
     read=_read_get,
     answers=Any,
+    sample=Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
 )

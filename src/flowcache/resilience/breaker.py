@@ -303,6 +303,11 @@ class Breaker:
         if self._is_probe(permit, now):
             self._walk(Signal.PROBE_IGNORED, now)
 
+    def invite(self, now: float) -> None:
+        """Let the next caller through as a probe: somebody has seen Redis come back."""
+        if self._state is State.OPEN:
+            self._barred_until = now
+
     def state(self, now: float) -> State:
         """Return the state a caller would meet: an open time that is over counts as half-open."""
         if self._state is State.OPEN and not self._is_barred(now):

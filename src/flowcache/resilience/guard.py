@@ -1,9 +1,9 @@
 """The guard: a store behind one circuit breaker a shard.
 
 What counts for a circuit: no answer, or a refusal that says Redis is not well. What does not: a
-client's mistake (Redis answered it), a refusal of writes only, a cancellation, and a timeout of a
-call that was given so little time that it proves nothing: else one client with ``deadlineMs: 1``
-could open the circuit for all.
+client's mistake (Redis answered it), a call that Redis declines though it is well, a cancellation,
+and a timeout of a call that was given so little time that it proves nothing: else one client with
+``deadlineMs: 1`` could open the circuit for all.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ import structlog
 from flowcache.errors import (
     CircuitOpen,
     DeadlineExceeded,
+    Declined,
     Failure,
     RedisUnavailable,
-    WriteRefused,
 )
 from flowcache.ports import Clock, Command, Reply, Store
-from flowcache.resilience.breaker import Breaker, BreakerSettings, Refused, State, Transition
+from flowcache.resilience.breaker import Breaker, BreakerSettings, Refused, Transition
 from flowcache.status import CircuitStatus
 
 __all__ = ["Guard"]
 
 _log = structlog.get_logger(__name__)
 
-_MOST_CIRCUITS = 4096
-"""Shards are named for their primaries; a cluster that is rebuilt often leaves old names behind."""
-
 
 class Guard:
     """A store that is not asked while it is known not to answer.
 
-    ``telling_seconds`` is the least time a call must have been given for its timeout to count.
+    ``min_budget`` is the least time a call must have been given for its timeout to count.
     """
 
-    __slots__ = ("_breakers", "_clock", "_settings", "_store", "_telling_seconds")
+    __slots__ = ("_breakers", "_clock", "_min_budget", "_settings", "_store")
 
     def __init__(
-        self, store: Store, settings: BreakerSettings, telling_seconds: float, clock: Clock
+        self, store: Store, settings: BreakerSettings, min_budget: float, clock: Clock
     ) -> None:
         self._store = store
         self._settings = settings
-        self._telling_seconds = telling_seconds
+        self._min_budget = min_budget
         self._clock = clock
         self._breakers: dict[str, Breaker] = {}
 
@@ -70,13 +67,13 @@ class Guard:
             reply = await self._store.execute(command, deadline)
             settle = breaker.succeed
             return reply
-        except WriteRefused:
+        except Declined:
             raise
         except RedisUnavailable:
             settle = breaker.fail
             raise
         except DeadlineExceeded:
-            if deadline - began >= self._telling_seconds:
+            if deadline - began >= self._min_budget:
                 settle = breaker.fail
             raise
         except Failure:  # Redis answered, and well
@@ -86,18 +83,28 @@ class Guard:
             settle(permit, clock())
 
     def _new_breaker(self, shard: str) -> Breaker:
-        if len(self._breakers) >= _MOST_CIRCUITS:
-            now = self._clock()
-            self._breakers = {
-                name: breaker
-                for name, breaker in self._breakers.items()
-                if breaker.state(now) is not State.CLOSED
-            }
+        self._forget_the_gone()
         breaker = self._breakers[shard] = Breaker(self._settings, _reporter(shard))
         return breaker
 
+    def came_back(self, shard: str) -> None:
+        """Let the next call for ``shard`` probe at once, rather than when the open time is over."""
+        breaker = self._breakers.get(shard)
+        if breaker is not None:
+            breaker.invite(self._clock())
+
+    def _forget_the_gone(self) -> None:
+        """Drop circuits of shards that are no more: nobody calls them, so they would never close.
+
+        A shard is named for its primary: each failover leaves an old name behind.
+        """
+        live = self._store.shards()
+        for shard in self._breakers.keys() - live:
+            del self._breakers[shard]
+
     def circuits(self) -> list[CircuitStatus]:
         """Return the circuit of each shard that has been called."""
+        self._forget_the_gone()
         now = self._clock()
         return [
             CircuitStatus(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from flowcache.errors import Failure
 from flowcache.ports import Clock, Command, Once
 from flowcache.store.connection import ConnectFault
-from flowcache.store.discovery import discover_within
+from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import tag_of_slot
@@ -26,7 +26,7 @@ _ADVICE = (
     ("refused the user", "check redis.username and redis.password, or those in the URL"),
     ("refused the handshake", "check redis.username, redis.password and redis.database"),
     ("wants a password", "set redis.password, or put it into the URL"),
-    ("forbids", "give flowcache's Redis user the rights that docs/operations.md lists"),
+    ("forbids flowcache", "give flowcache's Redis user the rights that docs/operations.md lists"),
     ("TLS failed", "check redis.tls_ca_file and that Redis speaks TLS on this port"),
     ("Invalid Database", "set redis.database to one that exists; a cluster has only 0"),
     ("no slots", "create the cluster: redis-cli --cluster create"),
@@ -50,7 +50,7 @@ async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
         CheckupFault: something does not.
     """
     try:
-        topology = await discover_within(settings, (), _PATIENCE)
+        topology = await discover(settings, seconds=_PATIENCE)
     except ConnectFault as fault:
         raise _with_advice(fault) from None
     count = len(topology.shards)
@@ -84,8 +84,7 @@ async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
         ):
             await store.execute(command, clock() + _PATIENCE)
     except Failure as failure:
-        told = next(s for s in store.status().shards if s.name == str(shard.primary))
-        raise _with_advice(
-            f"{shard.primary}: {failure.message} {told.primary.fault or ''}".strip()
-        ) from None
+        faults = [s.primary.fault for s in store.status().shards if s.name == str(shard.primary)]
+        why = next((fault for fault in faults if fault), "")
+        raise _with_advice(f"{shard.primary}: {failure.message} {why}".strip()) from None
     return (clock() - began) * 1000

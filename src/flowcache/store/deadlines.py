@@ -22,16 +22,18 @@ __all__ = ["TICK", "Deadlines", "Waiter"]
 TICK = 0.005
 """Seconds."""
 
+_LATE_TICKS = 4
+"""A sweep that is later than this was held up."""
 _PER_SECOND = round(1 / TICK)
 
 
 class Waiter:
-    """A call that waits for one reply. ``future`` is None once it has been answered."""
+    """A place in the queue of replies. ``future`` is None once it is answered, or nobody waits."""
 
     __slots__ = ("future", "since")
 
-    def __init__(self, future: asyncio.Future[Any], since: float) -> None:
-        self.future: asyncio.Future[Any] | None = future
+    def __init__(self, future: asyncio.Future[Any] | None, since: float) -> None:
+        self.future = future
         self.since = since
 
     def answer(self, result: object) -> None:
@@ -74,9 +76,14 @@ class Deadlines:
         delay = self._order[0] * TICK - self._clock()
         self._timer = self._loop.call_later(max(0.0, delay), self._sweep)
 
-    def _sweep(self) -> None:
+    def _sweep(self, had_grace: bool = False) -> None:
         self._timer = None
         now = int(self._clock() * _PER_SECOND)
+        if self._order[0] + _LATE_TICKS < now and not had_grace:
+            # The loop itself was held up: replies that came in time may lie unread in a socket,
+            # and a loop looks at its timers first. One more turn, and they have been read.
+            self._timer = self._loop.call_later(0, self._sweep, True)
+            return
         while self._order and self._order[0] <= now:
             for waiter in self._buckets.pop(heappop(self._order)):
                 waiter.answer(self._expired)

@@ -21,22 +21,30 @@ from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.settings import Address, StoreSettings
 from flowcache.store.topology import Kind, ShardMap, Topology, from_cluster_slots
 
-__all__ = ["discover", "discover_within"]
+__all__ = ["discover"]
 
 
-async def discover(settings: StoreSettings, known: Iterable[Address] = ()) -> Topology:
-    """Ask the configured nodes, then the ``known`` ones, until one tells the topology.
+async def discover(
+    settings: StoreSettings, known: Iterable[Address] = (), *, seconds: float = 4.0
+) -> Topology:
+    """Ask the ``known`` servers, then the configured ones, until one tells the topology.
+
+    Each has its share of the ``seconds``, so that silent ones can't keep the last from being asked.
 
     Raises:
         ConnectFault: none did; the message has the reason of each.
     """
-    seeds = dict.fromkeys((*settings.nodes, *known))
+    seeds = dict.fromkeys((*known, *settings.nodes))
+    share = seconds / len(seeds)
     reasons = []
     for seed in seeds:
         try:
-            return await _ask_seed(seed, settings)
+            async with asyncio.timeout(share):
+                return await _ask_seed(seed, settings)
         except ConnectFault as fault:
             reasons.append(f"{seed}: {fault}")
+        except TimeoutError:
+            reasons.append(f"{seed}: no answer in time")
     raise ConnectFault("; ".join(reasons))
 
 
@@ -142,18 +150,3 @@ def _fields(item: Any) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-async def discover_within(
-    settings: StoreSettings, known: Iterable[Address], seconds: float
-) -> Topology:
-    """`discover`, given up after ``seconds``.
-
-    Raises:
-        ConnectFault: nobody told the topology in time.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await discover(settings, known)
-    except TimeoutError:
-        raise ConnectFault(f"no server told the topology within {seconds:g} s") from None

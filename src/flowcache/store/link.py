@@ -2,9 +2,9 @@
 
 The rules:
 
-1. *Order.* Redis answers in the order it was asked, so `_waiting` is a queue and a reply belongs
-   to its head. Nothing is ever removed from the middle: a caller that gave up is answered and
-   forgotten (`Waiter.answer`), but its place stays until its reply comes and is dropped.
+1. *Order.* Redis answers in the order it was asked, so `_Wire.waiting` is a queue and a reply
+   belongs to its head. Nothing is ever removed from the middle: a caller that gave up is answered
+   and forgotten (`Waiter.answer`), but its place stays until its reply comes and is dropped.
 2. *One write a loop turn.* Commands are collected and leave together when the turn ends.
 3. *No queue while disconnected.* Then `send` answers at once that nothing was sent.
 4. *Bounded.* At most ``max_pending`` commands wait, at most ``max_reply`` bytes make a reply.
@@ -36,7 +36,7 @@ from flowcache.status import LinkStatus
 from flowcache.store.backoff import reconnect_delay
 from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
-from flowcache.store.replies import LOST, NOT_SENT, ErrorReply
+from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
 
 __all__ = ["Link", "LinkState"]
@@ -44,6 +44,7 @@ __all__ = ["Link", "LinkState"]
 _log = structlog.get_logger(__name__)
 
 _NOT_ENOUGH = object()
+_DRAIN_POLL = 0.05
 _WRITE_BUFFER = 4 * 1024 * 1024
 """Bytes that may wait to be written before the link takes no more."""
 
@@ -102,6 +103,8 @@ class _Wire(asyncio.Protocol):
             if reply is _NOT_ENOUGH:
                 self._unparsed += len(data)
                 if self._unparsed > self._max_reply:
+                    if waiting:
+                        waiting.popleft().answer(OVERSIZED)
                     self.lose(f"a reply is larger than {self._max_reply} bytes")
                 return
             self._unparsed = 0
@@ -172,37 +175,35 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._flushing = False
         self._attempts = 0
+        self._suspect = False
         self._connects = 0
         self._losses = 0
         self._fault: str | None = None
         self._down = asyncio.Event()
         self._settled = asyncio.Event()
+        self._ready = asyncio.Event()
         self._keeper = self._loop.create_task(self._keep_connected(), name=f"link {address}")
 
-    def send(self, data: bytes, deadline: float) -> Awaitable[Any]:
+    def send(self, data: bytes, deadline: float, *, after: bytes | None = None) -> Awaitable[Any]:
         """Put a packed command on the wire and return what will be its reply.
 
-        The result is the reply, or a `Fault`: it never raises.
+        ``after`` is a command that has to stand right before it; its own reply is dropped. The
+        result is the reply, or a `Fault`: it never raises.
         """
-        return self.send_all((data,), deadline)
-
-    def send_all(self, commands: tuple[bytes, ...], deadline: float) -> Awaitable[Any]:
-        """Put commands on the wire side by side; the result is the reply to the last of them."""
         future = self._loop.create_future()
         wire = self._wire
-        if (
-            wire is None
-            or wire.congested
-            or len(wire.waiting) + len(commands) > self._settings.max_pending
-        ):
+        if wire is None:
             future.set_result(NOT_SENT)
             return future
+        if wire.congested or len(wire.waiting) >= self._settings.max_pending:
+            future.set_result(FULL)
+            return future
         now = self._clock()
-        for data in commands[:-1]:
-            wire.out.append(data)
-            wire.waiting.append(_unheard(now))
+        if after is not None:
+            wire.out.append(after)
+            wire.waiting.append(Waiter(None, now))
         waiter = Waiter(future, now)
-        wire.out.append(commands[-1])
+        wire.out.append(data)
         wire.waiting.append(waiter)
         self._deadlines.add(waiter, deadline)
         if not self._flushing:
@@ -219,11 +220,25 @@ class Link:
         """Reset the connection when its oldest reply is overdue; called every now and then."""
         wire = self._wire
         if wire and wire.waiting and now - wire.waiting[0].since > self._settings.reply_timeout:
+            self._suspect = True
             wire.lose(f"no reply for {self._settings.reply_timeout:g} s")
+
+    async def ready(self) -> None:
+        """Wait until the link is connected."""
+        await self._ready.wait()
 
     async def settled(self) -> None:
         """Wait until the first attempt to connect has come to an end, well or not."""
         await self._settled.wait()
+
+    @property
+    def proven(self) -> bool:
+        """Whether being connected proves that the server works again.
+
+        Not when the connection was given up for an overdue reply and came back at the first
+        attempt: a server that takes connections and answers nothing does just that.
+        """
+        return self.state is LinkState.READY and not self._suspect
 
     @property
     def fresh_fault(self) -> bool:
@@ -237,6 +252,14 @@ class Link:
             str(self.address), self.state.value, pending, self._connects, self._losses, self._fault
         )
 
+    async def drain(self) -> None:
+        """Let those who wait have their replies, for as long as a reply may take; then close."""
+        until = self._clock() + self._settings.reply_timeout
+        # Polled, because it is rare: an event would cost every reply.
+        while self._wire is not None and self._wire.waiting and self._clock() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL)
+        await self.close()
+
     async def close(self) -> None:
         """Close the connection and stop keeping it up. Whoever waits is told."""
         self.state = LinkState.CLOSED
@@ -244,24 +267,29 @@ class Link:
         await asyncio.gather(self._keeper, return_exceptions=True)
         if self._wire is not None:
             self._wire.lose("flowcache is shutting down")
+        self.state = LinkState.CLOSED  # what was cancelled may have said otherwise
         self._settled.set()
 
     async def _keep_connected(self) -> None:
         while True:
             try:
-                await self._connect()
+                await self._live_once()
             except Exception as bug:
                 # Whatever it is, a link that gave up would be a shard lost until a restart.
                 _log.error("a bug", address=str(self.address), exc_info=bug)
-                self._fault = f"a bug in flowcache: {type(bug).__name__}"
-                self.state = LinkState.RECONNECTING
-            self._settled.set()
-            self._on_change(self)
-            if self._wire is not None:
-                await self._down.wait()
-                self._on_change(self)
             self._attempts += 1
             await asyncio.sleep(reconnect_delay(self._attempts, random()))
+
+    async def _live_once(self) -> None:
+        """Connect, and when that went well wait until the connection is lost."""
+        try:
+            await self._connect()
+        finally:
+            self._settled.set()
+        self._on_change(self)
+        if self._wire is not None:
+            await self._down.wait()
+            self._on_change(self)
 
     async def _connect(self) -> None:
         self._down.clear()
@@ -271,12 +299,15 @@ class Link:
             if self._readonly:
                 await ask(connection, "READONLY")
             wire = take_over(connection, _Wire(self._settings.max_reply, self._lost))
-        except ConnectFault as fault:
-            self._fault = str(fault)
+        except BaseException as fault:
+            self._suspect = False
+            self._fault = str(fault) or type(fault).__name__
             self.state = LinkState.RECONNECTING
             if connection is not None:
                 await close(connection)
-            return
+            if isinstance(fault, ConnectFault):
+                return
+            raise
         if wire.lost is None:
             self._connection = connection
             self._wire = wire
@@ -284,18 +315,13 @@ class Link:
             self._connects += 1
             self._fault = None
             self.state = LinkState.READY
+            self._ready.set()
 
     def _lost(self, reason: str) -> None:
         self._wire = None
+        self._ready.clear()
         self._losses += 1
         self._fault = reason
         if self.state is not LinkState.CLOSED:
             self.state = LinkState.RECONNECTING
         self._down.set()
-
-
-def _unheard(now: float) -> Waiter:
-    waiter = Waiter.__new__(Waiter)
-    waiter.future = None
-    waiter.since = now
-    return waiter

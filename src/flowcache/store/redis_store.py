@@ -4,34 +4,40 @@ How a call goes: `execute` packs the command, picks the link of the key's shard,
 nearly every call returns the reply. When something else came back, `_react` decides by a table
 (`replies.REACTIONS`) whether to send again. The rules of sending again:
 
-- at most `TRIES` times, and never past the deadline;
+- at most `TRIES` times in all, but for a slot on the move, which is tried until the deadline;
+- never past the deadline;
 - what was not executed (a redirection, a refusal, a command that never left) may be sent again;
 - a *write whose fate is unknown* is never sent again by itself, unless it carries a `Once`;
 - a read may be, since it changes nothing.
 
 Topology is refreshed on redirections, on lost links, on a refusal that says another server took
-over, and every `refresh_interval` seconds; one refresh at a time (`_refresher`).
+over, and every `refresh_interval` seconds; one refresh at a time (`_refresher`). A link that is no
+longer part of it is drained, and one that a redirection led to is kept for a while: a server that
+is about to take slots over belongs to no map yet.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Set
 from itertools import count
-from typing import Any
 
 import structlog
 
-from flowcache.errors import DeadlineExceeded, RedisUnavailable
+from flowcache.errors import DeadlineExceeded, Declined, RedisUnavailable, TooLarge
 from flowcache.ports import Clock, Command, Reply
 from flowcache.status import ShardStatus, StoreStatus
+from flowcache.store.backoff import reconnect_delay
 from flowcache.store.commands import ASKING, PING, Packed, pack
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import Deadlines
-from flowcache.store.discovery import discover_within
+from flowcache.store.discovery import discover
 from flowcache.store.link import Link, LinkState
 from flowcache.store.replies import (
     EXPIRED,
+    FULL,
+    OVERSIZED,
+    REACTIONS,
     ErrorReply,
     Fault,
     LostReply,
@@ -51,6 +57,10 @@ _REFRESH_PAUSE = 0.1
 """Seconds between two refreshes, so that a storm of redirections asks once."""
 _WATCH_INTERVAL = 0.1
 """Seconds between two looks at the links for an overdue reply."""
+_REDIRECTED_KEPT = 30.0
+"""Seconds that a link outside of the map is kept after a redirection led to it."""
+_LOG_AGAIN = 10.0
+"""Seconds before the same refusal is logged again: Redis refuses most when it is worst off."""
 
 _log = structlog.get_logger(__name__)
 
@@ -77,34 +87,50 @@ class _Shard:
 class RedisStore:
     """A Redis of any topology. Created inside a running event loop; start it, then close it."""
 
-    def __init__(self, settings: StoreSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: StoreSettings,
+        clock: Clock,
+        on_back: Callable[[str], None] = lambda shard: None,
+    ) -> None:
+        """``on_back`` is told the name of a shard whose primary can be reached again."""
         self._settings = settings
+        self._on_back = on_back
         self._clock = clock
         self._read_replicas = settings.read_from is ReadFrom.REPLICA
         self._deadlines = Deadlines(asyncio.get_running_loop(), clock, EXPIRED)
         self._kind: Kind | None = None
         self._links: dict[tuple[Address, bool], Link] = {}
+        """By address and whether it is a replica's."""
         self._shards: dict[str, _Shard] = {}
-        self._home: list[_Shard | None] = [None]
+        self._shard_by_slot: list[_Shard | None] = [None]
         """The shard of each slot; outside a cluster the only shard, under 0."""
         self._slot_of: Callable[[bytes], int] = _everywhere
+        self._redirected: dict[tuple[Address, bool], float] = {}
+        """When a redirection last led to a link."""
+        self._logged: dict[str, float] = {}
+        """When a refusal was last logged, by code."""
         self._fault: str | None = "flowcache has not connected yet"
-        self._wish = asyncio.Event()
+        self._refresh_wanted = asyncio.Event()
         self._refreshed = asyncio.Event()
+        """Pulsed at the end of each refresh."""
+        self._refreshes = 0
+        """How many have begun."""
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._draining: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     # -- the way of a command -------------------------------------------------------------------
 
     def shard_of(self, key: bytes) -> str:
-        shard = self._home[self._slot_of(key)]
-        return shard.name if shard is not None else "unknown"
+        return self._shard(key).name
+
+    def shards(self) -> Set[str]:
+        return self._shards.keys()
 
     async def execute(self, command: Command, deadline: float) -> Reply:
         packed = pack(command)
-        shard = self._home[self._slot_of(command.key)]
-        if shard is None:
-            raise self._unavailable("Redis is not to be reached", not_sent=True)
+        shard = self._shard(command.key)
         spread = self._read_replicas and not command.writes
         link = shard.reader() if spread else shard.primary
         reply = await link.send(packed.data, deadline)
@@ -112,96 +138,122 @@ class RedisStore:
             return await self._react(command, packed, link, reply, deadline)
         return reply
 
+    def _shard(self, key: bytes) -> _Shard:
+        shard = self._shard_by_slot[self._slot_of(key)]
+        if shard is None:
+            self._refresh_wanted.set()
+            raise RedisUnavailable("Redis is not to be reached.")
+        return shard
+
     async def _react(
         self, command: Command, packed: Packed, link: Link, fault: Fault, deadline: float
     ) -> Reply:
         """Follow what came in place of a reply until there is one, or raise why there is none."""
-        data: tuple[bytes, ...] = (packed.data,)
-        for left in range(TRIES - 1, -1, -1):
+        data, after = packed.data, None
+        tries = 1
+        while True:
+            again = False
             if isinstance(fault, ErrorReply):
                 what, failure, message = reaction(fault)
-                if what is Reaction.ANSWER or what is Reaction.REFUSE:
-                    if what is Reaction.REFUSE:
-                        _log.warning("redis refused", address=str(link.address), code=fault.code)
-                    # An error nobody foresaw may have come after a part of the write was done.
-                    unsure = fault.code == "ERR" and command.writes and command.once is None
+                if what is Reaction.REFUSE:
+                    self._log_refusal(fault, link)
+                    # What nobody foresaw may have come after a part of the write was done.
+                    unsure = fault.code not in REACTIONS and not _repeatable(command)
                     raise failure(message, retryable=False if unsure else None)
-                if what is not Reaction.SCRIPT:
-                    self._wish.set()
-                if not left:
+                if what is Reaction.ANSWER:
                     raise failure(message)
-                match what:
-                    case Reaction.MOVED:
-                        link = self._moved(fault, link)
-                        data = (packed.data,)
-                    case Reaction.ASK:
-                        link = self._link(_redirect_target(fault, link), readonly=False)
-                        data = (ASKING, packed.data)
-                    case Reaction.SCRIPT:
-                        data = (*data[:-1], packed.with_script())
-                    case Reaction.AGAIN:
-                        await self._pause(_AGAIN_DELAY, deadline)
-                    case Reaction.REFRESH:
-                        await self._refreshed_by(deadline)
-                        link = self._primary(command.key)
-                        data = (packed.data,)
-                await self._first_connect(link, deadline)
+                again = what is Reaction.AGAIN
+                if tries >= TRIES and not again:
+                    raise failure(message)
+                if what is Reaction.SCRIPT:
+                    data = packed.with_script()
+                else:
+                    link, after = await self._redirect(what, fault, link, command.key, deadline)
             elif isinstance(fault, LostReply):
-                unsafe = fault.sent and command.writes and command.once is None
-                if unsafe or not left:
-                    raise self._unavailable("The connection to Redis was lost", not_sent=not unsafe)
-                if not fault.sent and link.state is not LinkState.READY:
-                    raise self._unavailable("Redis is not to be reached", not_sent=True)
-                link = self._primary(command.key)
+                message = "The connection to Redis was lost"
+                if fault.sent and not _repeatable(command):
+                    raise RedisUnavailable(
+                        f"{message}; whether the write was done is unknown.", retryable=False
+                    )
+                # What never left, and finds no connection, fails at once: nothing is queued.
+                if tries >= TRIES or (not fault.sent and link.state is not LinkState.READY):
+                    raise RedisUnavailable(f"{message}.")
+                link, after = self._shard(command.key).primary, None
+                await self._within(link.ready(), self._halfway(deadline))
+            elif fault is OVERSIZED:
+                raise TooLarge("What is stored under this key is too large to be answered.")
+            elif fault is FULL:
+                raise Declined("Too many calls wait for Redis; this one was not sent.")
             else:
                 raise _expired(command)
-            reply = await link.send_all(data, deadline)
+            if self._clock() >= deadline:
+                raise DeadlineExceeded("Redis did not take the command in time.")
+            tries += not again
+            reply = await link.send(data, deadline, after=after)
             if not isinstance(reply, Fault):
                 return reply
             fault = reply
-        raise AssertionError("the last try either returns or raises")
 
-    def _primary(self, key: bytes) -> Link:
-        shard = self._home[self._slot_of(key)]
-        if shard is None:
-            raise self._unavailable("Redis is not to be reached", not_sent=True)
-        return shard.primary
+    async def _redirect(
+        self, what: Reaction, fault: ErrorReply, link: Link, key: bytes, deadline: float
+    ) -> tuple[Link, bytes | None]:
+        """Return the link to send to next, and what has to stand before the command there."""
+        self._refresh_wanted.set()
+        match what:
+            case Reaction.MOVED:
+                target = self._moved(fault, link)
+            case Reaction.ASK:
+                target = self._redirected_link(_redirect_target(fault, link))
+            case Reaction.AGAIN:
+                await asyncio.sleep(min(_AGAIN_DELAY, max(0.0, deadline - self._clock())))
+                target = self._shard(key).primary
+            case _:
+                await self._within(self._next_refresh(), self._halfway(deadline))
+                target = self._shard(key).primary
+        if target.state is LinkState.CONNECTING:  # just made: give it the time to connect
+            await self._within(target.settled(), deadline)
+        return target, ASKING if what is Reaction.ASK else None
 
     def _moved(self, fault: ErrorReply, link: Link) -> Link:
         """Note a slot's new home at once; the refresh under way brings the rest."""
-        target = _redirect_target(fault, link)
-        known = self._shards.get(str(target))
-        if known is None:
-            known = self._adopt(ShardMap(target))
+        address = _redirect_target(fault, link)
+        target = self._redirected_link(address)
         if self._kind is Kind.CLUSTER:
-            self._home[int(fault.text.split()[1])] = known
-        return known.primary
+            shard = self._shards.get(str(address)) or _Shard(ShardMap(address), target, ())
+            self._shard_by_slot[int(fault.text.split()[1])] = shard
+        return target
 
-    async def _first_connect(self, link: Link, deadline: float) -> None:
-        """Give a link that a redirection has just made the time to connect."""
-        if link.state is LinkState.CONNECTING:
-            await self._within(link.settled(), deadline)
+    def _redirected_link(self, address: Address) -> Link:
+        self._redirected[address, False] = self._clock()
+        return self._link(address, replica=False)
 
-    async def _refreshed_by(self, deadline: float) -> None:
-        """Wait for a refresh of the topology, for a part of what is left."""
+    async def _next_refresh(self) -> None:
+        """Wait for the end of a refresh that begins from now on."""
+        wanted = self._refreshes + 1
+        self._refresh_wanted.set()
+        while True:
+            await self._refreshed.wait()
+            if self._refreshes >= wanted:
+                return
+
+    def _halfway(self, deadline: float) -> float:
         now = self._clock()
-        self._refreshed.clear()
-        self._wish.set()
-        await self._within(self._refreshed.wait(), now + (deadline - now) / 2)
+        return now + (deadline - now) / 2
 
-    async def _pause(self, seconds: float, deadline: float) -> None:
-        await asyncio.sleep(min(seconds, max(0.0, deadline - self._clock())))
-
-    async def _within(self, what: Any, deadline: float) -> None:
+    async def _within(self, what: Awaitable[object], deadline: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock())):
                 await what
         except TimeoutError:
             pass  # the send that follows says what is wrong
 
-    def _unavailable(self, message: str, *, not_sent: bool) -> RedisUnavailable:
-        reason = "" if not_sent else "; whether the write was done is unknown"
-        return RedisUnavailable(f"{message}{reason}.", retryable=not_sent)
+    def _log_refusal(self, error: ErrorReply, link: Link) -> None:
+        now = self._clock()
+        if now - self._logged.get(error.code, -_LOG_AGAIN) >= _LOG_AGAIN:
+            if len(self._logged) > 64:  # codes come from the server, and may be anything
+                self._logged.clear()
+            self._logged[error.code] = now
+            _log.warning("redis refused", address=str(link.address), code=error.code)
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -257,7 +309,7 @@ class RedisStore:
             asyncio.create_task(self._refresher(), name="topology"),
             asyncio.create_task(self._watcher(), name="overdue replies"),
         )
-        self._wish.set()
+        self._refresh_wanted.set()
         deadline = self._clock() + self._settings.connect_timeout
         await self._within(self._refreshed.wait(), deadline)
         for shard in tuple(self._shards.values()):
@@ -265,41 +317,56 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close every link. Whoever still waits is told."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(link.close() for link in self._links.values()), *self._closing)
+        links = tuple(self._links.values())
         self._links.clear()
+        await asyncio.gather(
+            *self._tasks, *(link.close() for link in links), return_exceptions=True
+        )
+        for task in self._draining:
+            task.cancel()
+        await asyncio.gather(*self._draining, return_exceptions=True)
         self._deadlines.close()
 
     async def _refresher(self) -> None:
+        failures = 0
         while True:
             try:
                 async with asyncio.timeout(self._settings.refresh_interval):
-                    await self._wish.wait()
+                    await self._refresh_wanted.wait()
             except TimeoutError:
                 pass
-            self._wish.clear()
+            self._refresh_wanted.clear()
+            self._refreshes += 1
             try:
-                known = [address for address, _ in self._links] if self._in_cluster() else []
                 patience = self._settings.connect_timeout * 4
-                self._apply(await discover_within(self._settings, known, patience))
-                self._fault = None
+                self._apply(await discover(self._settings, self._known(), seconds=patience))
+                self._fault, failures = None, 0
             except ConnectFault as fault:
+                failures += 1
                 if self._fault != str(fault):
                     _log.warning("redis topology unknown", fault=str(fault))
                 self._fault = str(fault)
             except Exception as bug:
                 # Whatever it is, a store that no longer asks would follow no failover.
+                failures += 1
                 _log.error("a bug", task="topology", exc_info=bug)
                 self._fault = f"a bug in flowcache: {type(bug).__name__}"
-            if self._kind is None:
-                self._wish.set()  # nothing works yet: ask again soon
             self._refreshed.set()
-            await asyncio.sleep(_REFRESH_PAUSE)
+            self._refreshed.clear()
+            if self._kind is None:
+                self._refresh_wanted.set()  # nothing works yet: go on asking
+            pause = reconnect_delay(failures, 0.5) if failures else 0.0
+            await asyncio.sleep(max(_REFRESH_PAUSE, pause))
 
-    def _in_cluster(self) -> bool:
-        return self._kind is Kind.CLUSTER
+    def _known(self) -> list[Address]:
+        """Return servers beside the configured ones that may tell of a cluster: the live first."""
+        if self._kind is not Kind.CLUSTER:
+            return []
+        links = sorted(self._links.values(), key=lambda link: link.state is not LinkState.READY)
+        return [link.address for link in links]
 
     async def _watcher(self) -> None:
         while True:
@@ -314,39 +381,35 @@ class RedisStore:
             _log.info("redis topology", kind=topology.kind.value, shards=len(topology.shards))
         self._kind = topology.kind
         in_cluster = topology.kind is Kind.CLUSTER
-        home: list[_Shard | None] = [None] * (SLOTS if in_cluster else 1)
-        fresh: dict[str, _Shard] = {}
+        by_slot: list[_Shard | None] = [None] * (SLOTS if in_cluster else 1)
+        shards: dict[str, _Shard] = {}
         for shard_map in topology.shards:
-            shard = fresh[str(shard_map.primary)] = self._adopt(shard_map)
+            shard = shards[str(shard_map.primary)] = self._adopt(shard_map)
             for first, last in shard_map.slots if in_cluster else ((0, 0),):
-                home[first : last + 1] = [shard] * (last - first + 1)
-        self._shards, self._home = fresh, home
+                by_slot[first : last + 1] = [shard] * (last - first + 1)
+        self._shards, self._shard_by_slot = shards, by_slot
         self._slot_of = key_slot if in_cluster else _everywhere
-        wanted = {
-            (link.address, link in shard.replicas)
-            for shard in fresh.values()
-            for link in (shard.primary, *shard.replicas)
-        }
-        for place in self._links.keys() - wanted:
-            self._retire(self._links.pop(place))
+        self._retire_all_but({(m.primary, False) for m in topology.shards})
 
     def _adopt(self, shard_map: ShardMap) -> _Shard:
         replicas = shard_map.replicas if self._read_replicas else ()
         return _Shard(
             shard_map,
-            self._link(shard_map.primary, readonly=False),
-            tuple(self._link(address, readonly=True) for address in replicas),
+            self._link(shard_map.primary, replica=False),
+            tuple(self._link(address, replica=True) for address in replicas),
         )
 
-    def _link(self, address: Address, *, readonly: bool) -> Link:
-        link = self._links.get((address, readonly))
+    def _link(self, address: Address, *, replica: bool) -> Link:
+        link = self._links.get((address, replica))
         if link is None:
-            link = self._links[address, readonly] = Link(
+            if self._closed:
+                raise RedisUnavailable("flowcache is shutting down.")
+            link = self._links[address, replica] = Link(
                 address,
                 self._settings,
                 self._deadlines,
                 self._clock,
-                readonly=readonly and self._in_cluster(),
+                readonly=replica and self._kind is Kind.CLUSTER,
                 on_change=self._link_changed,
             )
         return link
@@ -354,15 +417,27 @@ class RedisStore:
     def _link_changed(self, link: Link) -> None:
         if link.state is LinkState.READY:
             _log.info("redis link up", address=str(link.address))
+            if link.proven:
+                self._on_back(str(link.address))
             return
-        self._wish.set()
+        self._refresh_wanted.set()
         if link.fresh_fault:
             _log.warning("redis link down", address=str(link.address), fault=link.status().fault)
 
-    def _retire(self, link: Link) -> None:
-        task = asyncio.create_task(link.close(), name=f"close {link.address}")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _retire_all_but(self, primaries: set[tuple[Address, bool]]) -> None:
+        """Drain the links that are no longer part of the map, and not just redirected to."""
+        now = self._clock()
+        self._redirected = {
+            place: at for place, at in self._redirected.items() if now - at < _REDIRECTED_KEPT
+        }
+        replicas = {
+            (link.address, True) for shard in self._shards.values() for link in shard.replicas
+        }
+        for place in self._links.keys() - primaries - replicas - self._redirected.keys():
+            link = self._links.pop(place)
+            task = asyncio.create_task(link.drain(), name=f"drain {link.address}")
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
 
 
 def _everywhere(key: bytes) -> int:
@@ -370,16 +445,21 @@ def _everywhere(key: bytes) -> int:
     return 0
 
 
+def _repeatable(command: Command) -> bool:
+    """Tell whether running ``command`` twice does no more than running it once."""
+    return not command.writes or command.once is not None
+
+
 def _expired(command: Command) -> DeadlineExceeded:
     if command.writes:
         return DeadlineExceeded(
             "Redis did not answer in time; whether the write was done is unknown.",
-            retryable=command.once is not None,
+            retryable=_repeatable(command),
         )
     return DeadlineExceeded("Redis did not answer in time.")
 
 
 def _redirect_target(fault: ErrorReply, link: Link) -> Address:
-    """Read the address of a MOVED or ASK; an empty host means the server that was asked."""
+    """Read the address of a MOVED or ASK: ``MOVED 3999 127.0.0.1:6381``."""
     host, _, port = fault.text.split()[2].rpartition(":")
-    return Address(host.strip("[]") or link.address.host, int(port))
+    return Address.told(host.strip("[]"), int(port), link.address)

@@ -15,17 +15,20 @@ from typing import Final
 
 from flowcache.errors import (
     Conflict,
+    Declined,
     Failure,
+    Forbidden,
     RedisUnavailable,
     TooLarge,
-    WriteRefused,
     WrongType,
 )
 
 __all__ = [
     "EXPIRED",
+    "FULL",
     "LOST",
     "NOT_SENT",
+    "OVERSIZED",
     "ErrorReply",
     "Fault",
     "LostReply",
@@ -53,6 +56,12 @@ class ErrorReply(Fault):
         return f"ErrorReply({self.text!r})"
 
 
+class Oversized(Fault):
+    """The reply is larger than a link takes; the connection was given up on its account."""
+
+    __slots__ = ()
+
+
 class LostReply(Fault):
     """The link was lost before a reply came. ``sent``: Redis may have executed the command."""
 
@@ -69,6 +78,16 @@ class Expired(Fault):
 
 
 EXPIRED: Final = Expired()
+
+
+class Full(Fault):
+    """The link has as many commands waiting as it may; nothing was sent."""
+
+    __slots__ = ()
+
+
+OVERSIZED: Final = Oversized()
+FULL: Final = Full()
 LOST: Final = LostReply(sent=True)
 NOT_SENT: Final = LostReply(sent=False)
 
@@ -81,7 +100,7 @@ class Reaction(Enum):
     ASK = auto()
     """The slot is moving and this key is already there: send there once, after ASKING."""
     AGAIN = auto()
-    """The slot is moving and the command's keys are in both places: wait a moment, send again."""
+    """The slot is moving and the command's keys are not together: wait a moment, send again."""
     SCRIPT = auto()
     """The server lacks the script: send its text."""
     REFRESH = auto()
@@ -102,11 +121,11 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
     "MASTERDOWN": (Reaction.REFRESH, RedisUnavailable, "The replica lost its primary."),
     "LOADING": (Reaction.REFUSE, RedisUnavailable, "Redis is loading its data."),
     "BUSY": (Reaction.REFUSE, RedisUnavailable, "Redis is busy with a script."),
-    "OOM": (Reaction.REFUSE, WriteRefused, "Redis is out of memory."),
-    "MISCONF": (Reaction.REFUSE, WriteRefused, "Redis can't save to disk and takes no writes."),
-    "NOREPLICAS": (Reaction.REFUSE, WriteRefused, "Redis has too few replicas to write."),
+    "OOM": (Reaction.REFUSE, Declined, "Redis is out of memory."),
+    "MISCONF": (Reaction.REFUSE, Declined, "Redis can't save to disk and takes no writes."),
+    "NOREPLICAS": (Reaction.REFUSE, Declined, "Redis has too few replicas to write."),
     "NOAUTH": (Reaction.REFUSE, RedisUnavailable, "Redis wants a password from flowcache."),
-    "NOPERM": (Reaction.REFUSE, RedisUnavailable, "Redis forbids flowcache's user to do this."),
+    "NOPERM": (Reaction.ANSWER, Forbidden, "Redis forbids flowcache's user this key or command."),
     "WRONGTYPE": (Reaction.ANSWER, WrongType, "The key holds another type of value."),
     "CONFLICT": (Reaction.ANSWER, Conflict, "The idempotency key was used with another body."),
 }
@@ -116,7 +135,7 @@ _OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
 
 
 def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
-    """Look up what follows from ``error``."""
+    """Look up what follows from ``error``. One that nobody foresaw is a refusal."""
     if error.code == "ERR" and "string exceeds maximum" in error.text:
         return (Reaction.ANSWER, TooLarge, "value: larger than Redis takes.")
     return REACTIONS.get(error.code, _OTHER)

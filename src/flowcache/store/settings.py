@@ -10,7 +10,15 @@ import msgspec
 
 from flowcache.secret import Secret
 
-__all__ = ["Address", "Location", "ReadFrom", "StoreSettings", "Tls", "parse_location"]
+__all__ = [
+    "Address",
+    "Location",
+    "ReadFrom",
+    "StoreSettings",
+    "Tls",
+    "parse_location",
+    "without_credentials",
+]
 
 
 class Address(NamedTuple):
@@ -25,6 +33,14 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
+    def told(cls, host: str, port: int, asked: Address) -> Address:
+        """Return an address as a cluster tells it: without a host it is the server that was asked.
+
+        (Redis leaves the host empty or says ``?`` when it does not know its own.)
+        """
+        return cls(host if host and host != "?" else asked.host, port)
+
+    @classmethod
     def parse(cls, text: str, default_port: int = 6379) -> Address:
         """Read ``host``, ``host:port`` or ``[v6]:port``.
 
@@ -35,9 +51,11 @@ class Address(NamedTuple):
             parts = urlsplit(f"//{text}")
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise ValueError(f"{text!r} is no host:port; a port is 1 to 65535") from None
-        if not host or parts.path or parts.query or parts.username is not None or port == 0:
-            raise ValueError(f"{text!r} is no host:port")
+            raise ValueError("expected host:port, with a port from 1 to 65535") from None
+        if parts.username is not None:
+            raise ValueError("a user or password needs a URL: redis://user:password@host:port")
+        if not host or parts.path or parts.query or parts.fragment or port == 0:
+            raise ValueError("expected host:port")
         return cls(host, default_port if port is None else port)
 
 
@@ -78,7 +96,8 @@ class StoreSettings(msgspec.Struct, frozen=True):
     """How often the topology is asked for, without any cause."""
     max_pending: int = 10_000
     """The most commands that wait for a reply on one link; past it calls fail at once."""
-    max_reply: int = 64 * 1024 * 1024
+    max_reply: int = 16 * 1024 * 1024
+    """The largest reply. One that is larger costs the connection, and all who wait on it."""
 
 
 class Location(NamedTuple):
@@ -90,6 +109,12 @@ class Location(NamedTuple):
     database: int | None
     tls: bool
     service: str | None
+
+
+def without_credentials(text: str) -> str:
+    """Return a location as it may be shown: with nothing of what stands before its last ``@``."""
+    _, at, rest = text.rpartition("@")
+    return (f"***{at}{rest}" if at else text).partition("?")[0]
 
 
 _SCHEMES = {
@@ -110,7 +135,8 @@ def parse_location(text: str) -> Location:
     the first host of each. (The first three as registered with IANA and read by redis-py.)
 
     Raises:
-        ValueError: it is none of these; the sentence says what is wrong, without the password.
+        ValueError: it is none of these. The sentence says what was wanted and quotes nothing: the
+            text may hold a password in any place.
     """
     if "://" not in text:
         nodes = tuple(Address.parse(item.strip()) for item in text.split(",") if item.strip())
@@ -119,12 +145,13 @@ def parse_location(text: str) -> Location:
         return Location(nodes, None, None, None, False, None)
     scheme, _, rest = text.partition("://")
     if scheme not in _SCHEMES:
-        raise ValueError(f"unknown scheme {scheme!r}; there are {', '.join(_SCHEMES)}")
+        raise ValueError(f"unknown scheme; there are {', '.join(_SCHEMES)}")
     tls, sentinel = _SCHEMES[scheme]
-    rest, _, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
-    credentials, _, hosts = authority.rpartition("@")
+    # Credentials end at the last @, so that a password may hold what a URL would want escaped.
+    credentials, _, rest = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
     user, _, password = credentials.partition(":")
+    rest, _, query = rest.partition("?")
+    hosts, slash, path = rest.partition("/")
     username = unquote(user) or None
     secret = Secret(unquote(password)) if password else None
     database = parse_qs(query).get("db", [""])[0]
@@ -150,5 +177,5 @@ def _database(text: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise ValueError(f"the database is a number, not {text!r}")
+        raise ValueError("expected a number as database")
     return int(text)

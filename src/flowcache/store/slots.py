@@ -11,6 +11,8 @@ from binascii import crc_hqx
 from functools import lru_cache
 from hashlib import blake2b
 
+from flowcache.ports import RESERVED_PREFIX
+
 __all__ = ["SLOTS", "key_slot", "once_key", "tag_of_slot"]
 
 SLOTS = 16_384
@@ -36,7 +38,7 @@ def once_key(key: bytes, token: bytes) -> bytes:
     The digest keeps the name short and lets any key and token be named.
     """
     digest = blake2b(b"%d:%b%b" % (len(key), key, token), digest_size=16).hexdigest().encode()
-    return b"flowcache:once:{%b}:%b" % (_tag_for(key), digest)
+    return b"%b{%b}:%b" % (RESERVED_PREFIX, _tag_for(key), digest)
 
 
 def _tag_for(key: bytes) -> bytes:

@@ -60,5 +60,4 @@ def from_cluster_slots(reply: Sequence[Any], asked: Address) -> Topology:
 
 def _address(node: Sequence[Any], asked: Address) -> Address:
     host, port = node[0], int(node[1])
-    name = host.decode() if isinstance(host, bytes) else host
-    return Address(name if name and name != "?" else asked.host, port)
+    return Address.told(host.decode() if isinstance(host, bytes) else host, port, asked)

@@ -17,14 +17,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from flowcache.status import CircuitStatus, WorkerStatus
+from flowcache.status import CIRCUIT_STATES, CircuitStatus, WorkerStatus
 from flowcache.telemetry.latency import count_until
 from flowcache.telemetry.metrics import merge
 
-__all__ = ["CIRCUIT_STATES", "CONTENT_TYPE", "exposition"]
+__all__ = ["CONTENT_TYPE", "exposition"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-CIRCUIT_STATES = ("closed", "half-open", "open")
 
 _POWERS = range(7, 25)
 """The histogram's bounds: powers of two of microseconds, 128 us to 16.8 s. Exact, see latency."""
@@ -38,7 +37,7 @@ class _Workers(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _build(self._version)
         yield from _calls(self._workers)
-        yield from _now(self._workers)
+        yield from _now([worker for worker in self._workers if worker.alive])
 
 
 def _build(version: str) -> Iterator[Metric]:
@@ -71,6 +70,11 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         buckets.append(("+Inf", float(sum(stats.latency))))
         seconds.add_metric([name], buckets, stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
+    yield CounterMetricFamily(
+        "flowcache_audit_records",
+        "Audit records made.",
+        value=sum(worker.audit_total for worker in workers),
+    )
 
 
 def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -79,11 +83,6 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "flowcache_requests_in_flight",
         "Calls that wait for an answer.",
         value=sum(worker.in_flight for worker in workers),
-    )
-    yield CounterMetricFamily(
-        "flowcache_audit_records",
-        "Audit records made.",
-        value=sum(worker.audit_total for worker in workers),
     )
     circuits = GaugeMetricFamily(
         "flowcache_circuits", "Circuits of all workers by state.", labels=["shard", "state"]

@@ -1,8 +1,12 @@
 """The workers of one service as one: each answers the others over a Unix socket.
 
 Every worker listens on a socket of its own in a directory that the supervisor made for them, only
-readable by their user, and hands whoever connects its report: bytes, opaque here. To gather, a
-worker asks each socket there is. One that does not answer in time, or has died, is left out.
+readable by their user. Whoever connects sends one byte, the `Question`, and gets the worker's
+report: bytes, opaque here. To gather, a worker asks each socket there is.
+
+A worker that ends in good order leaves its last totals behind as a file, so that the totals of
+the service don't fall when its workers are replaced. Known weakness: one that is killed can't, and
+its share is lost, which Prometheus takes for a reset.
 """
 
 from __future__ import annotations
@@ -10,22 +14,32 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "Question"]
 
 _PATIENCE = 0.5
 """Seconds a sibling has to hand over its report."""
 _MOST_BYTES = 64 * 1024 * 1024
 
 
-class Fleet:
-    """This worker among its siblings."""
+class Question(Enum):
+    """What a worker is asked for."""
 
-    def __init__(self, directory: Path, report: Callable[[], bytes]) -> None:
+    TOTALS = b"t"
+    """Everything but audit records."""
+    EVERYTHING = b"e"
+
+
+class Fleet:
+    """This worker among its siblings. ``report`` answers for this one."""
+
+    def __init__(self, directory: Path, report: Callable[[Question], bytes]) -> None:
         self._directory = directory
         self._path = directory / f"{os.getpid()}.worker"
         self._report = report
+        self._last_known: dict[Path, bytes] = {}
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
@@ -34,36 +48,63 @@ class Fleet:
         self._server = await asyncio.start_unix_server(self._hand_over, self._path)
 
     async def close(self) -> None:
-        """Stop listening and leave the directory."""
+        """Stop listening, and leave the last totals behind."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
         self._path.unlink(missing_ok=True)
+        if self._directory.is_dir():
+            self._path.with_suffix(".left").write_bytes(self._report(Question.TOTALS))
 
-    async def _hand_over(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(self._report())
-            await writer.drain()
-        except ConnectionError:
-            pass  # the sibling gave up; it says so itself
+            async with asyncio.timeout(_PATIENCE):
+                writer.write(self._report(Question(await reader.readexactly(1))))
+                await writer.drain()
+        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
+            pass  # no sibling, or one that gave up: it tells so itself
         finally:
             writer.close()
 
-    async def gather(self) -> list[bytes]:
-        """Return the reports of all workers, this one's first."""
-        others = [path for path in self._directory.glob("*.worker") if path != self._path]
-        reports = await asyncio.gather(*(_ask(path) for path in sorted(others)))
-        return [self._report(), *(report for report in reports if report)]
+    async def gather(self, question: Question) -> list[bytes]:
+        """Return the reports of all workers that live, this one's first.
+
+        One that is too slow this time is told of as it was when it last answered.
+        """
+        others = sorted(p for p in self._directory.glob("*.worker") if p != self._path)
+        reports = await asyncio.gather(*(_ask(path, question) for path in others))
+        known = {
+            path: report if report is not None else self._last_known.get(path, b"")
+            for path, report in zip(others, reports, strict=True)
+        }
+        self._last_known = known
+        return [self._report(question), *(report for report in known.values() if report)]
+
+    def left(self) -> list[bytes]:
+        """Return the last totals of the workers that have ended."""
+        return [path.read_bytes() for path in sorted(self._directory.glob("*.left"))]
 
 
-async def _ask(path: Path) -> bytes:
-    """Return a sibling's report; empty when it is gone, or too slow."""
+async def _ask(path: Path, question: Question) -> bytes | None:
+    """Return a sibling's report; empty when it is gone, None when it is too slow."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            reader, writer = await asyncio.open_unix_connection(path, limit=_MOST_BYTES)
+            reader, writer = await asyncio.open_unix_connection(path)
             try:
-                return await reader.read(-1)
+                writer.write(question.value)
+                return await _read_all(reader)
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
+    except TimeoutError:
+        return None
+    except OSError:
         return b""
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    report = bytearray()
+    while part := await reader.read(1 << 16):
+        report += part
+        if len(report) > _MOST_BYTES:
+            return b""
+    return bytes(report)

@@ -16,13 +16,12 @@ import msgspec
 
 from flowcache.errors import InvalidRequest
 from flowcache.ports import AuditRecord
-from flowcache.status import OperationStats, WorkerStatus
+from flowcache.status import CIRCUIT_STATES, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 
 __all__ = ["MAX_LIMIT", "AuditFilter", "view"]
 
-_WORST_FIRST = ("open", "half-open", "closed")
 _PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
 _DEFAULT_LIMIT = 50
 MAX_LIMIT = 10_000
@@ -86,7 +85,8 @@ def view(
 ) -> dict[str, Any]:
     """Return the whole document."""
     names = workers[0].operations
-    by_name = {name: merge(worker.operations[name] for worker in workers) for name in names}
+    everybody, workers = workers, [worker for worker in workers if worker.alive]
+    by_name = {name: merge(worker.operations[name] for worker in everybody) for name in names}
     circuits = [circuit for worker in workers for circuit in worker.circuits]
     stores = [worker.store for worker in workers]
     return {
@@ -94,7 +94,12 @@ def view(
         | {"operations": {n: _metrics(s) for n, s in by_name.items() if s.outcomes}},
         "auditLogs": _audit(workers, wanted),
         "circuitState": next(
-            (state for state in _WORST_FIRST if any(c.state == state for c in circuits)), "closed"
+            (
+                state
+                for state in reversed(CIRCUIT_STATES)
+                if any(c.state == state for c in circuits)
+            ),
+            "closed",
         ),
         "redisClusterStatus": next(
             (store.status for store in stores if store.status != "ready"), "ready"
