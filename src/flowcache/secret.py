@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from typing import NoReturn
 
 __all__ = ["Secret"]
 
@@ -25,6 +26,9 @@ class Secret:
     def matches(self, candidate: bytes) -> bool:
         """Compare with ``candidate`` in time that does not depend on where they differ."""
         return hmac.compare_digest(self._value.encode(), candidate)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not written anywhere")
 
     def __repr__(self) -> str:
         return "Secret(***)"

@@ -100,8 +100,8 @@ def _text(value: Any) -> str:
 
 
 def _secret(value: Any) -> Secret:
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise ValueError("expected printable ASCII characters")
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise ValueError("expected printable ASCII characters, at least one")
     if value != value.strip() or " " in value:
         raise ValueError("expected no spaces")
     return Secret(value)
@@ -114,11 +114,13 @@ def _password(value: Any) -> Secret:
 
 
 def _file(value: Any) -> str:
-    path = Path(_text(value)).expanduser()
     try:
+        path = Path(_text(value)).expanduser()
         path.read_bytes()
     except OSError as fault:
         raise ValueError(f"can't be read: {fault.strerror}") from None
+    except RuntimeError:
+        raise ValueError("has a home directory that nobody has") from None
     return str(path.resolve())
 
 
@@ -148,7 +150,7 @@ def _seconds(low: float, high: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if isinstance(value, bool) or not low <= number <= high:
             raise ValueError(f"expected seconds from {low:g} to {high:g}")
@@ -338,7 +340,7 @@ def _read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except OSError as fault:
         faults.append(f"{file}: can't be read: {fault.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:  # TOMLDecodeError is a ValueError, and not alone
         faults.append(f"{file}: no TOML: {fault}")
     return {}
 
@@ -347,10 +349,13 @@ def _find_unknown(
     document: Mapping[str, Any], environment: Mapping[str, str], faults: list[str]
 ) -> None:
     known = {s.name for s in SETTINGS}
+    sections = {s.section for s in SETTINGS}
     for section, keys in document.items():
         if not isinstance(keys, dict):
             faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
             continue
+        if section not in sections and not keys:
+            faults.append(f"{section}: unknown section")
         faults.extend(
             f"{section}.{key}: unknown setting" for key in keys if f"{section}.{key}" not in known
         )
@@ -391,17 +396,21 @@ def _value(setting: Setting, sources: _Sources, faults: list[str]) -> Any:
         return setting.read(raw)
     except ValueError as fault:
         told = source if source == setting.name else f"{setting.name} ({source})"
-        faults.append(f"{told} = {_masked(setting, raw)!r}: {fault}")
+        faults.append(f"{told} = {_masked(setting, raw)}: {fault}")
         return None
 
 
-def _masked(setting: Setting, raw: Any) -> Any:
+def _masked(setting: Setting, raw: Any) -> str:
+    """Return a bad value as it may be shown: no secret, and not too long."""
     if setting.read in (_secret, _password):
-        return "***"
-    if setting.read is _location:
-        nodes = raw if isinstance(raw, list) else [raw]
-        return ",".join(without_credentials(str(node)) for node in nodes)
-    return raw
+        return "'***'"
+    try:
+        if setting.read is _location:
+            nodes = raw if isinstance(raw, list) else [raw]
+            return repr(",".join(without_credentials(str(node)) for node in nodes))[:200]
+        return repr(raw)[:200]
+    except ValueError:  # Python shows no integer of more than 4,300 digits
+        return "a very long number"
 
 
 def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
@@ -415,14 +424,18 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         )
     if flow is not None and flow == inspector:
         faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
-    if (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
+    files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
+    if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
     deadline, reply_timeout = v["data.deadline_ms"], v["redis.reply_timeout_seconds"]
     if deadline is not None and reply_timeout is not None and reply_timeout * 1000 < deadline:
-        faults.append("redis.reply_timeout_seconds: shorter than data.deadline_ms")
+        faults.append(
+            f"redis.reply_timeout_seconds = {reply_timeout}: "
+            f"shorter than data.deadline_ms = {deadline}"
+        )
     shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
     if shortest is not None and longest is not None and shortest > longest:
-        faults.append("data.default_ttl: longer than data.max_ttl")
+        faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
     if faults:
         return None
     deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]

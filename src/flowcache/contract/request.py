@@ -97,6 +97,8 @@ def decode(raw: bytes) -> Body:
     if raw.startswith(_BOM):
         raw = raw[len(_BOM) :]
     try:
+        if not raw.isascii():
+            raw.decode()  # the decoder does not look into fields that it skips
         body = _DECODER.decode(raw)
     except _NOT_JSON as fault:
         raise InvalidRequest(_why_unreadable(raw, fault)) from None

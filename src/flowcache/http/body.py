@@ -15,6 +15,7 @@ from flowcache.ports import Clock
 
 __all__ = ["BodyReader"]
 
+_MOST_DIGITS = 18
 _SWEEP = 0.25
 """Seconds between two sweeps: a slow body is ended at most this much late."""
 
@@ -39,8 +40,11 @@ class BodyReader:
             TooLarge: it is, or says it will be, longer than allowed. The rest stays unread.
             InvalidRequest: it did not arrive in time, or broke off.
         """
-        if declared is not None and declared.isdigit() and int(declared) > self._max_bytes:
-            raise self._too_large()
+        # Digits are counted first: int() refuses thousands of them with an error of its own.
+        if declared is not None and declared.isdigit():
+            digits = declared.lstrip(b"0")
+            if len(digits) > _MOST_DIGITS or int(digits or b"0") > self._max_bytes:
+                raise self._too_large()
         task = asyncio.current_task()
         assert task is not None
         reading = self._reading
@@ -55,9 +59,8 @@ class BodyReader:
             if message.get("more_body"):
                 body = await self._read_on(receive, body)
         except asyncio.CancelledError:
-            if task not in self._too_slow:
-                raise
-            task.uncancel()
+            if task not in self._too_slow or task.uncancel():
+                raise  # somebody else wants it to end, too
             raise InvalidRequest(f"body: it was not complete after {self._timeout:g} s.") from None
         finally:
             del reading[task]

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from flowcache.contract import answer, request
-from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES
+from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
 from flowcache.errors import Failure, Internal, TooLarge, Unauthorized
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
@@ -85,7 +85,10 @@ def _least_bytes(reply: Reply) -> int:
     if isinstance(reply, bytes):
         return len(reply) // 8
     if isinstance(reply, dict):
-        return sum(map(len, reply)) + sum(map(len, reply.values())) + 6 * len(reply)
+        try:
+            return sum(map(len, reply)) + sum(map(len, reply.values())) + 6 * len(reply)
+        except TypeError:
+            return 0  # of another shape: whoever reads it says so
     return 0
 
 
@@ -157,6 +160,10 @@ class DataAction:
             self._record(call, outcome, hit, latency_ms)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": payload})
+        except asyncio.CancelledError:
+            # It may have reached Redis: an attempt like any other.
+            self._record(call, "cancelled", None, self._ms_since(started))
+            raise
         finally:
             self.in_flight -= 1
             if self._idle is not None and not self.in_flight:
@@ -241,9 +248,13 @@ def _subject(call: _Call) -> tuple[str | None, str | None, bytes | None]:
         return wanted.flow_id, wanted.interaction_id, wanted.key
     if body is None:
         return None, None, None
-    flow, interaction = (
-        str(value)[:MAX_CONTEXT_BYTES] if isinstance(value, (str, int, float)) else None
-        for value in (body.flowId, body.interactionId)
-    )
     key = body.key.encode()[:MAX_KEY_BYTES] if isinstance(body.key, str) else None
-    return flow, interaction, key
+    return _readable_context(body.flowId), _readable_context(body.interactionId), key
+
+
+def _readable_context(value: object) -> str | None:
+    """Return a context field of a refused body, cut to its limit; it may be what was refused."""
+    if is_absent(value) or isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode()[:MAX_CONTEXT_BYTES].decode(errors="ignore")

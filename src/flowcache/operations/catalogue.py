@@ -64,7 +64,11 @@ def plan(request: Request, once_lifetime_ms: int) -> Plan:
 def _fingerprint(command: Command) -> bytes:
     """Tell one write from another: the same for the same effect, whatever the body's spelling."""
     digest = blake2b(digest_size=16)
-    for part in (command.name, command.key, str(command.ttl).encode(), *command.args):
+    args = command.args
+    if command.name == b"HSET":  # the order of the fields makes no difference
+        pairs = sorted(zip(args[::2], args[1::2], strict=True))
+        args = tuple(part for pair in pairs for part in pair)
+    for part in (command.name, command.key, str(command.ttl).encode(), *args):
         digest.update(len(part).to_bytes(4, "big"))
         digest.update(part)
     return digest.hexdigest().encode()

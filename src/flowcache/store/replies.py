@@ -29,6 +29,7 @@ __all__ = [
     "LOST",
     "NOT_SENT",
     "OVERSIZED",
+    "REACTIONS",
     "ErrorReply",
     "Fault",
     "LostReply",
