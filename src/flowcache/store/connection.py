@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, TypeVar
+from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
@@ -21,8 +21,6 @@ from redis.asyncio.connection import (
 from flowcache.store.settings import Address, StoreSettings
 
 __all__ = ["ConnectFault", "ask", "close", "connect", "take_over"]
-
-_P = TypeVar("_P", bound=asyncio.Protocol)
 
 
 class ConnectFault(Exception):
@@ -113,19 +111,23 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
         raise ConnectFault(_reason(fault)) from fault
 
 
-def take_over(connection: AbstractConnection, protocol: _P) -> _P:
+def take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> object:
     """Let ``protocol`` have the transport of a connected, idle connection.
 
-    ``connection`` must be kept as long as the transport: its stream objects close it when they
-    are collected.
+    Returns what must be kept as long as the transport is used: redis-py's stream, which closes the
+    transport when it is collected. ``connection`` itself is of no more use.
+
+    Raises:
+        ConnectFault: the connection was lost during the handshake.
     """
     writer = connection._writer
     if writer is None:
         raise ConnectFault("no connection: it was lost during the handshake")
+    connection._writer = connection._reader = None
     transport = writer.transport
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
-    return protocol
+    return writer
 
 
 async def close(connection: AbstractConnection) -> None:

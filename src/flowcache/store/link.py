@@ -172,7 +172,7 @@ class Link:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
-        self._connection: AbstractConnection | None = None
+        self._stream: object = None
         self._flushing = False
         self._attempts = 0
         self._suspect = False
@@ -298,7 +298,8 @@ class Link:
             connection = await connect(self.address, self._settings)
             if self._readonly:
                 await ask(connection, "READONLY")
-            wire = take_over(connection, _Wire(self._settings.max_reply, self._lost))
+            wire = _Wire(self._settings.max_reply, self._lost)
+            self._stream = take_over(connection, wire)
         except BaseException as fault:
             self._suspect = False
             self._fault = str(fault) or type(fault).__name__
@@ -309,7 +310,6 @@ class Link:
                 return
             raise
         if wire.lost is None:
-            self._connection = connection
             self._wire = wire
             self._attempts = 0
             self._connects += 1
