@@ -167,6 +167,9 @@ class RedisStore:
                     raise failure(message)
                 if what is Reaction.SCRIPT:
                     data = packed.with_script()
+                elif again:  # there, and as it was: sending it elsewhere would lead back there
+                    self._refresh_wanted.set()
+                    await asyncio.sleep(min(_AGAIN_DELAY, max(0.0, deadline - self._clock())))
                 else:
                     link, after = await self._redirect(what, fault, link, command.key, deadline)
             elif isinstance(fault, LostReply):
@@ -204,9 +207,6 @@ class RedisStore:
                 target = self._moved(fault, link)
             case Reaction.ASK:
                 target = self._redirected_link(_redirect_target(fault, link))
-            case Reaction.AGAIN:
-                await asyncio.sleep(min(_AGAIN_DELAY, max(0.0, deadline - self._clock())))
-                target = self._shard(key).primary
             case _:
                 await self._within(self._next_refresh(), self._halfway(deadline))
                 target = self._shard(key).primary
