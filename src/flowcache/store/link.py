@@ -176,6 +176,7 @@ class Link:
         self._flushing = False
         self._attempts = 0
         self._suspect = False
+        self._closing = False
         self._connects = 0
         self._losses = 0
         self._fault: str | None = None
@@ -262,16 +263,19 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection and stop keeping it up. Whoever waits is told."""
-        self.state = LinkState.CLOSED
+        self._closing = True
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         if self._wire is not None:
             self._wire.lose("flowcache is shutting down")
-        self.state = LinkState.CLOSED  # what was cancelled may have said otherwise
+        self.state = LinkState.CLOSED
         self._settled.set()
+        self._ready.set()  # nobody need wait any longer: the state tells
 
     async def _keep_connected(self) -> None:
-        while True:
+        # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
+        # cancellation.
+        while not self._closing:
             try:
                 await self._live_once()
             except Exception as bug:
@@ -286,6 +290,8 @@ class Link:
             await self._connect()
         finally:
             self._settled.set()
+        if self._closing:
+            return
         self._on_change(self)
         if self._wire is not None:
             await self._down.wait()
@@ -322,6 +328,5 @@ class Link:
         self._ready.clear()
         self._losses += 1
         self._fault = reason
-        if self.state is not LinkState.CLOSED:
-            self.state = LinkState.RECONNECTING
+        self.state = LinkState.RECONNECTING
         self._down.set()

@@ -117,7 +117,7 @@ class RedisStore:
         self._refreshes = 0
         """How many have begun."""
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._draining: set[asyncio.Task[None]] = set()
+        self._draining: dict[asyncio.Task[None], Link] = {}
         self._closed = False
 
     # -- the way of a command -------------------------------------------------------------------
@@ -155,6 +155,8 @@ class RedisStore:
             again = False
             if isinstance(fault, ErrorReply):
                 what, failure, message = reaction(fault)
+                if what is Reaction.REFUSE and tries < TRIES and self._is_replica(link, command):
+                    what = Reaction.ELSEWHERE
                 if what is Reaction.REFUSE:
                     self._log_refusal(fault, link)
                     # What nobody foresaw may have come after a part of the write was done.
@@ -206,7 +208,9 @@ class RedisStore:
             case Reaction.MOVED:
                 target = self._moved(fault, link)
             case Reaction.ASK:
-                target = self._redirected_link(_redirect_target(fault, link))
+                target = self._redirected_link(_redirect_target(fault, link)[1])
+            case Reaction.ELSEWHERE:
+                target = self._shard(key).primary
             case _:
                 await self._within(self._next_refresh(), self._halfway(deadline))
                 target = self._shard(key).primary
@@ -214,13 +218,16 @@ class RedisStore:
             await self._within(target.settled(), deadline)
         return target, ASKING if what is Reaction.ASK else None
 
+    def _is_replica(self, link: Link, command: Command) -> bool:
+        return not command.writes and link is not self._shard(command.key).primary
+
     def _moved(self, fault: ErrorReply, link: Link) -> Link:
         """Note a slot's new home at once; the refresh under way brings the rest."""
-        address = _redirect_target(fault, link)
+        slot, address = _redirect_target(fault, link)
         target = self._redirected_link(address)
         if self._kind is Kind.CLUSTER:
             shard = self._shards.get(str(address)) or _Shard(ShardMap(address), target, ())
-            self._shard_by_slot[int(fault.text.split()[1])] = shard
+            self._shard_by_slot[slot] = shard
         return target
 
     def _redirected_link(self, address: Address) -> Link:
@@ -231,10 +238,8 @@ class RedisStore:
         """Wait for the end of a refresh that begins from now on."""
         wanted = self._refreshes + 1
         self._refresh_wanted.set()
-        while True:
+        while self._refreshes < wanted and not self._closed:
             await self._refreshed.wait()
-            if self._refreshes >= wanted:
-                return
 
     def _halfway(self, deadline: float) -> float:
         now = self._clock()
@@ -305,6 +310,8 @@ class RedisStore:
 
         Redis need not be up: what did not succeed goes on in the background.
         """
+        if self._closed:
+            return
         self._tasks = (
             asyncio.create_task(self._refresher(), name="topology"),
             asyncio.create_task(self._watcher(), name="overdue replies"),
@@ -318,6 +325,7 @@ class RedisStore:
     async def close(self) -> None:
         """Close every link. Whoever still waits is told."""
         self._closed = True
+        self._refreshed.set()  # whoever waits for a refresh need not
         for task in self._tasks:
             task.cancel()
         links = tuple(self._links.values())
@@ -325,14 +333,21 @@ class RedisStore:
         await asyncio.gather(
             *self._tasks, *(link.close() for link in links), return_exceptions=True
         )
-        for task in self._draining:
+        draining = tuple(self._draining.items())
+        for task, _ in draining:
             task.cancel()
-        await asyncio.gather(*self._draining, return_exceptions=True)
+        await asyncio.gather(
+            *(task for task, _ in draining),
+            *(link.close() for _, link in draining),
+            return_exceptions=True,
+        )
         self._deadlines.close()
 
     async def _refresher(self) -> None:
         failures = 0
-        while True:
+        # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
+        # cancellation.
+        while not self._closed:
             try:
                 async with asyncio.timeout(self._settings.refresh_interval):
                     await self._refresh_wanted.wait()
@@ -342,7 +357,10 @@ class RedisStore:
             self._refreshes += 1
             try:
                 patience = self._settings.connect_timeout * 4
-                self._apply(await discover(self._settings, self._known(), seconds=patience))
+                topology = await discover(self._settings, self._known(), seconds=patience)
+                if self._closed:
+                    return
+                self._apply(topology)
                 self._fault, failures = None, 0
             except ConnectFault as fault:
                 failures += 1
@@ -436,8 +454,8 @@ class RedisStore:
         for place in self._links.keys() - primaries - replicas - self._redirected.keys():
             link = self._links.pop(place)
             task = asyncio.create_task(link.drain(), name=f"drain {link.address}")
-            self._draining.add(task)
-            task.add_done_callback(self._draining.discard)
+            self._draining[task] = link
+            task.add_done_callback(self._draining.pop)
 
 
 def _everywhere(key: bytes) -> int:
@@ -459,7 +477,18 @@ def _expired(command: Command) -> DeadlineExceeded:
     return DeadlineExceeded("Redis did not answer in time.")
 
 
-def _redirect_target(fault: ErrorReply, link: Link) -> Address:
-    """Read the address of a MOVED or ASK: ``MOVED 3999 127.0.0.1:6381``."""
-    host, _, port = fault.text.split()[2].rpartition(":")
-    return Address.told(host.strip("[]"), int(port), link.address)
+def _redirect_target(fault: ErrorReply, link: Link) -> tuple[int, Address]:
+    """Read slot and address of a MOVED or ASK: ``MOVED 3999 127.0.0.1:6381``.
+
+    Raises:
+        RedisUnavailable: it is none that makes sense.
+    """
+    try:
+        _, slot, place = fault.text.split()
+        host, _, port = place.rpartition(":")
+        address = Address.told(host.strip("[]"), int(port), link.address)
+        if 0 <= int(slot) < SLOTS and 0 < address.port < 65536:
+            return int(slot), address
+    except ValueError:
+        pass
+    raise RedisUnavailable("Redis redirects to nowhere.")

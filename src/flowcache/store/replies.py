@@ -106,6 +106,8 @@ class Reaction(Enum):
     """The server lacks the script: send its text."""
     REFRESH = auto()
     """This server may not do that any more: ask who may, send there."""
+    ELSEWHERE = auto()
+    """This replica can't serve the read; the primary may."""
     REFUSE = auto()
     """The server can't serve now."""
     ANSWER = auto()

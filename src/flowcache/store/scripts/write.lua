@@ -26,7 +26,11 @@ local key, command, ttl = KEYS[1], ARGV[1], ARGV[2]
 local reply
 
 if command == 'SET' then
-  reply = redis.pcall('SET', key, ARGV[5], 'EX', ttl)
+  if ttl == '0' then
+    reply = redis.pcall('SET', key, ARGV[5])
+  else
+    reply = redis.pcall('SET', key, ARGV[5], 'EX', ttl)
+  end
 elseif command == 'HSET' then
   -- Lua passes at most some 8,000 arguments to a call.
   reply = 0
@@ -35,7 +39,7 @@ elseif command == 'HSET' then
     if type(added) == 'table' then return added end
     reply = reply + added
   end
-  redis.call('EXPIRE', key, ttl)
+  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
 else
   reply = redis.pcall(command, key, unpack(ARGV, 5))
   if type(reply) ~= 'table' and ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
