@@ -18,6 +18,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
 __all__ = ["ConnectFault", "ask", "close", "connect", "take_over"]
@@ -43,13 +44,21 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 """Foreign exception -> what it means. The first row that fits counts."""
 
 
-def _reason(fault: BaseException) -> str:
+_TOLD_BY_SERVER = (redis_errors.ResponseError, redis_errors.AuthenticationError)
+
+
+def _reason(fault: BaseException, secret: Secret | None = None) -> str:
+    """Say what a foreign exception means.
+
+    What the server said is left out where it was told a secret: an error may repeat its command.
+    """
     cause = fault.__cause__ or fault.__context__
     if isinstance(cause, ssl.SSLError):
         fault = cause
     for kind, meaning in _REASONS:
         if isinstance(fault, kind):
-            return f"{meaning}: {fault}"
+            told = secret is not None and isinstance(fault, _TOLD_BY_SERVER)
+            return meaning if told else f"{meaning}: {fault}"
     raise fault
 
 
@@ -91,7 +100,8 @@ async def connect(
         await connection.connect()  # type: ignore[no-untyped-call]
     except (redis_errors.RedisError, OSError, TimeoutError, UnicodeError) as fault:
         await connection.disconnect(nowait=True)
-        raise ConnectFault(_reason(fault)) from fault
+        # Not chained where it may hold the password: a traceback would show it.
+        raise ConnectFault(_reason(fault, secret)) from (None if secret else fault)
     except BaseException:  # cancelled: leave nothing open
         await connection.disconnect(nowait=True)
         raise
