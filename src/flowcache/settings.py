@@ -407,7 +407,8 @@ def _masked(setting: Setting, raw: Any) -> str:
     try:
         if setting.read is _location:
             nodes = raw if isinstance(raw, list) else [raw]
-            return repr(",".join(without_credentials(str(node)) for node in nodes))[:200]
+            shown = [without_credentials(n) if isinstance(n, str) else "***" for n in nodes]
+            return repr(",".join(shown))[:200]
         return repr(raw)[:200]
     except ValueError:  # Python shows no integer of more than 4,300 digits
         return "a very long number"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 
@@ -19,6 +20,11 @@ __all__ = [
     "parse_location",
     "without_credentials",
 ]
+
+
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\s\[\]:/?#,]+))(?::(?P<port>[0-9]{0,5}))?"
+)
 
 
 class Address(NamedTuple):
@@ -47,16 +53,13 @@ class Address(NamedTuple):
         Raises:
             ValueError: it is none of these; the sentence says what is wrong.
         """
-        try:
-            parts = urlsplit(f"//{text}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            raise ValueError("expected host:port, with a port from 1 to 65535") from None
-        if parts.username is not None:
+        if "@" in text:
             raise ValueError("a user or password needs a URL: redis://user:password@host:port")
-        if not host or parts.path or parts.query or parts.fragment or port == 0:
-            raise ValueError("expected host:port")
-        return cls(host, default_port if port is None else port)
+        found = _HOST_PORT.fullmatch(text)
+        port = int(found["port"] or default_port) if found else 0
+        if found is None or not 0 < port < 65536:
+            raise ValueError("expected host:port, with a port from 1 to 65535")
+        return cls(found["v6"] or found["host"], port)
 
 
 class ReadFrom(StrEnum):
@@ -112,9 +115,15 @@ class Location(NamedTuple):
 
 
 def without_credentials(text: str) -> str:
-    """Return a location as it may be shown: with nothing of what stands before its last ``@``."""
+    """Return a location as it may be shown: with nothing that may have been meant as a secret.
+
+    That is what stands before its last ``@``, in a query, or anywhere in a URL without an ``@``.
+    """
     _, at, rest = text.rpartition("@")
-    return (f"***{at}{rest}" if at else text).partition("?")[0]
+    if at:
+        return f"***@{rest}".partition("?")[0]
+    scheme, is_url, _ = text.partition("://")
+    return f"{scheme}://***" if is_url else text
 
 
 _SCHEMES = {
@@ -157,7 +166,7 @@ def parse_location(text: str) -> Location:
     database = parse_qs(query).get("db", [""])[0]
     if scheme == "unix":
         socket_path = unquote(slash + path)
-        if not socket_path.startswith("/"):
+        if hosts or len(socket_path) < 2:
             raise ValueError("unix:// needs an absolute path: unix:///run/redis.sock")
         nodes = (Address(socket_path, 0),)
         return Location(nodes, username, secret, _database(database), tls, None)

@@ -50,7 +50,7 @@ def from_cluster_slots(reply: Sequence[Any], asked: Address) -> Topology:
             slots.setdefault(address, []).append((int(first), int(last)))
             known = replicas.setdefault(address, [])
             known.extend(a for a in (_address(o, asked) for o in others) if a not in known)
-    except (TypeError, ValueError, IndexError, AttributeError) as fault:
+    except (TypeError, ValueError, LookupError, AttributeError) as fault:
         raise ValueError(f"CLUSTER SLOTS came in another shape: {fault}") from None
     return Topology(
         Kind.CLUSTER,

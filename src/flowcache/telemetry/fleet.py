@@ -39,7 +39,7 @@ class Fleet:
         self._directory = directory
         self._path = directory / f"{os.getpid()}.worker"
         self._report = report
-        self._last_known: dict[Path, bytes] = {}
+        self._last_known: dict[Question, dict[Path, bytes]] = {}
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self) -> None:
@@ -73,11 +73,12 @@ class Fleet:
         """
         others = sorted(p for p in self._directory.glob("*.worker") if p != self._path)
         reports = await asyncio.gather(*(_ask(path, question) for path in others))
+        before = self._last_known.get(question, {})
         known = {
-            path: report if report is not None else self._last_known.get(path, b"")
+            path: report if report is not None else before.get(path, b"")
             for path, report in zip(others, reports, strict=True)
         }
-        self._last_known = known
+        self._last_known[question] = known
         return [self._report(question), *(report for report in known.values() if report)]
 
     def left(self) -> list[bytes]:

@@ -1,0 +1,133 @@
+"""flowcache in front of each kind of Redis, and a way into that Redis behind flowcache's back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer
+from tests.service import Answer, Service, service
+
+__all__ = ["BACKENDS", "PATIENT", "Flow", "Inside", "nodes"]
+
+PATIENT = {"FLOWCACHE_DATA_DEADLINE_MS": "10000"}
+"""For tests of what is answered, not when: a busy machine must not make a deadline pass."""
+
+
+class Inside:
+    """Redis itself: plants what other programs might, reads what flowcache never tells."""
+
+    def __init__(self, client: redis.Redis | redis.RedisCluster) -> None:
+        self._client = client
+
+    def __call__(self, *words: str | bytes | int) -> Any:
+        """Run one command; strings of the reply are bytes."""
+        return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def keys(self, pattern: str) -> set[bytes]:
+        """Return all keys of that pattern, whichever server has them."""
+        return set(self._client.scan_iter(match=pattern, count=1000))
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A running flowcache and the Redis behind it."""
+
+    backend: str
+    service: Service
+    redis: Inside
+    secrets: tuple[str, ...] = ()
+    """What only flowcache and Redis may know, besides the tokens."""
+
+    def call(self, **fields: Any) -> Answer:
+        """Post a data action."""
+        return self.service.call(**fields)
+
+    def post(self, body: bytes) -> Answer:
+        """Post these bytes as a data action."""
+        return self.service.post(body)
+
+
+def nodes(*addresses: tuple[str, int]) -> str:
+    """Write addresses as REDIS_NODES wants them."""
+    return ",".join(f"{host}:{port}" for host, port in addresses)
+
+
+@contextmanager
+def _flow(
+    backend: str,
+    client: redis.Redis | redis.RedisCluster,
+    environment: Mapping[str, str],
+    secrets: tuple[str, ...] = (),
+) -> Iterator[Flow]:
+    with closing(client), service(PATIENT | dict(environment)) as running:
+        yield Flow(backend, running, Inside(client), secrets)
+
+
+@contextmanager
+def _embedded(_: Callable[[str], Any]) -> Iterator[Flow]:
+    # A directory of ours, so that the socket of the server in it can be found.
+    with (
+        tempfile.TemporaryDirectory(prefix="flowcache-") as directory,
+        service(PATIENT | {"TMPDIR": directory}, "--embedded") as running,
+    ):
+        (path,) = Path(directory).glob("flowcache-*/*.sock")
+        with closing(redis.Redis(unix_socket_path=str(path), protocol=2)) as client:
+            yield Flow("embedded", running, Inside(client))
+
+
+@contextmanager
+def _standalone(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    server: RedisProcess = fixture("standalone_server")
+    environment = {"REDIS_NODES": nodes(server.address)}
+    with _flow("standalone", server.client(), environment) as flow:
+        yield flow
+
+
+@contextmanager
+def _cluster(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    servers: Cluster = fixture("cluster_servers")
+    host, port = servers.addresses[0]
+    client = redis.RedisCluster(host=host, port=port, protocol=2)
+    with _flow("cluster", client, {"REDIS_NODES": nodes(*servers.addresses[:3])}) as flow:
+        yield flow
+
+
+@contextmanager
+def _tls_acl(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    server: TlsServer = fixture("tls_server")
+    environment = {
+        "REDIS_NODES": server.url,
+        "FLOWCACHE_REDIS_TLS_CA_FILE": str(server.certificates.authority.certificate),
+    }
+    # The operator's client: flowcache's user may not do all that a test wants to.
+    client = server.process.client()
+    with _flow("tls-acl", client, environment, (server.password,)) as flow:
+        yield flow
+
+
+@contextmanager
+def _sentinel(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    group: SentinelGroup = fixture("sentinel_servers")
+    environment = {
+        "REDIS_NODES": nodes(*group.addresses),
+        "FLOWCACHE_REDIS_SERVICE": group.service,
+    }
+    with _flow("sentinel", group.primary().client(), environment) as flow:
+        yield flow
+
+
+BACKENDS = {
+    "embedded": _embedded,
+    "standalone": _standalone,
+    "cluster": _cluster,
+    "tls-acl": _tls_acl,
+    "sentinel": _sentinel,
+}
+"""Kind -> its context manager, which takes what returns a fixture by its name."""

@@ -1,0 +1,225 @@
+"""A write with an `idempotencyKey` happens once, however often it is sent.
+
+What a repeated write did not do shows only when the key was changed in between: each test changes
+it, in Redis itself, and looks whether the repetition changed it back.
+"""
+
+from typing import Any
+
+import pytest
+
+from tests.contract.backends import Flow
+from tests.contract.envelope import answered, refused
+from tests.contract.together import together
+
+LIFETIME_MS = 600_000
+
+ODD_KEYS = [
+    *("a}b", "{}x", "{tag}y", "{", "}", "{}", "}{", "{a", "a{", "{{a}}b", "{a}{b}", "x{}{tag}"),
+    *("{🦉}", "{" + "t" * 64 + "}", "{" + "t" * 65 + "}", "{t\x00}x", "{ }", "{\n}", "plain", "é"),
+]
+"""Braces decide the slot of a key; the record of a write has to be in the same one."""
+
+
+def records(flow: Flow) -> set[bytes]:
+    """Return the keys of all records of writes that are remembered."""
+    return flow.redis.keys("flowcache:*")
+
+
+def test_a_repeated_set_is_not_run_again(flow: Flow, key: str) -> None:
+    """SET answers OK again, and the value that another wrote meanwhile stands."""
+    body = {"operation": "SET", "key": key, "value": "first", "ttl": 500, "idempotencyKey": "i"}
+    first = answered(flow.call(**body))
+    assert flow.redis("GET", key) == b'"first"'
+    assert 450 < flow.redis("TTL", key) <= 500
+    flow.redis("SET", key, "changed", "EX", 1000)
+    for _ in range(3):
+        again = answered(flow.call(**body))
+        assert again["data"] == first["data"] == "OK"
+        assert again["metadata"]["hit"] is None
+        assert again["metadata"]["requestId"] != first["metadata"]["requestId"]
+        assert flow.redis("GET", key) == b"changed"
+        assert flow.redis("TTL", key) > 950
+
+
+def test_a_repeated_hset_is_not_run_again(flow: Flow, key: str) -> None:
+    """HSET answers the number of then, and what was removed meanwhile stays removed."""
+    body = {"operation": "HSET", "key": key, "value": {"a": 1, "b": 2}, "idempotencyKey": "i"}
+    assert flow.call(**body).data == 2
+    assert 3550 < flow.redis("TTL", key) <= 3600
+    flow.redis("HDEL", key, "a")
+    flow.redis("EXPIRE", key, 500)
+    for _ in range(3):
+        assert flow.call(**body).data == 2
+        assert flow.redis("HGETALL", key) == {b"b": b"2"}
+        assert flow.redis("TTL", key) <= 500
+
+
+def test_a_repeated_del_is_not_run_again(flow: Flow, key: str) -> None:
+    """DEL answers the number of then, and a key written anew meanwhile stays."""
+    flow.redis("SET", key, "first", "EX", 500)
+    body = {"operation": "DEL", "key": key, "idempotencyKey": "i"}
+    assert flow.call(**body).data == 1
+    flow.redis("SET", key, "anew", "EX", 500)
+    for _ in range(3):
+        assert flow.call(**body).data == 1
+        assert flow.redis("GET", key) == b"anew"
+
+
+def test_a_repeated_set_of_a_hash_is_not_run_again(flow: Flow, key: str) -> None:
+    """SET with type hash is remembered as the HSET that it is."""
+    body = {"operation": "SET", "type": "hash", "key": key, "value": {"a": 1}}
+    assert flow.call(**body, idempotencyKey="i").data == 1
+    flow.redis("DEL", key)
+    assert flow.call(**body, idempotencyKey="i").data == 1
+    same = {"operation": "hset", "key": key, "value": {"a": 1}, "ttl": "3600"}
+    assert flow.call(**same, idempotencyKey="i").data == 1
+    assert flow.redis("EXISTS", key) == 0
+
+
+def test_a_del_that_removed_nothing_is_remembered(flow: Flow, key: str) -> None:
+    """A 0 is an answer to be repeated as well."""
+    body = {"operation": "DEL", "key": key, "idempotencyKey": "i"}
+    assert flow.call(**body).data == 0
+    flow.redis("SET", key, "anew", "EX", 500)
+    assert flow.call(**body).data == 0
+    assert flow.redis("EXISTS", key) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"value": "other"},
+        {"ttl": 501},
+        {"operation": "DEL"},
+        {"operation": "HSET", "value": {"a": 1}},
+        {"value": {"first": None}},
+    ],
+    ids=repr,
+)
+def test_another_body_is_a_conflict(flow: Flow, key: str, other: dict[str, Any]) -> None:
+    """An idempotency key that comes with another write is refused; the first write stands."""
+    body = {"operation": "SET", "key": key, "value": "first", "ttl": 500, "idempotencyKey": "i"}
+    answered(flow.call(**body))
+    told = refused(flow.call(**(body | other)), "conflict")
+    assert told["retryable"] is False
+    assert flow.redis("GET", key) == b'"first"'
+    assert 450 < flow.redis("TTL", key) <= 500
+    answered(flow.call(**body))
+
+
+def test_the_spelling_of_a_body_does_not_matter(flow: Flow, key: str) -> None:
+    """The same write is the same in another case, another order, with another audit context."""
+    spellings = (
+        '{"operation":"SET","key":"%s","value":{"a":1},"ttl":60,"idempotencyKey":7}',
+        '{ "idempotencyKey":"7", "ttl":"60", "value":{"a" : 1}, "key":"%s", "operation":"set" }',
+        '{"operation":"Set","key":"%s","value":{"a":1},"ttl":60.0,"idempotencyKey":"7",'
+        '"flowId":"f","interactionId":9,"deadlineMs":700,"type":"STRING","unknown":[]}',
+    )
+    for spelling in spellings:
+        assert answered(flow.post((spelling % key).encode()))["data"] == "OK"
+        flow.redis("SET", key, "changed", "EX", 60)
+        assert flow.redis("GET", key) == b"changed"
+
+
+def test_another_idempotency_key_is_another_write(flow: Flow, key: str) -> None:
+    """The same body runs again under another key, and under none."""
+    body = {"operation": "SET", "key": key, "value": "mine"}
+    for once in ({"idempotencyKey": "i"}, {"idempotencyKey": "j"}, {}, {"idempotencyKey": ""}):
+        flow.redis("SET", key, "theirs", "EX", 60)
+        answered(flow.call(**body, **once))
+        assert flow.redis("GET", key) == b'"mine"'
+
+
+@pytest.mark.parametrize("unset", [None, "", "${input.once}"])
+def test_an_unset_idempotency_key_is_none(flow: Flow, key: str, unset: str | None) -> None:
+    """What a flow sends for a variable that was never set must not make two writes one."""
+    for value in ("one", "two"):
+        answered(flow.call(operation="SET", key=key, value=value, idempotencyKey=unset))
+        assert flow.call(operation="GET", key=key).data == value
+
+
+def test_a_read_is_always_run(flow: Flow, key: str) -> None:
+    """An idempotency key on a read is ignored: the answer is fresh, and nothing is recorded."""
+    before = records(flow)
+    for value in (1, 2):
+        flow.redis("SET", key, value, "EX", 60)
+        assert flow.call(operation="GET", key=key, idempotencyKey="i").data == value
+    flow.redis("DEL", key)
+    for value in (1, 2):
+        flow.redis("HSET", key, "f", value)
+        told = flow.call(operation="HGETALL", key=key, idempotencyKey="i")
+        assert told.data == {"f": str(value)}
+    assert records(flow) == before
+
+
+def test_a_failed_write_is_not_remembered(flow: Flow, key: str) -> None:
+    """A write that was refused leaves no record: sent again, it may succeed."""
+    before = records(flow)
+    body = {"operation": "HSET", "key": key, "value": {"a": 1}, "idempotencyKey": "i"}
+    flow.redis("SET", key, "text", "EX", 60)
+    refused(flow.call(**body), "wrong_type")
+    refused(flow.call(**(body | {"ttl": 0})), "invalid_request")
+    assert records(flow) == before
+    flow.redis("DEL", key)
+    assert flow.call(**body).data == 1
+    assert flow.redis("HGETALL", key) == {b"a": b"1"}
+
+
+def test_the_record_of_a_write_expires(flow: Flow, key: str) -> None:
+    """What is remembered of a write lives for ten minutes and not for ever."""
+    before = records(flow)
+    answered(flow.call(operation="SET", key=key, value="private-needle", idempotencyKey="i-needle"))
+    answered(flow.call(operation="HSET", key=f"{key}:hash", value={"a": 1}, idempotencyKey="i"))
+    answered(flow.call(operation="DEL", key=f"{key}:none", idempotencyKey="i"))
+    made = records(flow) - before
+    assert len(made) == 3
+    for record in made:
+        assert LIFETIME_MS - 50_000 < flow.redis("PTTL", record) <= LIFETIME_MS
+        assert b"needle" not in b" ".join(flow.redis("HGETALL", record).values()) + record
+
+
+def test_a_repetition_does_not_prolong_the_record(flow: Flow, key: str) -> None:
+    """The ten minutes count from the write, not from its last repetition."""
+    before = records(flow)
+    body = {"operation": "SET", "key": key, "value": 1, "idempotencyKey": "i"}
+    answered(flow.call(**body))
+    (record,) = records(flow) - before
+    flow.redis("PEXPIRE", record, 100_000)
+    answered(flow.call(**body))
+    assert flow.redis("PTTL", record) <= 100_000
+
+
+@pytest.mark.parametrize("name", ODD_KEYS, ids=lambda name: ascii(name)[:24])
+def test_keys_with_odd_braces_are_written_once(flow: Flow, key: str, name: str) -> None:
+    """Wherever a cluster keeps a key, the record of its write is kept beside it."""
+    raw, once = name.encode(), key  # one that no other test has used for this name
+    flow.redis("DEL", raw)
+    body = {"operation": "SET", "key": name, "value": "first", "ttl": 60, "idempotencyKey": once}
+    assert flow.call(**body).data == "OK"
+    flow.redis("SET", raw, "changed", "EX", 60)
+    assert flow.call(**body).data == "OK"
+    assert flow.redis("GET", raw) == b"changed"
+    refused(flow.call(**(body | {"value": "other"})), "conflict")
+    for _ in range(2):
+        assert flow.call(operation="DEL", key=name, idempotencyKey=f"{once}:del").data == 1
+
+
+def test_keys_of_all_shards_are_written_once(flow: Flow, key: str) -> None:
+    """Writes to many keys, and so to every shard, are each remembered for themselves."""
+    names = [f"{key}:{number}" for number in range(60)]
+    for sent in range(2):
+        for name in names:
+            body = {"operation": "HSET", "key": name, "value": {"a": name}, "idempotencyKey": "i"}
+            assert flow.call(**body).data == 1
+        for name in names:
+            assert flow.redis("DEL", name) == (1 if sent == 0 else 0)
+
+
+def test_repetitions_at_the_same_moment_are_one_write(flow: Flow, key: str) -> None:
+    """Eight clients that send the same write together get the answer of the one that ran."""
+    body = {"operation": "HSET", "key": key, "value": {"a": 1}, "idempotencyKey": "i"}
+    told = together(8, lambda: answered(flow.call(**body))["data"])
+    assert told == [1] * 8
+    told = together(8, lambda: flow.call(operation="DEL", key=key, idempotencyKey="j").data)
+    assert told == [1] * 8

@@ -1,0 +1,131 @@
+"""What the tests of the store share: open a link or a store, wait for something, leave nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from flowcache.ports import Clock, Command, Once
+from flowcache.store.deadlines import Deadlines
+from flowcache.store.link import Link
+from flowcache.store.redis_store import RedisStore
+from flowcache.store.replies import EXPIRED
+from flowcache.store.settings import Address, StoreSettings
+from tests.servers.wait import POLL_SECONDS
+
+__all__ = [
+    "SLACK",
+    "delete",
+    "get",
+    "in_time",
+    "incr",
+    "link_to",
+    "open_sockets",
+    "put",
+    "soon",
+    "store_at",
+]
+
+SLACK = 1.5
+"""Seconds past its deadline that a call may take on a machine that has much else to do."""
+
+_CLOSING = 20.0
+"""Seconds after which a close that hangs fails the test."""
+
+
+def in_time(seconds: float = 10.0) -> float:
+    """Return a deadline; by default one that no test should ever meet."""
+    return monotonic() + seconds
+
+
+async def soon(predicate: Callable[[], Any], *, within: float = 20.0, what: str = "") -> None:
+    """Wait until the predicate is true: `tests.servers.eventually` for the loop's own affairs.
+
+    Raises:
+        TimeoutError: it didn't become true in time.
+    """
+    end = monotonic() + within
+    while not predicate():
+        if monotonic() > end:
+            raise TimeoutError(f"waited {within:g} s for {what or 'the condition'}")
+        await asyncio.sleep(POLL_SECONDS / 10)
+
+
+def get(key: bytes) -> Command:
+    return Command(b"GET", key)
+
+
+def put(key: bytes, value: bytes, ttl: int | None = 60, once: Once | None = None) -> Command:
+    return Command(b"SET", key, (value,), ttl, True, once)
+
+
+def incr(key: bytes, once: Once | None = None) -> Command:
+    """Return a write whose applications can be counted."""
+    return Command(b"INCR", key, writes=True, once=once)
+
+
+def delete(key: bytes) -> Command:
+    return Command(b"DEL", key, writes=True)
+
+
+def _settings(changes: dict[str, Any]) -> StoreSettings:
+    return msgspec.structs.replace(StoreSettings(), **changes)
+
+
+@asynccontextmanager
+async def link_to(
+    address: tuple[str, int],
+    *,
+    clock: Clock = monotonic,
+    readonly: bool = False,
+    on_change: Callable[[Link], None] = lambda link: None,
+    settled: bool = True,
+    **changes: Any,
+) -> AsyncIterator[Link]:
+    """Open a link under settings with ``changes``; close it afterwards."""
+    deadlines = Deadlines(asyncio.get_running_loop(), clock, EXPIRED)
+    link = Link(
+        Address(*address),
+        _settings(changes),
+        deadlines,
+        clock,
+        readonly=readonly,
+        on_change=on_change,
+    )
+    try:
+        if settled:
+            await link.settled()
+        yield link
+    finally:
+        await asyncio.wait_for(link.close(), _CLOSING)
+        deadlines.close()
+
+
+@asynccontextmanager
+async def store_at(
+    *nodes: tuple[str, int], on_back: Callable[[str], None] = lambda shard: None, **changes: Any
+) -> AsyncIterator[RedisStore]:
+    """Start a store that asks ``nodes`` first, under settings with ``changes``; close it."""
+    settings = _settings({"nodes": tuple(Address(*node) for node in nodes), **changes})
+    store = RedisStore(settings, monotonic, on_back)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await asyncio.wait_for(store.close(), _CLOSING)
+
+
+def open_sockets() -> int:
+    """Return how many sockets this process has open."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists the directory is gone by now
+            count += os.readlink(entry).startswith("socket:")
+    return count

@@ -1,0 +1,202 @@
+"""The other side of ASGI: what a server says to the application, and what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowcache.audit.ring import AuditRing
+from flowcache.http.asgi import ASGIApp, Message, Receive
+from flowcache.http.data_action import DataAction, DataActionSettings
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.ports import AuditRecord, Command, Reply
+from flowcache.secret import Secret
+
+__all__ = [
+    "GONE",
+    "TOKEN",
+    "Answered",
+    "Clock",
+    "Endpoint",
+    "Executor",
+    "Header",
+    "Script",
+    "bearer",
+    "call",
+    "chunk",
+    "heard",
+]
+
+TOKEN = "flow-token"
+GONE: Message = {"type": "http.disconnect"}
+
+Header = tuple[bytes, bytes]
+
+
+def chunk(body: bytes, more: bool = False) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def bearer(token: str) -> Header:
+    return (b"authorization", f"Bearer {token}".encode())
+
+
+class Clock:
+    """A clock that stands still unless it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Script:
+    """A `receive` that plays its messages in order, and then waits for ever."""
+
+    def __init__(self, *messages: Message) -> None:
+        self._messages = iter(messages)
+        self.received = 0
+
+    async def __call__(self) -> Message:
+        for message in self._messages:
+            self.received += 1
+            return message
+        return await asyncio.Future()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an application sent."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def call(
+    app: ASGIApp,
+    method: str,
+    path: str,
+    receive: Receive,
+    headers: Iterable[Header] = (),
+    query: bytes = b"",
+    sent: list[Message] | None = None,
+) -> Answered | None:
+    """Make one HTTP request and return what was answered; None when nothing was.
+
+    ``sent`` takes what the application sends, for when it raises afterwards.
+    """
+    sent = [] if sent is None else sent
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": list(headers),
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 3000),
+    }
+    await app(scope, receive, send)
+    return heard(sent) if sent else None
+
+
+def heard(sent: list[Message]) -> Answered:
+    """Return the answer that an application's messages make."""
+    start, *parts = sent
+    assert start["type"] == "http.response.start"
+    named = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert len(named) == len(list(start["headers"]))
+    body = b"".join(part.get("body", b"") for part in parts)
+    return Answered(start["status"], named, body)
+
+
+REPLIES: dict[bytes, Reply] = {
+    b"SET": b"OK",
+    b"GET": None,
+    b"HSET": 1,
+    b"HGETALL": {},
+    b"DEL": 0,
+}
+
+
+@dataclass
+class Executor:
+    """An executor that answers at once, with ``reply`` or as an empty Redis would."""
+
+    reply: Reply = ...
+    calls: list[tuple[Command, float]] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def execute(self, command: Command, deadline: float) -> Reply:
+        self.calls.append((command, deadline))
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        if isinstance(self.reply, BaseException):
+            raise self.reply
+        return REPLIES[command.name] if self.reply is ... else self.reply
+
+
+class Endpoint:
+    """A data action with an executor that does what it is told, and all it leaves behind."""
+
+    def __init__(
+        self,
+        reply: Reply = ...,
+        permissions: Iterable[Permission] = (Permission.DATA_READ, Permission.DATA_WRITE),
+        **settings: Any,
+    ) -> None:
+        self.clock = Clock()
+        self.executor = Executor(reply)
+        self.metrics: list[tuple[str | None, str, bool | None, float]] = []
+        self._ring = AuditRing(1000)
+        known = Credential(Secret(TOKEN), Principal("flow", frozenset(permissions)))
+        self.app = DataAction(
+            DataActionSettings(**settings),
+            Principals((known,)),
+            self.executor,
+            self,
+            self._ring,
+            self.clock,
+        )
+
+    def record(
+        self, operation: str | None, outcome: str, hit: bool | None, latency_ms: float
+    ) -> None:
+        self.metrics.append((operation, outcome, hit, latency_ms))
+
+    @property
+    def audit(self) -> list[AuditRecord]:
+        return self._ring.newest(1000)
+
+    async def receive(self, receive: Receive, *headers: Header) -> Answered | None:
+        """Call with whatever ``receive`` gives; with the flow's token unless headers are given."""
+        sent = headers or (bearer(TOKEN),)
+        return await call(self.app, "POST", "/data-action/redis", receive, sent)
+
+    async def post(self, body: bytes, *headers: Header) -> Answered:
+        """Post a body."""
+        answered = await self.receive(Script(chunk(body)), *headers)
+        assert answered is not None
+        return answered
+
+    async def act(self, **fields: Any) -> Answered:
+        """Post a data action."""
+        return await self.post(json.dumps(fields).encode())

@@ -1,0 +1,248 @@
+"""Bodies as they arrive: whole, in pieces, too long, too slow, or never."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from flowcache.errors import InvalidRequest, TooLarge
+from flowcache.http.asgi import Message
+from flowcache.http.body import BodyReader
+from tests.unit.http.asgi import GONE, Clock, Script, chunk
+
+MOST = 10
+TIMEOUT = 5.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def reader(clock: Clock) -> BodyReader:
+    return BodyReader(MOST, TIMEOUT, clock)
+
+
+def reading(reader: BodyReader, *messages: Message) -> asyncio.Task[bytes]:
+    return asyncio.create_task(reader.read(Script(*messages), None))
+
+
+def is_idle(reader: BodyReader) -> bool:
+    return not reader._reading and not reader._too_slow
+
+
+@pytest.mark.parametrize(
+    ("messages", "body"),
+    [
+        ([chunk(b"0123456789")], b"0123456789"),
+        ([chunk(b"")], b""),
+        ([{"type": "http.request"}], b""),
+        ([chunk(b"01", True), chunk(b"23", True), chunk(b"45")], b"012345"),
+        ([chunk(b"", True), chunk(b"01", True), chunk(b"")], b"01"),
+        ([chunk(b"01", True), {"type": "http.request"}], b"01"),
+        ([chunk(b"01234", True), chunk(b"56789")], b"0123456789"),
+    ],
+)
+async def test_a_body_is_all_of_its_pieces(
+    reader: BodyReader, messages: list[Message], body: bytes
+) -> None:
+    """However a server cuts a body, it is read as a whole, and nothing after it."""
+    script = Script(*messages, chunk(b"of the next"))
+    assert await reader.read(script, None) == body
+    assert script.received == len(messages)
+    assert is_idle(reader)
+
+
+@pytest.mark.parametrize(
+    "declared", [None, b"", b"2", b"10", b"-11", b"1e9", b"x", b"\xff", b"0x99"]
+)
+async def test_a_header_that_declares_nothing_too_long_changes_nothing(
+    reader: BodyReader, declared: bytes | None
+) -> None:
+    """What the Content-Length says is only a reason to refuse early."""
+    assert await reader.read(Script(chunk(b"0123456789")), declared) == b"0123456789"
+
+
+@pytest.mark.parametrize("declared", [b"11", b"0011", b"9" * 30, b"9" * 5000])
+async def test_a_body_declared_too_long_is_refused_unread(
+    reader: BodyReader, declared: bytes
+) -> None:
+    """Nobody has to send what will not be taken."""
+    script = Script(chunk(b"x"))
+    with pytest.raises(TooLarge, match=r"^body: over the limit of 10 bytes\.$"):
+        await reader.read(script, declared)
+    assert script.received == 0
+    assert is_idle(reader)
+
+
+@pytest.mark.parametrize(
+    ("messages", "received"),
+    [
+        ([chunk(b"0123456789x")], 1),
+        ([chunk(b"0123456789x", True), chunk(b"unread")], 1),
+        ([chunk(b"0123456789", True), chunk(b"x")], 2),
+        ([chunk(b"01234", True), chunk(b"56789x", True), chunk(b"unread")], 2),
+    ],
+)
+async def test_a_body_that_becomes_too_long_is_refused_there(
+    reader: BodyReader, messages: list[Message], received: int
+) -> None:
+    """A body without a length, or with a wrong one, is read up to its limit and no further."""
+    script = Script(*messages)
+    with pytest.raises(TooLarge):
+        await reader.read(script, b"5")
+    assert script.received == received
+    assert is_idle(reader)
+
+
+@pytest.mark.parametrize(
+    "before", [[], [chunk(b"01", True)], [chunk(b"", True), chunk(b"1", True)]]
+)
+async def test_a_body_that_breaks_off_is_refused(reader: BodyReader, before: list[Message]) -> None:
+    """Half a body is none, whether the client hung up or sent chunks that make no sense."""
+    with pytest.raises(InvalidRequest, match=r"^body: it broke off before its end\.$"):
+        await reader.read(Script(*before, GONE), None)
+    assert is_idle(reader)
+
+
+@pytest.mark.parametrize("before", [[], [chunk(b"01", True)]])
+async def test_a_body_that_does_not_arrive_in_time_is_refused(
+    reader: BodyReader, clock: Clock, before: list[Message]
+) -> None:
+    """A client that sends nothing more is answered soon after its time is up."""
+    task = reading(reader, *before)
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT + 0.001
+    with pytest.raises(InvalidRequest, match=r"^body: it was not complete after 5 s\.$"):
+        await task
+    assert is_idle(reader)
+
+
+async def test_a_body_that_still_has_time_is_waited_for(reader: BodyReader, clock: Clock) -> None:
+    """Only what is late is ended; another body beside it is not, and neither is the next sweep."""
+    slow = reading(reader)
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT / 2
+    gate: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    async def gated() -> Message:
+        return await gate
+
+    quick = asyncio.create_task(reader.read(gated, None))
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT / 2 + 0.001
+    with pytest.raises(InvalidRequest):
+        await slow
+    assert list(reader._reading) == [quick]
+    gate.set_result(chunk(b"in time"))
+    assert await quick == b"in time"
+    assert is_idle(reader)
+
+
+async def test_a_body_that_arrives_at_the_last_moment_is_taken(
+    reader: BodyReader, clock: Clock
+) -> None:
+    """The time a body may take is all its own, to its end and no further."""
+    task = reading(reader)
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT
+    reader._end_slow_ones()
+    assert reader._sweep is not None  # another sweep follows as long as there is a reader
+    await asyncio.sleep(0)
+    assert not task.done()
+    clock.now += 0.001
+    with pytest.raises(InvalidRequest):
+        await task
+
+
+async def test_sweeps_end_with_the_last_reader(reader: BodyReader) -> None:
+    """An idle service runs no timer; the next body starts it again."""
+    await reader.read(Script(chunk(b"")), None)
+    reader._end_slow_ones()
+    assert reader._sweep is None
+    await reader.read(Script(chunk(b"")), None)
+    assert reader._sweep is not None
+
+
+@pytest.mark.parametrize("before", [[], [chunk(b"01", True)]])
+async def test_a_cancellation_from_outside_is_passed_on(
+    reader: BodyReader, before: list[Message]
+) -> None:
+    """Whoever cancels a call cancels it, and nothing of it stays behind."""
+    task = reading(reader, *before)
+    await asyncio.sleep(0)
+    assert list(reader._reading) == [task]
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_idle(reader)
+
+
+async def test_a_cancellation_from_outside_is_passed_on_even_if_the_body_is_late(
+    reader: BodyReader, clock: Clock
+) -> None:
+    """A sweep at the very moment of a cancellation does not turn it into an answer."""
+    task = reading(reader)
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT + 0.001
+    task.cancel("enough")
+    reader._end_slow_ones()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_idle(reader)
+
+
+async def test_a_body_that_was_ended_leaves_its_task_as_it_was(
+    reader: BodyReader, clock: Clock
+) -> None:
+    """After the refusal the task goes on: nothing in it takes it for one that is cancelled."""
+
+    async def call() -> int:
+        with pytest.raises(InvalidRequest):
+            await reader.read(Script(), None)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT + 0.001
+    assert await task == 0
+
+
+async def test_many_bodies_at_once_have_their_own_ends(reader: BodyReader, clock: Clock) -> None:
+    """Late, whole, too long, hung up: one reader serves them all and keeps nothing."""
+    tasks = [
+        reading(reader, chunk(b"whole")),
+        reading(reader),
+        reading(reader, chunk(b"0" * 11)),
+        reading(reader, GONE),
+        reading(reader, chunk(b"half", True)),
+    ]
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT + 0.001
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert ends[0] == b"whole"
+    assert [type(end) for end in ends[1:]] == [
+        InvalidRequest,
+        TooLarge,
+        InvalidRequest,
+        InvalidRequest,
+    ]
+    assert is_idle(reader)
+
+
+@pytest.mark.parametrize("fault", [OSError("reset"), RuntimeError("a bug")])
+async def test_a_receive_that_fails_leaves_nothing_behind(
+    reader: BodyReader, fault: Exception
+) -> None:
+    """Whatever a server raises is raised, and the reader forgets the call."""
+
+    async def failing() -> Message:
+        raise fault
+
+    with pytest.raises(type(fault)):
+        await reader.read(failing, None)
+    assert is_idle(reader)

@@ -1,0 +1,187 @@
+"""Every route but the data action: who may see what, and how a failure is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from structlog.testing import capture_logs
+
+from flowcache.errors import RedisUnavailable
+from flowcache.http.app import ROUTE
+from flowcache.http.asgi import Message
+from flowcache.http.pages import PagesSettings, pages
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.secret import Secret
+from flowcache.settings import load
+from flowcache.status import WorkerStatus
+from flowcache.telemetry.fleet import Question
+from tests.unit.http.asgi import Answered, Header, Script, bearer, call, chunk, heard
+from tests.unit.telemetry.statuses import record, worker
+
+INSPECT = frozenset({Permission.INSPECT_READ})
+KNOWN = Principals(
+    (
+        Credential(Secret("see"), Principal("inspector", INSPECT)),
+        Credential(Secret("flow"), Principal("flow", frozenset({Permission.DATA_READ}))),
+    )
+)
+WORKERS = [worker(1, [("GET", "ok", True, 0.5)], [record(1, flow_id="f"), record(2)])]
+
+
+def app(
+    gathered: Any = WORKERS, redis: Exception | None = None, asked: list[Question] | None = None
+) -> Starlette:
+    """Build the pages of workers that say ``gathered``; ``redis`` is what ails Redis."""
+    asked = [] if asked is None else asked
+    shown = load(None, {"SERVICE_BEARER_TOKEN": "kept-quiet"}).shown
+
+    async def gather(question: Question) -> Sequence[WorkerStatus]:
+        asked.append(question)
+        if isinstance(gathered, Exception):
+            raise gathered
+        found: Sequence[WorkerStatus] = gathered
+        return found
+
+    async def ready() -> None:
+        if redis is not None:
+            raise redis
+
+    return pages(PagesSettings("1.2.3", shown), KNOWN, gather, ready, lambda: "id-1")
+
+
+async def fetch(
+    built: Starlette, path: str, *headers: Header, method: str = "GET", query: bytes = b""
+) -> Answered:
+    answered = await call(built, method, path, Script(chunk(b"")), headers, query)
+    assert answered is not None
+    return answered
+
+
+async def inspect(query: bytes = b"", token: str = "see") -> Answered:
+    return await fetch(app(), "/inspector", bearer(token), query=query)
+
+
+async def test_a_live_process_is_alive() -> None:
+    """Liveness asks nobody: not Redis, not the siblings."""
+    answered = await fetch(app(OSError("siblings"), RedisUnavailable("redis")), "/healthz")
+    assert (answered.status, answered.json) == (200, {"status": "ok"})
+
+
+async def test_it_is_ready_when_redis_answers() -> None:
+    """Readiness is Redis."""
+    answered = await fetch(app(), "/readyz")
+    assert (answered.status, answered.json) == (200, {"status": "ready"})
+
+
+async def test_it_is_not_ready_without_redis_and_does_not_say_which() -> None:
+    """The page is open to anybody: addresses and reasons are for the inspector."""
+    answered = await fetch(app(redis=RedisUnavailable("10.1.2.3:6379: refused")), "/readyz")
+    assert answered.status == 503
+    assert answered.json == {"status": "unavailable", "error": "Redis does not answer."}
+
+
+async def test_metrics_are_prometheus_text() -> None:
+    """Anybody may scrape; the content type is that of the format."""
+    answered = await fetch(app(), "/metrics")
+    assert answered.status == 200
+    assert answered.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    families = {each.name for each in text_string_to_metric_families(answered.body.decode())}
+    assert "flowcache_requests" in families
+
+
+async def test_only_the_inspector_asks_for_audit_records() -> None:
+    """A scrape moves no records between the workers."""
+    asked: list[Question] = []
+    await fetch(app(asked=asked), "/metrics")
+    await fetch(app(asked=asked), "/inspector", bearer("see"))
+    assert asked == [Question.TOTALS, Question.EVERYTHING]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ((), 401, "unauthorized"),
+        (((b"authorization", b""),), 401, "unauthorized"),
+        ((bearer("wrong"),), 401, "unauthorized"),
+        (((b"authorization", b"Bearer \xff\xfe"),), 401, "unauthorized"),
+        ((bearer("flow"),), 403, "forbidden"),
+    ],
+)
+async def test_the_inspector_has_its_own_credential(
+    headers: tuple[Header, ...], status: int, code: str
+) -> None:
+    """A leaked flow token does not open it."""
+    answered = await fetch(app(), "/inspector", *headers)
+    assert (answered.status, answered.json["code"]) == (status, code)
+    assert ("www-authenticate" in answered.headers) is (status == 401)
+    assert b"auditLogs" not in answered.body
+
+
+async def test_the_inspector_shows_the_service_and_no_secret() -> None:
+    """Metrics, records, configuration; what is secret in it is masked."""
+    answered = await inspect()
+    assert answered.status == 200
+    assert answered.headers["cache-control"] == "no-store"
+    assert [entry["requestId"] for entry in answered.json["auditLogs"]] == ["id-1", "id-2"]
+    assert answered.json["configuration"]["auth"]["token"] == "***"
+    assert b"kept-quiet" not in answered.body
+
+
+async def test_the_inspector_filters_by_its_query() -> None:
+    """A query narrows the records; an unknown one is a mistake, named in the envelope."""
+    assert len((await inspect(b"flow=f")).json["auditLogs"]) == 1
+    refused = await inspect(b"flowId=f")
+    assert (refused.status, refused.json["code"]) == (400, "invalid_request")
+    assert refused.json["error"].startswith("flowId: ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "error", "allowed"),
+    [
+        ("GET", "/", "There is no GET /.", [""]),
+        ("GET", "/nope", "There is no GET /nope.", [""]),
+        ("GET", "/healthz/", "There is no GET /healthz/.", [""]),
+        ("POST", "/healthz", "There is no POST /healthz.", ["GET", "HEAD"]),
+        ("GET", "/" + "x" * 500, "There is no GET /" + "x" * 199 + ".", [""]),
+        ("GET", ROUTE, f"GET is not served here; POST to {ROUTE}.", ["POST"]),
+        ("PUT", ROUTE + "/", f"PUT is not served here; POST to {ROUTE}.", ["POST"]),
+    ],
+)
+async def test_what_is_not_there_is_told_in_the_envelope(
+    method: str, path: str, error: str, allowed: list[str]
+) -> None:
+    """A wrong route and a wrong method have the contract's code, and the envelope."""
+    answered = await fetch(app(), path, method=method)
+    assert answered.status == 404
+    assert answered.json == {
+        "success": False,
+        "data": None,
+        "metadata": {"requestId": "id-1", "latencyMs": 0.0, "operation": None, "hit": None},
+        "error": error,
+        "code": "not_found",
+        "retryable": False,
+    }
+    assert sorted(answered.headers.get("allow", "").split(", ")) == allowed
+    assert answered.headers["content-type"] == "application/json"
+    assert answered.headers["content-length"] == str(len(answered.body))
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/inspector"])
+async def test_a_bug_is_answered_and_logged_and_not_told(path: str) -> None:
+    """Whatever breaks behind a page, the caller gets the envelope without a traceback."""
+    sent: list[Message] = []
+    broken = app(RuntimeError("kept quiet"))
+    with capture_logs() as logged, suppress(RuntimeError):  # which the server gets to see, too
+        await call(broken, "GET", path, Script(chunk(b"")), [bearer("see")], sent=sent)
+    assert [(entry["event"], entry["request_id"]) for entry in logged] == [("a bug", "id-1")]
+    answered = heard(sent)
+    assert (answered.status, answered.json["code"]) == (500, "internal")
+    assert "id-1" in answered.json["error"]
+    assert b"kept quiet" not in answered.body
+    assert b"Traceback" not in answered.body

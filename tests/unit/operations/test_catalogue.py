@@ -1,0 +1,253 @@
+"""The operations: what each asks of Redis, and when two calls are the same write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flowcache.contract.request import Limits, coerce, decode
+from flowcache.errors import Forbidden, InvalidRequest
+from flowcache.operations.catalogue import CATALOGUE, Plan, plan
+from flowcache.policy.permissions import Permission
+from flowcache.ports import Command, Once
+
+ONCE_MS = 600_000
+
+
+def planned_from(raw: str) -> Plan:
+    return plan(coerce(decode(raw.encode()), Limits()), ONCE_MS)
+
+
+def planned(**fields: Any) -> Plan:
+    return planned_from(json.dumps({"key": "k"} | fields))
+
+
+def fingerprint(**fields: Any) -> bytes:
+    once = planned(**{"idempotencyKey": "o"} | fields).command.once
+    assert once is not None
+    return once.fingerprint
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(**fields)
+    return caught.value.message
+
+
+def test_the_catalogue_is_that_of_the_contract() -> None:
+    """The five operations of the contract are there, under their own names."""
+    assert list(CATALOGUE) == ["SET", "GET", "HSET", "HGETALL", "DEL"]
+    assert all(operation.name == name for name, operation in CATALOGUE.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "permission"),
+    [
+        ("SET", "data:write"),
+        ("GET", "data:read"),
+        ("HSET", "data:write"),
+        ("HGETALL", "data:read"),
+        ("DEL", "data:write"),
+    ],
+)
+def test_an_operation_needs_the_permission_of_what_it_does(name: str, permission: str) -> None:
+    """What writes needs the permission to write, and its command is marked as a write."""
+    operation, command = planned(operation=name, value={"a": 1})
+    assert operation.permission == Permission(permission)
+    assert command.writes is (operation.permission is Permission.DATA_WRITE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "command"),
+    [
+        ({"operation": "SET", "value": {"a": [1, None]}}, (b"SET", (b'{"a":[1,null]}',), 3600)),
+        ({"operation": "SET", "value": "x"}, (b"SET", (b'"x"',), 3600)),
+        ({"operation": "SET", "value": None}, (b"SET", (b"null",), 3600)),
+        ({"operation": "set", "value": 1, "ttl": 5}, (b"SET", (b"1",), 5)),
+        ({"operation": "GET"}, (b"GET", (), None)),
+        ({"operation": "GET", "ttl": 5, "value": 1}, (b"GET", (), None)),
+        ({"operation": "HSET", "value": {"a": "x"}}, (b"HSET", (b"a", b"x"), 3600)),
+        ({"operation": "HGETALL"}, (b"HGETALL", (), None)),
+        ({"operation": "DEL"}, (b"DEL", (), None)),
+    ],
+)
+def test_an_operation_is_one_command(
+    fields: dict[str, Any], command: tuple[bytes, tuple[bytes, ...], int | None]
+) -> None:
+    """A call becomes one Redis command on its key; what writes carries its time to live."""
+    made = planned(**fields).command
+    assert (made.name, made.args, made.ttl) == command
+    assert made.key == b"k"
+    assert made.once is None
+
+
+@pytest.mark.parametrize("name", ["SET", "HSET"])
+def test_no_write_makes_a_key_that_lives_for_ever(name: str) -> None:
+    """Whatever the flow says of the time to live, what makes a key has one."""
+    for ttl in (None, "", "${input.ttl}", 1):
+        assert planned(operation=name, value={"a": 1}, ttl=ttl).command.ttl
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("SET", "HSET"), ("GET", "HGETALL"), ("HSET", "HSET"), ("HGETALL", "HGETALL"), ("DEL", "DEL")],
+)
+def test_the_type_hash_means_the_operation_of_hashes(name: str, meant: str) -> None:
+    """SET and GET of a hash are HSET and HGETALL; the others mean themselves."""
+    operation, command = planned(operation=name, type="hash", value={"a": 1})
+    assert operation is CATALOGUE[meant]
+    assert command == planned(operation=meant, value={"a": 1}).command
+
+
+@pytest.mark.parametrize("name", ["INCR", "FLUSHALL", "S", "set x"])
+def test_an_unknown_operation_is_told_those_there_are(name: str) -> None:
+    """The refusal lists the catalogue."""
+    assert refusal(operation=name) == (
+        f'operation: "{name.upper()}" is unknown; there are SET, GET, HSET, HGETALL, DEL.'
+    )
+
+
+def test_set_needs_a_value_and_null_is_one() -> None:
+    """A missing value is a mistake; null is a value."""
+    assert refusal(operation="SET").startswith("value: SET needs one")
+
+
+@pytest.mark.parametrize("name", [*CATALOGUE, "INCR"])
+def test_what_flowcache_keeps_for_itself_is_out_of_reach(name: str) -> None:
+    """No operation touches the records of which write was done."""
+    for key in ("flowcache:once:", "flowcache:once:{x}y"):
+        with pytest.raises(Forbidden, match=r"^key: "):
+            planned(operation=name, key=key, value={"a": 1})
+    assert planned(operation="GET", key="flowcache:onc").command.key == b"flowcache:onc"
+    assert planned(operation="GET", key="Flowcache:once:x").command.key == b"Flowcache:once:x"
+
+
+@pytest.mark.parametrize("operation", [{"operation": "HSET"}, {"operation": "SET", "type": "hash"}])
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [({}, "an empty object"), ([], "an array"), ("x", "a string"), (None, "null"), (1, "a number")],
+)
+def test_a_hash_needs_an_object_of_fields(
+    operation: dict[str, Any], value: object, got: str
+) -> None:
+    """What is no object, or has no fields, is told so by the value's name."""
+    message = refusal(**operation, value=value)
+    assert message.startswith("value: HSET needs ")
+    assert message.endswith(f"got {got}.")
+
+
+def test_a_hash_without_a_value_is_told_so() -> None:
+    """A missing object is named as missing."""
+    assert refusal(operation="HSET") == "value: HSET needs an object of fields, got nothing."
+
+
+def test_a_field_of_a_hash_is_a_text() -> None:
+    """Strings stay as they are; numbers and booleans are their JSON text; the rest is JSON."""
+    value = {"s": "é", "empty": "", "n": 1, "f": 1.5, "t": True, "o": {"a": [1]}, "l": []}
+    args = planned(operation="HSET", value=value).command.args
+    assert dict(zip(args[::2], args[1::2], strict=True)) == {
+        b"s": "é".encode(),
+        b"empty": b"",
+        b"n": b"1",
+        b"f": b"1.5",
+        b"t": b"true",
+        b"o": b'{"a":[1]}',
+        b"l": b"[]",
+    }
+
+
+def test_a_null_in_a_hash_is_refused_by_its_name() -> None:
+    """Null has no text; the field that holds it is named, and only its name is told."""
+    message = refusal(operation="HSET", value={"a": "kept quiet", "b": None})
+    assert message.startswith('value: the field "b" is null')
+    assert "kept quiet" not in message
+
+
+@pytest.mark.parametrize("name", ["GET", "HGETALL"])
+def test_a_read_is_not_remembered(name: str) -> None:
+    """An idempotency key on a read changes nothing."""
+    assert planned(operation=name, idempotencyKey="o").command.once is None
+
+
+@pytest.mark.parametrize("name", ["SET", "HSET", "DEL"])
+def test_a_write_with_an_idempotency_key_is_applied_once(name: str) -> None:
+    """The key names the write, for as long as the operator says."""
+    once = planned(operation=name, value={"a": 1}, idempotencyKey="né-1").command.once
+    assert isinstance(once, Once)
+    assert once.token == "né-1".encode()
+    assert once.lifetime_ms == ONCE_MS
+
+
+SET = {"operation": "SET", "value": {"a": 1}, "ttl": 60}
+HSET = {"operation": "HSET", "value": {"a": 1, "b": 2}, "ttl": 60}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SET, {"operation": "set"}),
+        (SET, {"ttl": "60"}),
+        (SET, {"ttl": 60.0}),
+        (SET, {"ttl": " 60.0 "}),
+        (SET, {"type": "string"}),
+        (SET, {"flowId": "f", "interactionId": 5, "deadlineMs": 5}),
+        (SET, {"somethingElse": 1}),
+        (SET | {"ttl": None}, {"ttl": 3600}),
+        (HSET, {"operation": "SET", "type": "hash"}),
+        (HSET, {"value": {"b": 2, "a": 1}}),
+        (HSET, {"value": {"a": "1", "b": "2"}}),
+        ({"operation": "DEL"}, {"ttl": 5}),
+        ({"operation": "DEL"}, {"value": 5}),
+    ],
+)
+def test_the_same_effect_has_the_same_fingerprint(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """A write that is sent again in another spelling is the same write."""
+    assert fingerprint(**one) == fingerprint(**one | other)
+
+
+def test_the_order_and_spacing_of_a_body_do_not_show_in_a_fingerprint() -> None:
+    """A client that writes its JSON differently the second time sends the same write."""
+    dense = '{"operation":"SET","key":"k","value":{"a":"\\u00e9"},"idempotencyKey":"o"}'
+    spaced = ' { "idempotencyKey" : "o",\n"value":{"a" : "é"}, "key":"k","operation":"SET" } '
+    assert planned_from(dense).command == planned_from(spaced).command
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SET, {"key": "l"}),
+        (SET, {"value": {"a": 2}}),
+        (SET, {"value": {"a": "1"}}),
+        (SET, {"value": {"a": True}}),
+        (SET, {"value": None}),
+        (SET, {"ttl": 61}),
+        (SET, {"operation": "HSET"}),
+        (SET, {"operation": "DEL"}),
+        (HSET, {"value": {"a": 1}}),
+        (HSET, {"value": {"a": 2, "b": 1}}),
+        (HSET, {"value": {"a": 1, "b": 2, "c": 3}}),
+        (HSET, {"value": {"a": "1b", "2": ""}}),
+        ({"operation": "HSET", "value": {"ab": "c"}}, {"value": {"a": "bc"}}),
+        ({"operation": "HSET", "value": {"a": "b", "c": "d"}}, {"value": {"a": "d", "c": "b"}}),
+        ({"operation": "HSET", "value": {"a": "b", "c": "d"}}, {"value": {"b": "a", "d": "c"}}),
+        ({"operation": "DEL"}, {"key": "l"}),
+    ],
+)
+def test_another_effect_has_another_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Another key, value, time to live or operation under one idempotency key is noticed."""
+    assert fingerprint(**one) != fingerprint(**one | other)
+
+
+def test_a_fingerprint_tells_writes_from_one_another_not_calls() -> None:
+    """The idempotency key is not part of what was written."""
+    assert fingerprint(**SET) == fingerprint(**SET, idempotencyKey="another")
+
+
+def test_a_plan_leaves_the_rest_of_the_command_alone() -> None:
+    """An idempotency key adds to the command and changes nothing else of it."""
+    _, command = planned(**SET, idempotencyKey="o")
+    assert command == Command(b"SET", b"k", (b'{"a":1}',), 60, True, command.once)

@@ -1,0 +1,409 @@
+"""What the guard makes of the ends of calls: which count, which don't, and whose circuit it is.
+
+The breaker's own promises are in `test_breaker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Set
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowcache.errors import (
+    CircuitOpen,
+    Conflict,
+    DeadlineExceeded,
+    Declined,
+    Failure,
+    Forbidden,
+    Internal,
+    InvalidRequest,
+    InvalidResponse,
+    NotFound,
+    RateLimited,
+    RedisUnavailable,
+    TooLarge,
+    Unauthorized,
+    WrongType,
+    all_failures,
+)
+from flowcache.ports import Command, Reply
+from flowcache.resilience.breaker import BreakerSettings
+from flowcache.resilience.guard import Guard
+from flowcache.status import CircuitStatus
+
+SETTINGS = BreakerSettings(failures=5, open_seconds=10.0, probe_seconds=2.0)
+MIN_BUDGET = 0.1
+PATIENCE = 0.8
+
+DOWN = RedisUnavailable("down")
+LATE = DeadlineExceeded("late")
+HARMLESS = [
+    kind("no fault of Redis's")
+    for kind in (WrongType, Conflict, TooLarge, InvalidRequest, Forbidden, Declined)
+]
+
+
+class FakeStore:
+    """A store that does as it is told: each call replies, fails, or waits to be released.
+
+    A key's shard is named by its first byte.
+    """
+
+    def __init__(self) -> None:
+        self.outcome: Reply | BaseException = b"reply"
+        self.calls: list[Command] = []
+        self.gates: list[asyncio.Future[Reply]] = []
+        self.holds = False
+        self.names: set[str] = {"a", "b"}
+
+    def shard_of(self, key: bytes) -> str:
+        name = key[:1].decode()
+        if name not in self.names:
+            raise RedisUnavailable("no shard is known to hold it")
+        return name
+
+    def shards(self) -> Set[str]:
+        return self.names
+
+    async def execute(self, command: Command, deadline: float) -> Reply:
+        self.calls.append(command)
+        if self.holds:
+            self.gates.append(asyncio.get_running_loop().create_future())
+            return await self.gates[-1]
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+class Guarded:
+    """A guard around a fake store, on a clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.store = FakeStore()
+        self.guard = Guard(self.store, SETTINGS, MIN_BUDGET, lambda: self.now)
+
+    async def call(
+        self, outcome: Reply | BaseException = b"reply", key: bytes = b"a", budget: float = PATIENCE
+    ) -> Reply:
+        self.store.outcome = outcome
+        return await self.guard.execute(Command(b"GET", key), self.now + budget)
+
+    async def fail(
+        self, times: int = 1, fault: BaseException = DOWN, key: bytes = b"a", budget: float = 0.8
+    ) -> None:
+        for _ in range(times):
+            with pytest.raises(type(fault)):
+                await self.call(fault, key, budget)
+
+    async def refused(self, key: bytes = b"a") -> float:
+        """Make a call that has to be refused; return when to come back."""
+        calls = len(self.store.calls)
+        with pytest.raises(CircuitOpen) as caught:
+            await self.call(key=key)
+        assert len(self.store.calls) == calls, "nothing may be sent"
+        assert caught.value.retry_after is not None
+        return caught.value.retry_after
+
+    def circuit(self, shard: str = "a") -> CircuitStatus:
+        return next(circuit for circuit in self.guard.circuits() if circuit.shard == shard)
+
+
+@pytest.fixture
+def guarded() -> Guarded:
+    return Guarded()
+
+
+async def test_a_reply_passes_through(guarded: Guarded) -> None:
+    """A healthy shard's replies and commands pass unchanged."""
+    assert await guarded.call(b"value") == b"value"
+    assert guarded.store.calls == [Command(b"GET", b"a")]
+    assert guarded.circuit() == CircuitStatus("a", "closed", 0, 0.0, 0, 0)
+
+
+@pytest.mark.parametrize("fault", [DOWN, LATE])
+async def test_five_failures_open(guarded: Guarded, fault: Failure) -> None:
+    """Four times no answer is bad luck, five times opens the circuit: nothing is sent any more."""
+    await guarded.fail(4, fault)
+    assert guarded.circuit().state == "closed"
+    await guarded.fail(1, fault)
+    assert guarded.circuit().state == "open"
+    assert await guarded.refused() == pytest.approx(10.0)
+
+
+async def test_a_failure_passes_through(guarded: Guarded) -> None:
+    """The caller gets the very failure that the store raised."""
+    for fault in (DOWN, LATE, *HARMLESS):
+        with pytest.raises(Failure) as caught:
+            await guarded.call(fault)
+        assert caught.value is fault
+
+
+async def test_success_between_starts_over(guarded: Guarded) -> None:
+    """Only failures in a row count."""
+    for _ in range(3):
+        await guarded.fail(4)
+        await guarded.call()
+    assert guarded.circuit().state == "closed"
+
+
+@pytest.mark.parametrize("fault", HARMLESS, ids=lambda fault: type(fault).__name__)
+async def test_what_never_counts(guarded: Guarded, fault: Failure) -> None:
+    """What is the caller's doing, or says that Redis is well, never opens a circuit."""
+    await guarded.fail(50, fault)
+    assert guarded.circuit().state == "closed"
+    assert guarded.circuit().failures == 0
+
+
+async def test_an_answer_is_an_answer(guarded: Guarded) -> None:
+    """A caller's mistake that Redis answered shows that it answers: the row is broken."""
+    await guarded.fail(4)
+    await guarded.fail(1, WrongType("another type"))
+    await guarded.fail(4)
+    assert guarded.circuit().state == "closed"
+
+
+async def test_a_declined_call_is_no_answer(guarded: Guarded) -> None:
+    """A call that was declined proves nothing either way: the row of failures goes on."""
+    await guarded.fail(4)
+    await guarded.fail(1, Declined("out of memory"))
+    await guarded.fail(1)
+    assert guarded.circuit().state == "open"
+
+
+async def test_a_bug_is_not_redis(guarded: Guarded) -> None:
+    """An exception that nobody foresaw passes through and says nothing about Redis."""
+    await guarded.fail(50, ZeroDivisionError("a bug"))
+    assert guarded.circuit().state == "closed"
+
+
+async def test_too_little_time_proves_nothing(guarded: Guarded) -> None:
+    """A caller with no patience can't open the circuit for all, however often it calls."""
+    await guarded.fail(50, LATE, budget=MIN_BUDGET / 2)
+    assert guarded.circuit().state == "closed"
+    await guarded.fail(4, LATE, budget=PATIENCE)
+    await guarded.fail(50, LATE, budget=0.001)
+    assert guarded.circuit().failures == 4
+    await guarded.fail(1, LATE, budget=PATIENCE)
+    assert guarded.circuit().state == "open"
+
+
+async def test_no_connection_counts_at_any_budget(guarded: Guarded) -> None:
+    """Where Redis isn't to be reached, it isn't for want of time."""
+    await guarded.fail(5, DOWN, budget=0.001)
+    assert guarded.circuit().state == "open"
+
+
+async def test_shards_are_independent(guarded: Guarded) -> None:
+    """One dead shard blocks its own keys and nobody else's."""
+    await guarded.fail(5, key=b"a")
+    await guarded.refused(b"a")
+    assert await guarded.call(key=b"b") == b"reply"
+    await guarded.fail(4, key=b"b")
+    assert guarded.circuit("a").state == "open"
+    assert guarded.circuit("b").state == "closed"
+    assert guarded.circuit("b").failures == 4
+
+
+async def test_a_key_without_a_shard(guarded: Guarded) -> None:
+    """While nobody knows where a key lives its calls fail, and no circuit is made of it."""
+    with pytest.raises(RedisUnavailable, match="no shard"):
+        await guarded.call(key=b"x")
+    assert guarded.guard.circuits() == []
+    assert guarded.store.calls == []
+
+
+async def test_retry_after_is_true(guarded: Guarded) -> None:
+    """Who is refused learns the seconds that are left, and who waits that long is let through."""
+    await guarded.fail(5)
+    assert await guarded.refused() == pytest.approx(10.0)
+    guarded.now += 9.0
+    wait = await guarded.refused()
+    assert wait == pytest.approx(1.0)
+    assert guarded.circuit().retry_after == pytest.approx(1.0)
+    guarded.now += wait
+    assert await guarded.call() == b"reply"
+    assert guarded.circuit().state == "closed"
+    assert guarded.circuit().retry_after == 0.0
+    assert guarded.circuit().refused == 2
+
+
+async def test_one_probe_at_a_time(guarded: Guarded) -> None:
+    """When the open time is over one call is let through; the others wait for what it finds."""
+    await guarded.fail(5)
+    guarded.now += 10.0
+    guarded.store.holds = True
+    probe = asyncio.create_task(guarded.call())
+    await asyncio.sleep(0)
+    for _ in range(3):
+        assert 0 < await guarded.refused() <= SETTINGS.probe_seconds
+    assert guarded.circuit().state == "half-open"
+    guarded.store.gates[0].set_result(b"back")
+    assert await probe == b"back"
+    guarded.store.holds = False
+    assert await guarded.call() == b"reply"
+    assert guarded.circuit().state == "closed"
+
+
+async def test_failed_probe(guarded: Guarded) -> None:
+    """A probe that fails opens the circuit anew, for the whole time."""
+    await guarded.fail(5)
+    guarded.now += 10.0
+    await guarded.fail(1)
+    assert await guarded.refused() == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("fault", [*HARMLESS, ZeroDivisionError("a bug")])
+async def test_probe_that_proves_nothing_against_redis(
+    guarded: Guarded, fault: BaseException
+) -> None:
+    """A probe that ends otherwise doesn't keep its place: the next call goes through."""
+    await guarded.fail(5)
+    guarded.now += 10.0
+    await guarded.fail(1, fault)
+    assert await guarded.call() == b"reply"
+
+
+async def test_impatient_probe(guarded: Guarded) -> None:
+    """Nor does one that had too little time."""
+    await guarded.fail(5)
+    guarded.now += 10.0
+    await guarded.fail(1, LATE, budget=0.001)
+    assert await guarded.call() == b"reply"
+
+
+async def test_cancelled_call_returns_its_permit(guarded: Guarded) -> None:
+    """Who cancels a call counts for nothing, and a cancelled probe leaves its place to the next."""
+    guarded.store.holds = True
+    for _ in range(10):
+        call = asyncio.create_task(guarded.call())
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert guarded.circuit().failures == 0
+    guarded.store.holds = False
+    await guarded.fail(5)
+    guarded.now += 10.0
+    guarded.store.holds = True
+    probe = asyncio.create_task(guarded.call())
+    await asyncio.sleep(0)
+    await guarded.refused()
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    guarded.store.holds = False
+    assert await guarded.call() == b"reply"
+    assert guarded.circuit().state == "closed"
+
+
+async def test_late_results_are_dropped(guarded: Guarded) -> None:
+    """A call from before the outage that ends well during it doesn't close the circuit."""
+    guarded.store.holds = True
+    calls = [asyncio.create_task(guarded.call()) for _ in range(2)]
+    await asyncio.sleep(0)
+    guarded.store.holds = False
+    await guarded.fail(5)
+    well, badly = guarded.store.gates
+    well.set_result(b"at last")
+    assert await calls[0] == b"at last"
+    await guarded.refused()
+    guarded.now += 10.0
+    assert await guarded.call() == b"reply"
+    badly.set_exception(DOWN)
+    with pytest.raises(RedisUnavailable):
+        await calls[1]
+    assert guarded.circuit().failures == 0
+
+
+async def test_a_shard_that_came_back(guarded: Guarded) -> None:
+    """When a shard is seen to be back its next call is let through at once, and no other's."""
+    for key in (b"a", b"b"):
+        await guarded.fail(5, key=key)
+    guarded.guard.came_back("a")
+    guarded.guard.came_back("one that nobody knows")
+    assert await guarded.call(key=b"a") == b"reply"
+    assert guarded.circuit("a").state == "closed"
+    await guarded.refused(b"b")
+
+
+async def test_coming_back_is_no_proof(guarded: Guarded) -> None:
+    """It is let through as a probe: one call, and if it fails the circuit is open again."""
+    await guarded.fail(5)
+    guarded.guard.came_back("a")
+    await guarded.fail(1)
+    assert await guarded.refused() == pytest.approx(10.0)
+
+
+async def test_coming_back_while_closed(guarded: Guarded) -> None:
+    """For a circuit that is closed it changes nothing."""
+    await guarded.fail(4)
+    guarded.guard.came_back("a")
+    assert guarded.circuit().failures == 4
+
+
+async def test_shards_that_are_gone_are_forgotten(guarded: Guarded) -> None:
+    """A circuit of a shard that is no more isn't shown, or kept: it would stay open for ever."""
+    await guarded.fail(5, key=b"a")
+    guarded.store.names = {"b", "c"}
+    assert guarded.guard.circuits() == []
+    await guarded.call(key=b"c")
+    assert [circuit.shard for circuit in guarded.guard.circuits()] == ["c"]
+    guarded.store.names = {"a"}
+    assert await guarded.call(key=b"a") == b"reply"
+
+
+async def test_a_shard_that_goes_under_a_call(guarded: Guarded) -> None:
+    """A call whose shard is forgotten meanwhile ends as any other."""
+    guarded.store.holds = True
+    call = asyncio.create_task(guarded.call())
+    await asyncio.sleep(0)
+    guarded.store.names = {"b"}
+    assert guarded.guard.circuits() == []
+    guarded.store.gates[0].set_exception(DOWN)
+    with pytest.raises(RedisUnavailable):
+        await call
+    assert guarded.guard.circuits() == []
+
+
+def test_every_failure_has_been_thought_of() -> None:
+    """A new kind of failure has to be put on one side or the other, here and in the guard."""
+    from_the_store = {RedisUnavailable, DeadlineExceeded, *map(type, HARMLESS)}
+    from_elsewhere = {
+        CircuitOpen,
+        Internal,
+        InvalidResponse,
+        NotFound,
+        RateLimited,
+        Unauthorized,
+    }
+    assert set(all_failures()) <= from_the_store | from_elsewhere
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([DOWN, LATE, None, *HARMLESS]))))
+def test_a_circuit_is_the_story_of_its_shard(story: list[tuple[str, Failure | None]]) -> None:
+    """Whatever happens on another shard, a circuit opens after its own five failures in a row."""
+
+    async def live() -> None:
+        guarded = Guarded()
+        rows = {"a": 0, "b": 0}
+        for shard, fault in story:
+            key = shard.encode()
+            if rows[shard] >= 5:
+                await guarded.refused(key)
+            elif fault is None:
+                await guarded.call(key=key)
+                rows[shard] = 0
+            else:
+                await guarded.fail(1, fault, key)
+                if isinstance(fault, RedisUnavailable | DeadlineExceeded):
+                    rows[shard] += not isinstance(fault, Declined)
+                else:
+                    rows[shard] = 0
+
+    asyncio.run(live())

@@ -1,0 +1,98 @@
+"""A command as bytes."""
+
+from collections.abc import Sequence
+
+import hiredis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowcache.ports import Command, Once
+from flowcache.store.commands import ASKING, PING, Packed, pack
+from flowcache.store.slots import key_slot, once_key
+
+ONCE = Once(b"token", b"fingerprint", 5_000)
+
+
+def read(data: bytes) -> list[bytes]:
+    """Read one command as a server would, and see that there is nothing behind it."""
+    reader = hiredis.Reader()
+    reader.feed(data)
+    command = reader.gets()
+    assert isinstance(command, list)
+    assert reader.gets() is False
+    return command
+
+
+def script(packed: Packed) -> list[bytes]:
+    """Return what follows the script, and see that the fallback carries the same."""
+    name, digest, *rest = read(packed.data)
+    assert name == b"EVALSHA"
+    assert len(digest) == 40
+    fallback, text, *again = read(packed.with_script())
+    assert fallback == b"EVAL"
+    assert b"KEYS[1]" in text
+    assert again == rest
+    return rest
+
+
+def test_plain() -> None:
+    """What is atomic by itself is sent as it is."""
+    assert pack(Command(b"GET", b"k")) == Packed(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
+    assert read(pack(Command(b"DEL", b"k", writes=True)).data) == [b"DEL", b"k"]
+    hset = Command(b"HSET", b"k", (b"f", b"v"), writes=True)
+    assert read(pack(hset).data) == [b"HSET", b"k", b"f", b"v"]
+
+
+def test_set_takes_its_life_along() -> None:
+    """SET has its TTL as an argument, and needs no script."""
+    command = Command(b"SET", b"k", (b"v",), 60, True)
+    assert read(pack(command).data) == [b"SET", b"k", b"v", b"EX", b"60"]
+
+
+def test_other_writes_with_a_life() -> None:
+    """Every other write with a TTL is a script on one key."""
+    command = Command(b"HSET", b"k", (b"f", b"v"), 60, True)
+    assert script(pack(command)) == [b"1", b"k", b"HSET", b"60", b"", b"0", b"f", b"v"]
+
+
+@pytest.mark.parametrize(("ttl", "life"), [(60, b"60"), (None, b"0")])
+@pytest.mark.parametrize("name", [b"SET", b"HSET", b"DEL"])
+def test_writes_to_be_applied_once(name: bytes, ttl: int | None, life: bytes) -> None:
+    """A write to be applied once is a script on its key and its record."""
+    command = Command(name, b"k", (b"v",), ttl, True, ONCE)
+    assert script(pack(command)) == [
+        *(b"2", b"k", once_key(b"k", b"token")),
+        *(name, life, b"fingerprint", b"5000", b"v"),
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([b"GET", b"SET", b"HSET", b"DEL"]),
+    st.binary(),
+    st.lists(st.binary(), max_size=5),
+    st.none() | st.integers(1, 10**10),
+    st.none() | st.builds(Once, st.binary(), st.binary(), st.integers(1, 10**12)),
+)
+def test_any_bytes(
+    name: bytes, key: bytes, args: Sequence[bytes], ttl: int | None, once: Once | None
+) -> None:
+    """No byte of a key or value can break out of its place; all keys are of one slot."""
+    packed = pack(Command(name, key, tuple(args), ttl, True, once))
+    if packed.script is None:
+        words = read(packed.data)
+        assert words[: 2 + len(args)] == [name, key, *args]
+        return
+    count, *rest = script(packed)
+    keys, rest = rest[: int(count)], rest[int(count) :]
+    assert keys[0] == key
+    assert {key_slot(each) for each in keys} == {key_slot(key)}
+    assert rest[0] == name
+    assert rest[4:] == list(args)
+
+
+def test_what_has_no_key() -> None:
+    """The two commands that the store sends on its own account."""
+    assert read(ASKING) == [b"ASKING"]
+    assert read(PING) == [b"PING"]

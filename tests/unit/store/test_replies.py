@@ -1,0 +1,111 @@
+"""What follows from an error reply."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowcache.errors import Declined, Failure, RedisUnavailable, TooLarge, WrongType
+from flowcache.store.replies import (
+    EXPIRED,
+    FULL,
+    LOST,
+    NOT_SENT,
+    OVERSIZED,
+    REACTIONS,
+    ErrorReply,
+    Fault,
+    Reaction,
+    reaction,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "failure"),
+    [
+        # As servers word them.
+        ("MOVED 3999 127.0.0.1:6381", Reaction.MOVED, RedisUnavailable),
+        ("ASK 3999 127.0.0.1:6381", Reaction.ASK, RedisUnavailable),
+        (
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            Reaction.AGAIN,
+            RedisUnavailable,
+        ),
+        ("NOSCRIPT No matching script.", Reaction.SCRIPT, RedisUnavailable),
+        (
+            "READONLY You can't write against a read only replica.",
+            Reaction.REFRESH,
+            RedisUnavailable,
+        ),
+        ("CLUSTERDOWN Hash slot not served", Reaction.REFRESH, RedisUnavailable),
+        ("CLUSTERDOWN The cluster is down", Reaction.REFRESH, RedisUnavailable),
+        ("MASTERDOWN Link with MASTER is down", Reaction.REFRESH, RedisUnavailable),
+        ("LOADING Redis is loading the dataset in memory", Reaction.REFUSE, RedisUnavailable),
+        ("BUSY Redis is busy running a script.", Reaction.REFUSE, RedisUnavailable),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Reaction.REFUSE, Declined),
+        ("MISCONF Redis is configured to save RDB snapshots", Reaction.REFUSE, Declined),
+        ("NOREPLICAS Not enough good replicas to write.", Reaction.REFUSE, Declined),
+        ("WRONGTYPE Operation against a key", Reaction.ANSWER, WrongType),
+        (
+            "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+            Reaction.ANSWER,
+            TooLarge,
+        ),
+        ("ERR unknown command 'FOO'", Reaction.REFUSE, RedisUnavailable),
+        ("A word of some later version", Reaction.REFUSE, RedisUnavailable),
+        ("", Reaction.REFUSE, RedisUnavailable),
+        # Only the first word counts, and all of it.
+        ("ERR MOVED", Reaction.REFUSE, RedisUnavailable),
+        ("MOVEDX 1", Reaction.REFUSE, RedisUnavailable),
+        ("moved 1", Reaction.REFUSE, RedisUnavailable),
+    ],
+)
+def test_what_follows(text: str, what: Reaction, failure: type[Failure]) -> None:
+    """Each error that servers are known to send leads where it should."""
+    assert reaction(ErrorReply(text))[:2] == (what, failure)
+
+
+def test_every_reaction_is_used() -> None:
+    """No row of the table is missing for a reaction that the store knows.
+
+    One is the store's own: a refusal becomes ELSEWHERE when it was a replica that refused.
+    """
+    in_the_table = {what for what, _, _ in REACTIONS.values()}
+    assert in_the_table == set(Reaction) - {Reaction.ELSEWHERE}
+
+
+def test_messages_are_sentences() -> None:
+    """A flow author reads whole sentences, none twice for different things to do."""
+    told: dict[str, Reaction] = {}
+    for code, (what, _, message) in REACTIONS.items():
+        assert message[0].isupper(), code
+        assert message.endswith("."), code
+        assert what not in (Reaction.REFUSE, Reaction.ANSWER) or message not in told, code
+        told[message] = what
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text(text: str) -> None:
+    """Any text has a reaction, and a message that repeats nothing of it."""
+    what, failure, message = reaction(ErrorReply(text))
+    assert isinstance(what, Reaction)
+    assert issubclass(failure, Failure)
+    known = {told for _, _, told in REACTIONS.values()}
+    assert message in known | {
+        "Redis refused the command.",
+        "value: larger than Redis takes.",
+    }
+
+
+def test_all_that_is_no_reply_is_a_fault() -> None:
+    """One look at the class tells a reply from what came in its place."""
+    for fault in (EXPIRED, FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply("ERR")):
+        assert isinstance(fault, Fault)
+    assert LOST.sent
+    assert not NOT_SENT.sent
+
+
+def test_an_error_shows_its_text() -> None:
+    """In a traceback or a debugger an error reply can be told from others."""
+    assert repr(ErrorReply("ERR no")) == "ErrorReply('ERR no')"
+    assert ErrorReply("ERR no").code == "ERR"

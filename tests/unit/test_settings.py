@@ -1,0 +1,637 @@
+"""The configuration: where values come from, what is refused, what is never shown."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principals
+from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
+from flowcache.store.settings import Address, ReadFrom, Tls
+
+TOKEN = {"SERVICE_BEARER_TOKEN": "flow-token"}
+PEM = str(Path(__file__).resolve())
+OTHER_PEM = str(Path(hypothesis.__file__).resolve())
+"""Two files that can be read: what is in them is looked at when Redis is connected to."""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    path = tmp_path / "flowcache.toml"
+
+    def write(text: str) -> Path:
+        path.write_text(text, "utf-8")
+        return path
+
+    return write
+
+
+def loaded(environment: dict[str, str] | None = None, file: Path | None = None) -> Settings:
+    return load(file, TOKEN | (environment or {}))
+
+
+def faults(*arguments: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(*arguments)
+    return caught.value.faults
+
+
+def faults_of(variable: str, text: str) -> list[str]:
+    return faults(None, TOKEN | {variable: text})
+
+
+# -- defaults --------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_the_product() -> None:
+    """A token is all that has to be configured."""
+    settings = loaded()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 3000)
+    assert settings.data_action.limits.default_ttl == 3600
+    assert settings.data_action.deadline == 0.8
+    assert settings.data_action.max_body == 256 * 1024
+    assert (settings.breaker.failures, settings.breaker.open_seconds) == (5, 10.0)
+    assert settings.store.nodes == (Address("127.0.0.1", 6379),)
+    assert settings.store.read_from is ReadFrom.PRIMARY
+    assert settings.store.tls is None
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
+def test_a_default_is_a_value_that_could_be_configured(row: Setting) -> None:
+    """No default is one that its own reader would refuse."""
+    if row.default is not None:
+        row.read(row.default)
+
+
+def test_names_are_not_ambiguous() -> None:
+    """No key and no variable stands for two settings."""
+    variables = [name for row in SETTINGS for name in (row.variable, *row.names)]
+    assert len(variables) == len(set(variables))
+    assert len({row.name for row in SETTINGS}) == len(SETTINGS)
+
+
+def test_a_probe_outlasts_every_call() -> None:
+    """The breaker gives a probe more time than any call has, whatever the deadline."""
+    for ms in ("5", "800", "60000"):
+        settings = loaded({"FLOWCACHE_DATA_DEADLINE_MS": ms})
+        assert settings.breaker.probe_seconds > settings.data_action.deadline
+
+
+def test_a_timeout_at_the_full_deadline_always_counts() -> None:
+    """Whatever is configured, a call that had all of the time tells something about Redis."""
+    for deadline, budget in itertools.product(("5", "800", "60000"), ("", "0", "700", "60000")):
+        settings = loaded(
+            {
+                "FLOWCACHE_DATA_DEADLINE_MS": deadline,
+                "FLOWCACHE_BREAKER_MIN_BUDGET_MS": budget,
+            }
+        )
+        assert settings.min_budget <= settings.data_action.deadline
+    assert 0.7 < loaded().min_budget < 0.8
+
+
+def test_a_connection_is_given_more_time_than_any_call() -> None:
+    """A late reply ends its call first, and its connection only later."""
+    for ms in ("5", "800", "60000"):
+        settings = loaded({"FLOWCACHE_DATA_DEADLINE_MS": ms})
+        assert settings.store.reply_timeout > settings.data_action.deadline
+    (fault,) = faults_of("FLOWCACHE_REDIS_REPLY_TIMEOUT_SECONDS", "0.7")
+    assert all(told in fault for told in ("redis.reply_timeout_seconds", "0.7", "data.deadline_ms"))
+
+
+# -- every row, by every name ----------------------------------------------------------------------
+
+Read = Callable[[Settings], object]
+
+
+def in_shown(name: str) -> Read:
+    section, _, key = name.partition(".")
+    return lambda settings: settings.shown[section][key]
+
+
+def in_tls(read: Callable[[Tls], object]) -> Read:
+    return lambda settings: settings.store.tls and read(settings.store.tls)
+
+
+ROWS: dict[str, tuple[str, Read, object]] = {
+    "http.host": ("0.0.0.0", lambda s: s.server.host, "0.0.0.0"),
+    "http.port": ("8080", lambda s: s.server.port, 8080),
+    "http.workers": ("4", lambda s: s.server.workers, 4),
+    "http.grace_seconds": ("2.5", lambda s: s.server.grace, 2.5),
+    "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
+    "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
+    "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
+    "auth.token": ("other-token", lambda s: s.credentials[0].token.reveal(), "other-token"),
+    "inspector.token": ("see", lambda s: [c.token.reveal() for c in s.credentials][1:], ["see"]),
+    "redis.nodes": (
+        "a:1, b:2",
+        lambda s: s.store.nodes,
+        (Address("a", 1), Address("b", 2)),
+    ),
+    "redis.username": ("ada", lambda s: s.store.username, "ada"),
+    "redis.password": ("pä ss", lambda s: s.store.password and s.store.password.reveal(), "pä ss"),
+    "redis.database": ("3", lambda s: s.store.database, 3),
+    "redis.service": ("main", lambda s: s.store.service, "main"),
+    "redis.sentinel_username": ("sen", lambda s: s.store.sentinel_username, "sen"),
+    "redis.sentinel_password": (
+        "tinel",
+        lambda s: s.store.sentinel_password and s.store.sentinel_password.reveal(),
+        "tinel",
+    ),
+    "redis.tls": ("true", lambda s: s.store.tls, Tls()),
+    "redis.tls_ca_file": (PEM, in_tls(lambda tls: tls.ca_file), PEM),
+    "redis.tls_cert_file": (PEM, in_tls(lambda tls: tls.cert_file), PEM),
+    "redis.tls_key_file": (PEM, in_tls(lambda tls: tls.key_file), PEM),
+    "redis.tls_verify_hostname": ("false", in_tls(lambda tls: tls.verify_hostname), False),
+    "redis.read_from": ("replica", lambda s: s.store.read_from, ReadFrom.REPLICA),
+    "redis.connect_timeout_seconds": ("0.5", lambda s: s.store.connect_timeout, 0.5),
+    "redis.reply_timeout_seconds": ("1.5", lambda s: s.store.reply_timeout, 1.5),
+    "redis.refresh_seconds": ("30", lambda s: s.store.refresh_interval, 30.0),
+    "data.default_ttl": ("60", lambda s: s.data_action.limits.default_ttl, 60),
+    "data.max_ttl": ("7200", lambda s: s.data_action.limits.max_ttl, 7200),
+    "data.deadline_ms": ("250", lambda s: s.data_action.deadline, 0.25),
+    "data.idempotency_seconds": ("60", lambda s: s.data_action.once_lifetime, 60),
+    "breaker.failures": ("3", lambda s: s.breaker.failures, 3),
+    "breaker.open_seconds": ("2.5", lambda s: s.breaker.open_seconds, 2.5),
+    "breaker.min_budget_ms": ("50", lambda s: s.min_budget, 0.05),
+    "audit.ring": ("5", lambda s: s.audit_ring, 5),
+    "log.level": ("debug", lambda s: s.log_level, "debug"),
+    "cxone.api_base": ("https://api", in_shown("cxone.api_base"), "https://api"),
+    "cxone.client_id": ("id", in_shown("cxone.client_id"), "id"),
+    "cxone.client_secret": ("hush", in_shown("cxone.client_secret"), "***"),
+}
+"""Setting -> a text for it that is not the default, where it shows, and what shows there."""
+
+PAIR = {
+    "FLOWCACHE_REDIS_TLS": "yes",
+    "FLOWCACHE_REDIS_TLS_CERT_FILE": OTHER_PEM,
+    "FLOWCACHE_REDIS_TLS_KEY_FILE": OTHER_PEM,
+}
+NEEDS = {
+    "redis.tls_ca_file": {"FLOWCACHE_REDIS_TLS": "true"},
+    "redis.tls_verify_hostname": {"FLOWCACHE_REDIS_TLS": "true"},
+    "redis.tls_cert_file": PAIR,
+    "redis.tls_key_file": PAIR,
+}
+"""What else must be configured for a setting to show."""
+
+every_row = pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row.name)
+
+
+def as_toml(text: str) -> str:
+    """Return what an environment variable says as TOML says it: numbers and flags bare."""
+    is_bare = re.fullmatch(r"\d+(\.\d+)?|true|false", text)
+    return text if is_bare else json.dumps(text, ensure_ascii=False)
+
+
+def test_every_row_is_tried() -> None:
+    """The table of these tests is that of the code."""
+    assert list(ROWS) == [row.name for row in SETTINGS]
+
+
+@every_row
+def test_every_row_can_be_set_in_the_environment(row: Setting) -> None:
+    """``FLOWCACHE_<SECTION>_<KEY>`` works for whatever can be configured."""
+    text, read, expected = ROWS[row.name]
+    needed = NEEDS.get(row.name, {})
+    variable = f"FLOWCACHE_{row.section}_{row.key}".upper()
+    assert read(loaded(needed)) != expected
+    assert read(loaded(needed | {variable: text})) == expected
+
+
+@every_row
+def test_every_row_can_be_set_in_the_file(row: Setting, write: Write) -> None:
+    """``[section] key`` works for whatever can be configured."""
+    text, read, expected = ROWS[row.name]
+    needed = {name: v for name, v in NEEDS.get(row.name, {}).items() if name != row.variable}
+    file = write(f"[{row.section}]\n{row.key} = {as_toml(text)}\n")
+    assert read(load(file, needed if row.name == "auth.token" else TOKEN | needed)) == expected
+
+
+@every_row
+def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
+    row: Setting, write: Write
+) -> None:
+    """File, environment, command line: the later one counts, for whatever can be configured."""
+    text, read, expected = ROWS[row.name]
+    needed = {name: v for name, v in NEEDS.get(row.name, {}).items() if name != row.variable}
+    environment, wrong = TOKEN | needed, {row.variable: "unread"}
+    file = write(f'[{row.section}]\n{row.key} = "unread"\n')
+    assert read(load(file, environment | {row.variable: text})) == expected
+    assert read(load(file, environment | wrong, {row.name: text})) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("REDIS_NODES", "redis.nodes"),
+        ("REDIS_URL", "redis.nodes"),
+        ("SERVICE_BEARER_TOKEN", "auth.token"),
+        ("CXONE_API_BASE", "cxone.api_base"),
+        ("CXONE_CLIENT_ID", "cxone.client_id"),
+        ("CXONE_CLIENT_SECRET", "cxone.client_secret"),
+        ("FLOWCACHE_HOST", "http.host"),
+        ("FLOWCACHE_PORT", "http.port"),
+        ("FLOWCACHE_WORKERS", "http.workers"),
+    ],
+)
+def test_the_names_of_the_seed_work_as_they_stand(variable: str, name: str) -> None:
+    """A deployment of the seed needs no new variables."""
+    text, read, expected = ROWS[name]
+    assert read(loaded({variable: text})) == expected
+
+
+def test_an_empty_variable_is_none() -> None:
+    """A variable that is set to nothing, as templates do, leaves the default."""
+    assert loaded({row.variable: "" for row in SETTINGS}).shown == loaded().shown
+
+
+def test_a_fallback_stands_in_for_a_default_only(write: Write) -> None:
+    """A fallback counts where nothing is configured, and nowhere else."""
+    fallback = {"auth.token": "made-up"}
+    token = ROWS["auth.token"][1]
+    assert token(load(None, {}, None, fallback)) == "made-up"
+    assert token(load(None, TOKEN, None, fallback)) == "flow-token"
+    assert token(load(write('[auth]\ntoken = "filed"'), {}, None, fallback)) == "filed"
+    assert token(load(None, {}, {"auth.token": "given"}, fallback)) == "given"
+
+
+def test_an_override_of_nothing_overrides_nothing() -> None:
+    """An option that was left out on the command line leaves the rest its say."""
+    assert load(None, TOKEN | {"FLOWCACHE_PORT": "8080"}, {"http.port": None}).server.port == 8080
+
+
+def test_nodes_may_be_a_list_in_the_file(write: Write) -> None:
+    """In TOML, several nodes are a list or a text, as one likes."""
+    file = write('[redis]\nnodes = ["a:1", "[::1]:2"]')
+    assert loaded(file=file).store.nodes == (Address("a", 1), Address("::1", 2))
+
+
+def test_a_url_says_all_about_redis_and_has_the_last_word() -> None:
+    """What the URL says counts; what it leaves out may be configured beside it."""
+    store = loaded(
+        {
+            "REDIS_URL": "rediss+sentinel://ada:s%40e@a:1,b/main/4",
+            "FLOWCACHE_REDIS_USERNAME": "eve",
+            "FLOWCACHE_REDIS_DATABASE": "7",
+            "FLOWCACHE_REDIS_SENTINEL_USERNAME": "sen",
+        }
+    ).store
+    assert store.nodes == (Address("a", 1), Address("b", 26379))
+    assert store.password is not None
+    assert (store.username, store.password.reveal(), store.database) == ("ada", "s@e", 4)
+    assert (store.service, store.sentinel_username, store.tls) == ("main", "sen", Tls())
+
+
+@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "a@b", "a:b", "@", "[", "a%b", "a%40b"])
+def test_a_password_in_a_url_may_hold_anything(password: str) -> None:
+    """What a URL would want escaped may stand as it is; what is escaped is unescaped."""
+    store = loaded({"REDIS_URL": f"redis://ada:{password}@cache:1/2"}).store
+    assert store.password is not None
+    assert store.password.reveal() == password.replace("%40", "@")
+    assert (store.username, store.nodes, store.database) == ("ada", (Address("cache", 1),), 2)
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+BAD: dict[str, str] = {
+    "http.host": "  ",
+    "http.port": "70000",
+    "http.workers": "0",
+    "http.grace_seconds": "0",
+    "http.max_body_bytes": "1k",
+    "http.body_timeout_seconds": "nan",
+    "http.max_answer_bytes": "-1",
+    "redis.nodes": "cache:port",
+    "redis.username": " ",
+    "redis.database": "99999",
+    "redis.service": " ",
+    "redis.sentinel_username": " ",
+    "redis.tls": "on",
+    "redis.tls_ca_file": "no/such.pem",
+    "redis.tls_cert_file": "no/such.pem",
+    "redis.tls_key_file": "no/such.pem",
+    "redis.tls_verify_hostname": "maybe",
+    "redis.read_from": "both",
+    "redis.connect_timeout_seconds": "inf",
+    "redis.reply_timeout_seconds": "soon",
+    "redis.refresh_seconds": "0.4",
+    "data.default_ttl": "0",
+    "data.max_ttl": "1.5",
+    "data.deadline_ms": "4",
+    "data.idempotency_seconds": "-1",
+    "breaker.failures": "0",
+    "breaker.open_seconds": "1e9",
+    "breaker.min_budget_ms": "-1",
+    "audit.ring": "many",
+    "log.level": "loud",
+    "cxone.api_base": " ",
+    "cxone.client_id": " ",
+}
+SECRETS = ["auth.token", "inspector.token", "redis.password", "redis.sentinel_password"]
+SECRETS += ["cxone.client_secret"]
+
+
+def test_every_row_is_tried_with_something_bad() -> None:
+    """Whatever can be wrong is tried below; a secret that is no text needs a file."""
+    assert BAD.keys() | set(SECRETS) == {row.name for row in SETTINGS}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_fault_names_its_key_and_the_bad_value(name: str) -> None:
+    """What is wrong is one fault: key, variable, value and what was expected."""
+    variable = f"FLOWCACHE_{name}".replace(".", "_").upper()
+    (fault,) = faults_of(variable, BAD[name])
+    assert fault.startswith(f"{name} ({variable}) = {BAD[name]!r}: ")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_fault_of_the_file_names_its_key_and_the_bad_value(name: str, write: Write) -> None:
+    """In the file, the key is name enough."""
+    section, _, key = name.partition(".")
+    (fault,) = faults(write(f"[{section}]\n{key} = {json.dumps(BAD[name])}"), TOKEN)
+    assert fault.startswith(f"{name} = {BAD[name]!r}: ")
+
+
+def test_all_faults_are_told_together(write: Write) -> None:
+    """An operator mends a configuration once."""
+    sections: dict[str, list[str]] = {}
+    for name, text in BAD.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, []).append(f"{key} = {json.dumps(text)}")
+    lines = [f"[{section}]\n" + "\n".join(keys) for section, keys in sections.items()]
+    told = faults(write("\n".join(lines) + "\n[htpp]\nport = 1"), {"FLOWCACHE_PROT": "1"})
+    named = {re.split(r"[:= ]", fault)[0] for fault in told}
+    assert named == {*BAD, "htpp.port", "FLOWCACHE_PROT", "auth.token"}
+    assert len(told) == len(named)
+
+
+def test_an_error_reads_as_all_of_its_faults() -> None:
+    """Whatever prints the error prints each fault."""
+    told = faults(None, {"FLOWCACHE_PORT": "x", "FLOWCACHE_WORKERS": "y"})
+    assert all(fault in str(ConfigurationError(told)) for fault in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[http]\nprot = 1", "http.prot: unknown setting"),
+        ("[htpp]\nport = 1", "htpp.port: unknown setting"),
+        ("port = 1", "port: unknown outside of a section; did you forget [http]?"),
+        ("[[http]]\nport = 1", "http: unknown outside of a section; did you forget [http]?"),
+    ],
+)
+def test_an_unknown_key_is_a_fault(text: str, fault: str, write: Write) -> None:
+    """What is misspelt is not ignored."""
+    assert faults(write(text), TOKEN) == [fault]
+
+
+def test_an_unknown_section_is_a_fault_even_if_it_is_empty(write: Write) -> None:
+    """A misspelt section is told, whatever is in it."""
+    assert [fault.partition(":")[0] for fault in faults(write("[htpp]"), TOKEN)] == ["htpp"]
+
+
+def test_the_value_of_an_unknown_key_is_not_told(write: Write) -> None:
+    """What was meant to be a password may stand under a misspelt key."""
+    told = faults(write('pasword = "hunter2"\n[redis]\npasword = "hunter2"'), TOKEN)
+    assert len(told) == 2
+    assert "hunter2" not in str(told)
+
+
+def test_an_unknown_variable_is_a_fault() -> None:
+    """A misspelt variable is told; those of other programs are none of ours."""
+    assert faults_of("FLOWCACHE_HTTP_PROT", "1") == ["FLOWCACHE_HTTP_PROT: unknown variable"]
+    loaded({"HTTP_PORT": "1", "flowcache_port": "2", "PATH": "/"})
+
+
+@pytest.mark.parametrize("text", ["port = ", "[http", 'a = "', "\ufeffa = 1", "a = 1\na = 2"])
+def test_a_file_that_is_no_toml_is_a_fault(text: str, write: Write) -> None:
+    """The fault names the file."""
+    file = write(text)
+    (fault,) = faults(file, TOKEN)
+    assert fault.startswith(f"{file}: no TOML: ")
+
+
+def test_a_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are no TOML."""
+    (tmp_path / "x").write_bytes(b"\xff\xfe")
+    assert "no TOML" in faults(tmp_path / "x", TOKEN)[0]
+
+
+def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    """A missing file is told, and so is one that is a directory."""
+    for file in (tmp_path / "none.toml", tmp_path):
+        (fault,) = faults(file, TOKEN)
+        assert fault.startswith(f"{file}: can't be read: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[http]\nport = 1" + "0" * 400,
+        "[http]\ngrace_seconds = 1" + "0" * 400,
+        "[http]\nport = 1" + "0" * 5000,
+        "[http]\nport = 0x1" + "0" * 5000,
+        "[http]\ngrace_seconds = 0x1" + "0" * 5000,
+        "[http]\nport = " + "[" * 5000 + "]" * 5000,
+        '[redis]\ntls_ca_file = "~nobody-of-that-name/x"',
+        '[redis]\ntls_ca_file = "a\\u0000b"',
+        '[redis]\ntls_ca_file = "' + "x" * 5000 + '"',
+        '[redis]\nnodes = "redis://cache/' + "1" * 5000 + '"',
+        "[http]\nport = 1979-05-27T07:32:00Z",
+        "[log]\nlevel = {}",
+    ],
+    ids=lambda text: text[:40].replace("\n", " "),
+)
+def test_an_absurd_value_is_a_fault_like_any_other(text: str, write: Write) -> None:
+    """However strange a value is, it is told as a fault of the configuration."""
+    assert faults(write(text), TOKEN)
+
+
+@pytest.mark.parametrize("missing", ["cert", "key"])
+def test_a_certificate_needs_its_key(missing: str) -> None:
+    """One of the two alone is of no use."""
+    given = "key" if missing == "cert" else "cert"
+    (fault,) = faults_of(f"FLOWCACHE_REDIS_TLS_{given}_FILE".upper(), PEM)
+    assert fault.startswith("redis.tls_cert_file and redis.tls_key_file")
+
+
+def test_a_file_that_can_not_be_read_is_one_fault() -> None:
+    """A certificate that isn't there is not also told to be missing."""
+    environment = {
+        "FLOWCACHE_REDIS_TLS_CERT_FILE": "no/such.pem",
+        "FLOWCACHE_REDIS_TLS_KEY_FILE": PEM,
+    }
+    (fault,) = faults(None, TOKEN | environment)
+    assert fault.startswith("redis.tls_cert_file")
+
+
+def test_the_default_ttl_is_no_longer_than_the_longest() -> None:
+    """Two settings that contradict each other are told by name and value."""
+    environment = {"FLOWCACHE_DATA_DEFAULT_TTL": "777", "FLOWCACHE_DATA_MAX_TTL": "555"}
+    (fault,) = faults(None, TOKEN | environment)
+    assert all(told in fault for told in ("data.default_ttl", "777", "data.max_ttl", "555"))
+    loaded({"FLOWCACHE_DATA_DEFAULT_TTL": "555", "FLOWCACHE_DATA_MAX_TTL": "555"})
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def test_without_a_credential_nothing_starts() -> None:
+    """Nobody can leave a service open by forgetting its token."""
+    (fault,) = faults(None, {})
+    assert fault.startswith("auth.token: no credential is configured")
+    assert "SERVICE_BEARER_TOKEN" in fault
+
+
+@pytest.mark.parametrize("section", ["auth", "inspector"])
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+def test_an_empty_token_is_none(section: str, text: str, write: Write) -> None:
+    """A token of nothing would let everybody in: it is a fault, wherever it stands."""
+    file = write(f"[{section}]\ntoken = {json.dumps(text)}")
+    environment = {} if section == "auth" else TOKEN
+    (fault,) = faults(file, environment)
+    assert fault.startswith(f"{section}.token")
+    (fault,) = faults(None, environment, {f"{section}.token": text})
+    assert fault.startswith(f"{section}.token")
+
+
+@pytest.mark.parametrize("name", ["auth.token", "inspector.token"])
+@pytest.mark.parametrize(
+    "token", ["hunter2 x", " hunter2", "hunter2\n", "hunté-hunter2", "hunter2\0"]
+)
+def test_a_token_that_no_header_can_carry_is_one_fault(name: str, token: str) -> None:
+    """A token is printable ASCII without spaces; a bad one is told once, and not shown."""
+    (fault,) = faults(None, TOKEN if name != "auth.token" else {}, {name: token})
+    assert fault.startswith(f"{name} = '***': expected ")
+    assert "hunter2" not in fault
+
+
+def test_the_flows_and_the_inspector_have_different_tokens() -> None:
+    """A leaked flow token opens one drawer only."""
+    (fault,) = faults_of("FLOWCACHE_INSPECTOR_TOKEN", "flow-token")
+    assert fault.startswith("inspector.token: the same as auth.token")
+
+
+def test_each_token_may_do_its_own() -> None:
+    """The flow's token reads and writes data, the inspector's inspects, neither does more."""
+    settings = loaded({"FLOWCACHE_INSPECTOR_TOKEN": "see"})
+    known = Principals(settings.credentials)
+    flow, inspector = known.authenticate(b"Bearer flow-token"), known.authenticate(b"Bearer see")
+    assert flow.permissions == {Permission.DATA_READ, Permission.DATA_WRITE}
+    assert inspector.permissions == {Permission.INSPECT_READ}
+
+
+def test_without_an_inspector_token_nobody_inspects() -> None:
+    """The default is to refuse."""
+    allowed = {p for credential in loaded().credentials for p in credential.principal.permissions}
+    assert Permission.INSPECT_READ not in allowed
+
+
+# -- secrets ---------------------------------------------------------------------------------------
+
+WORD = "hunter2"
+
+
+def test_no_secret_shows_in_settings() -> None:
+    """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
+    environment = {row.variable: WORD + row.section for row in SETTINGS if row.name in SECRETS}
+    settings = loaded(environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
+    assert WORD not in repr(settings)
+    assert WORD not in json.dumps(settings.shown)
+    assert settings.shown["redis"]["nodes"] == ["cache:1"]
+    assert all(in_shown(name)(settings) == "***" for name in SECRETS)
+
+
+def test_a_secret_that_is_not_set_is_shown_as_such() -> None:
+    """An operator can see whether there is a password."""
+    assert loaded().shown["redis"]["password"] is None
+
+
+def test_what_is_shown_is_every_setting_as_plain_values() -> None:
+    """The inspector shows all that is configured, by section, as JSON."""
+    shown = loaded().shown
+    assert [f"{section}.{key}" for section in shown for key in shown[section]] == list(ROWS)
+    assert json.loads(json.dumps(shown)) == shown
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        f"redis://ada:{WORD}@cache:99999",
+        f"redis://:{WORD}@cache:99999",
+        f"redis://ada:{WORD}@cache/x",
+        f"redis://ada:{WORD}@",
+        f"rediz://ada:{WORD}@cache",
+        f"REDIS://ada:{WORD}@cache",
+        f"redis+sentinel://ada:{WORD}@cache",
+        f"unix://ada:{WORD}@",
+        f"redis://ada:x/{WORD}@cache:99999",
+        f"redis://ada:{WORD}/x@cache:99999",
+        f"redis://ada:{WORD}?x@cache:99999",
+        f"redis://ada:{WORD}#x@cache:99999",
+        f"redis://ada:{WORD}@x@cache:99999",
+        f"redis://ada:[{WORD}@cache:99999",
+        f"redis://cache:99999?password={WORD}",
+        f"redis://a,ada:{WORD}@b:99999",
+        f"redis://ada:{WORD}@a:1,ada:{WORD}@b:99999",
+        f"ada:{WORD}@cache:6379",
+        f":{WORD}@cache",
+        f"redis:/ada:{WORD}@cache:1",
+        f"redis:ada:{WORD}@cache:1",
+        f"//ada:{WORD}@cache:1",
+        f"cache:1,ada:{WORD}@cache:2",
+    ],
+)
+def test_a_location_that_can_not_be_read_keeps_its_password(nodes: str, write: Write) -> None:
+    """However a URL with a password is mistyped, no fault shows the password."""
+    for told in (
+        faults_of("REDIS_NODES", nodes),
+        faults(None, TOKEN, {"redis.nodes": nodes}),
+        faults(write(f"[redis]\nnodes = {json.dumps(nodes)}"), TOKEN),
+        faults(write(f"[redis]\nnodes = {json.dumps([nodes])}"), TOKEN),
+        faults(write(f"[redis]\nnodes = {json.dumps([nodes])[:-1]}, 5]"), TOKEN),
+    ):
+        assert len(told) == 1
+        assert told[0].startswith("redis.nodes")
+        assert WORD not in told[0]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        f'{{password = "{WORD}"}}',
+        f'["cache", {{password = "{WORD}"}}]',
+        f'[["{WORD}"]]',
+        f'"redis://:{WORD}"',
+    ],
+)
+def test_nodes_of_another_shape_keep_what_is_in_them(nodes: str, write: Write) -> None:
+    """What was put in place of an address may be a password: it is not told."""
+    (fault,) = faults(write(f"[redis]\nnodes = {nodes}"), TOKEN)
+    assert fault.startswith("redis.nodes")
+    assert WORD not in fault
+
+
+def test_a_location_that_can_not_be_read_is_told_as_far_as_it_is_no_secret() -> None:
+    """The bad port is what the operator has to see."""
+    (fault,) = faults_of("REDIS_NODES", f"redis://ada:{WORD}@cache:99999")
+    assert "***@cache:99999'" in fault
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_of_another_type_keeps_its_value(name: str, write: Write) -> None:
+    """A list in place of a password is told without it."""
+    section, _, key = name.partition(".")
+    told = faults(write(f'[{section}]\n{key} = ["{WORD}"]'), {} if section == "auth" else TOKEN)
+    assert [fault.partition(":")[0] for fault in told] == [f"{name} = '***'"]
