@@ -259,7 +259,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("data", "default_ttl", _number(1, 315_360_000), 3600, "seconds, when a call says none"),
     Setting("data", "max_ttl", _number(1, 315_360_000), 2_592_000, "longest ttl, seconds"),
-    Setting("data", "deadline_ms", _number(5, 60_000), 800, "every call is answered within it"),
+    Setting(
+        "data",
+        "deadline_ms",
+        _number(5, 60_000),
+        800,
+        "a call is answered within it, counted from when its body is there",
+    ),
     Setting(
         "data",
         "idempotency_seconds",

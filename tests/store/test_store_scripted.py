@@ -163,7 +163,7 @@ class TestTries:
             server.script = always(again)
             deadline = in_time(0.1)
             with pytest.raises((DeadlineExceeded, RedisUnavailable)) as caught:
-                await store.execute(WRITE_ONCE, deadline)
+                await asyncio.wait_for(store.execute(WRITE_ONCE, deadline), 20)
             assert monotonic() < deadline + SLACK
             assert caught.value.retryable
 
@@ -184,7 +184,7 @@ class TestTries:
             try:
                 await store.start()
                 with pytest.raises(DeadlineExceeded):
-                    await store.execute(WRITE_ONCE, in_time(600))
+                    await asyncio.wait_for(store.execute(WRITE_ONCE, in_time(600)), 20)
                 assert len(server.requests) == 1
             finally:
                 await store.close()

@@ -34,17 +34,15 @@ class BodyReader:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive, declared: bytes | None) -> bytes:
-        """Return the whole body; ``declared`` is the Content-Length header.
+        """Return the whole body; ``declared`` is the Content-Length header, if that is what counts.
 
         Raises:
             TooLarge: it is, or says it will be, longer than allowed. The rest stays unread.
             InvalidRequest: it did not arrive in time, or broke off.
         """
-        # Digits are counted first: int() refuses thousands of them with an error of its own.
-        if declared is not None and declared.isdigit():
-            digits = declared.lstrip(b"0")
-            if len(digits) > _MOST_DIGITS or int(digits or b"0") > self._max_bytes:
-                raise self._too_large()
+        length = _length(declared)
+        if length > self._max_bytes:
+            raise self._too_large()
         task = asyncio.current_task()
         assert task is not None
         reading = self._reading
@@ -56,8 +54,10 @@ class BodyReader:
             if message["type"] == "http.disconnect":
                 raise _broken_off()
             body: bytes = message.get("body", b"")
-            if message.get("more_body"):
-                body = await self._read_on(receive, body)
+            # The server says "more" of a body that it has handed over whole, too: to ask again
+            # for nothing would cost a tenth of a request.
+            if message.get("more_body") and len(body) != length:
+                body = await self._read_on(receive, body, length)
         except asyncio.CancelledError:
             if task not in self._too_slow or task.uncancel():
                 raise  # somebody else wants it to end, too
@@ -69,14 +69,14 @@ class BodyReader:
             raise self._too_large()
         return body
 
-    async def _read_on(self, receive: Receive, first: bytes) -> bytes:
+    async def _read_on(self, receive: Receive, first: bytes, length: int) -> bytes:
         parts = bytearray(first)
         while len(parts) <= self._max_bytes:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _broken_off()
             parts += message.get("body", b"")
-            if not message.get("more_body"):
+            if not message.get("more_body") or len(parts) == length:
                 break
         return bytes(parts)
 
@@ -94,6 +94,15 @@ class BodyReader:
             if self._reading
             else None
         )
+
+
+def _length(declared: bytes | None) -> int:
+    """Return what Content-Length says, -1 where it says nothing."""
+    if declared is None or not declared.isdigit():
+        return -1
+    digits = declared.lstrip(b"0") or b"0"
+    # Counted first: int() refuses thousands of digits with an error of its own.
+    return int(digits[:_MOST_DIGITS]) if len(digits) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def _broken_off() -> InvalidRequest:

@@ -180,7 +180,7 @@ class DataAction:
     async def _act(
         self, call: _Call, headers: Iterable[tuple[bytes, bytes]], receive: Receive
     ) -> Result:
-        authorization = length = None
+        authorization = length = chunked = None
         for name, value in headers:
             if name == b"authorization":
                 if authorization is not None:
@@ -188,9 +188,11 @@ class DataAction:
                 authorization = value
             elif name == b"content-length":
                 length = value
+            elif name == b"transfer-encoding":
+                chunked = value
         principal = self._principals.authenticate(authorization)
         call.client = principal.name
-        raw = await self._body.read(receive, length)
+        raw = await self._body.read(receive, None if chunked else length)
         began = self._clock()
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)

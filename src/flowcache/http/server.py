@@ -21,6 +21,7 @@ import ctypes
 import http.client
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -41,9 +42,12 @@ from flowcache.http.asgi import ASGIApp
 __all__ = ["PortInUse", "serve"]
 
 _BACKLOG = 1024
-_IN_FLIGHT = 4096
-"""The most calls a worker works on at once; further ones wait unread."""
-_HEADER_TIMEOUT_MS = 10_000
+_CONNECTIONS = 4096
+"""The most connections a worker keeps; further ones wait in the kernel's queue."""
+_SPARE_FILES = 128
+_HEADER_TIMEOUT_MS = 75_000
+"""For a request's head, and for the next one on a kept connection: longer than the minute after
+which load balancers give an idle connection up, or they would meet one that was just closed."""
 _CLOSING_SECONDS = 2.0
 """What a worker has beyond its grace, to let go of its connections."""
 _CRASH_LOOP_DEATHS = 10
@@ -97,6 +101,8 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it; Granian sets it nowhere.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as fault:
@@ -104,6 +110,19 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setblocking(False)
     listener.set_inheritable(True)
     return listener
+
+
+def _connections() -> int:
+    """Return how many connections a worker may keep, and make room for their files.
+
+    Out of file descriptors, Granian would spin on accept.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS + _SPARE_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(_SPARE_FILES, min(_CONNECTIONS, soft - _SPARE_FILES))
 
 
 def _in_worker(build_app: Callable[[], ASGIApp]) -> ASGIApp:
@@ -140,7 +159,7 @@ class _Supervisor(MPServer):
             http1_settings=HTTP1Settings(header_read_timeout=_HEADER_TIMEOUT_MS),
             websockets=False,
             backlog=_BACKLOG,
-            backpressure=_IN_FLIGHT,
+            backpressure=_connections(),
             log_level=LogLevels.warning,
             respawn_failed_workers=True,
             respawn_interval=0.5,

@@ -1,1 +1,1 @@
-"""What keeps one sick shard from hurting the rest: breaker, backoff, deadlines, the guard."""
+"""What keeps one sick shard from hurting the rest: the breaker, and the guard before each shard."""

@@ -77,6 +77,13 @@ async def test_a_body_declared_too_long_is_refused_unread(
     assert is_idle(reader)
 
 
+async def test_a_body_is_complete_at_its_length(reader: BodyReader) -> None:
+    """Nothing is awaited beyond the declared length, whatever the server says is to come."""
+    script = Script(chunk(b"01", True), chunk(b"234", True), chunk(b"unread"))
+    assert await reader.read(script, b"5") == b"01234"
+    assert script.received == 2
+
+
 @pytest.mark.parametrize(
     ("messages", "received"),
     [
@@ -89,10 +96,10 @@ async def test_a_body_declared_too_long_is_refused_unread(
 async def test_a_body_that_becomes_too_long_is_refused_there(
     reader: BodyReader, messages: list[Message], received: int
 ) -> None:
-    """A body without a length, or with a wrong one, is read up to its limit and no further."""
+    """A body without a length is read up to its limit and no further."""
     script = Script(*messages)
     with pytest.raises(TooLarge):
-        await reader.read(script, b"5")
+        await reader.read(script, None)
     assert script.received == received
     assert is_idle(reader)
 
