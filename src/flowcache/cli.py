@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -104,7 +105,7 @@ def serve(
         "http.workers": workers,
         "redis.nodes": redis,
     }
-    fallbacks: dict[str, Any] = {}
+    fallbacks: dict[str, str] = {}
     with ExitStack() as stack:
         run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowcache-")))
         if embedded:
@@ -128,36 +129,40 @@ def serve(
                 port=settings.server.port,
                 workers=settings.server.workers,
                 grace=settings.server.grace,
-                on_listening=lambda: _banner(settings, embedded),
+                on_listening=lambda: _banner(settings, fallbacks if embedded else None),
             )
         except PortInUse as fault:
             _give_up(f"{fault} Pick another with --port or FLOWCACHE_PORT.")
     raise typer.Exit(status)
 
 
-def _banner(settings: Settings, embedded: bool) -> None:
-    from flowcache.policy.permissions import Permission
+def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
+    """Say where the service is; of an embedded one also how to try it.
 
+    ``made`` are the tokens made for it. One that was configured is not printed: logs are kept.
+    """
     server = settings.server
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"flowcache {__version__} serves on {url}", flush=True)
-    if not embedded:
+    if made is None:
         return
-    tokens = {
-        permission: credential.token.reveal()
-        for credential in settings.credentials
-        for permission in credential.principal.permissions
-    }
-    flow, inspector = tokens[Permission.DATA_READ], tokens[Permission.INSPECT_READ]
+    configured = {secret.token.reveal() for secret in settings.credentials}
+    flow, inspector = (
+        token if token in configured else variable
+        for token, variable in (
+            (made["auth.token"], "$SERVICE_BEARER_TOKEN"),
+            (made["inspector.token"], "$FLOWCACHE_INSPECTOR_TOKEN"),
+        )
+    )
     print(
         f"""
   with an embedded Valkey: everything is forgotten when it stops.
 
   token      {flow}
-  try it     curl -s {url}/data-action/redis -H 'Authorization: Bearer {flow}' \\
+  try it     curl -s {url}/data-action/redis -H "Authorization: Bearer {flow}" \\
                -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
-  inspector  curl -s {url}/inspector -H 'Authorization: Bearer {inspector}'
+  inspector  curl -s {url}/inspector -H "Authorization: Bearer {inspector}"
   docs       {url}/docs
 """,
         flush=True,
@@ -193,7 +198,7 @@ async def _try_redis(settings: Settings) -> None:
 
 
 def _load(
-    config: Path | None, overrides: dict[str, Any], fallbacks: dict[str, Any] | None = None
+    config: Path | None, overrides: dict[str, Any], fallbacks: dict[str, str] | None = None
 ) -> Settings:
     from flowcache.settings import ConfigurationError, load
 

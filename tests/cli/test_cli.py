@@ -161,8 +161,10 @@ class TestServe:
             assert '"auditLogs":[' in _shell(found[1])
 
     def test_tokens_of_the_environment_are_kept(self) -> None:
-        """--embedded makes tokens only where none is configured."""
+        """--embedded makes tokens only where none is configured, and prints those it made."""
         with service({}, "--embedded") as running:
+            eventually(lambda: "docs" in running.log, what="the banner")
+            assert TOKEN not in running.log
             assert running.call(operation="GET", key="k").data is None
             assert running.inspect()["circuitState"] == "closed"
 

@@ -81,6 +81,16 @@ _DECODER = msgspec.json.Decoder(Body)
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _BOM = b"\xef\xbb\xbf"
+_JSON_NAMES = {
+    "object": "an object",
+    "array": "an array",
+    "str": "a string",
+    "int": "a number",
+    "float": "a number",
+    "bool": "a boolean",
+    "null": "null",
+}
+_PYTHON_NAMES = re.compile(rf"`({'|'.join(_JSON_NAMES)})`")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
@@ -120,11 +130,15 @@ def _why_unreadable(raw: bytes, fault: Exception) -> str:
     if isinstance(fault, UnicodeDecodeError):
         return "body: it is not UTF-8; send JSON as UTF-8."
     if isinstance(fault, msgspec.ValidationError):
-        return "body: " + _sentence(str(fault))
+        return "body: " + _sentence(_PYTHON_NAMES.sub(_in_json_terms, str(fault)))
     if "truncated" in str(fault) and raw.rstrip().endswith(b"}"):
         # What msgspec says of half a surrogate pair at the end of a string.
         return "body: not JSON: it is cut short, or a string holds half a surrogate pair."
     return f"body: not JSON: {_sentence(str(fault))}"
+
+
+def _in_json_terms(found: re.Match[str]) -> str:
+    return _JSON_NAMES[found[1]]
 
 
 def _sentence(text: str) -> str:

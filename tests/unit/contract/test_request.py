@@ -70,7 +70,7 @@ def test_an_empty_body_is_told(raw: bytes) -> None:
 @pytest.mark.parametrize("raw", [b"[]", b"1", b'"GET"', b"null", b"true"])
 def test_a_body_that_is_no_object_is_told(raw: bytes) -> None:
     """JSON of another shape is named for what it is."""
-    assert refused_body(raw).startswith("body: expected object, got ")
+    assert refused_body(raw).startswith("body: expected an object, got ")
 
 
 @pytest.mark.parametrize(
