@@ -163,7 +163,10 @@ def parse_location(text: str) -> Location:
     hosts, slash, path = rest.partition("/")
     username = unquote(user) or None
     secret = Secret(unquote(password)) if password else None
-    database = parse_qs(query).get("db", [""])[0]
+    parameters = parse_qs(query)
+    if parameters.keys() - {"db"}:
+        raise ValueError("unknown parameter in the URL; there is db, as in ?db=0")
+    database = parameters.get("db", [""])[0]
     if scheme == "unix":
         socket_path = unquote(slash + path)
         if hosts or len(socket_path) < 2:
