@@ -15,7 +15,9 @@ The rules:
 
 `Link` keeps itself connected; `_Wire` is one connection's life, from take-over to loss.
 
-Known weakness: a reply of many megabytes delays those behind it; that is the price of sharing.
+Known weaknesses: a reply of many megabytes delays those behind it; that is the price of sharing.
+And `max_reply` bounds bytes: a server that announces a list of a billion elements has the parser
+make room for them.
 """
 
 from __future__ import annotations

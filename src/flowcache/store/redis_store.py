@@ -8,12 +8,12 @@ nearly every call returns the reply. When something else came back, `_react` dec
 - never past the deadline;
 - what was not executed (a redirection, a refusal, a command that never left) may be sent again;
 - a *write whose fate is unknown* is never sent again by itself, unless it carries a `Once`;
-- a read may be, since it changes nothing.
+- a read may be, since it changes nothing; it waits for its link for half of what time is left.
 
 Topology is refreshed on redirections, on lost links, on a refusal that says another server took
-over, and every `refresh_interval` seconds; one refresh at a time (`_refresher`). A link that is no
-longer part of it is drained, and one that a redirection led to is kept for a while: a server that
-is about to take slots over belongs to no map yet.
+over, and every `refresh_interval` seconds (twice a second with Sentinel); one refresh at a time
+(`_refresher`). A link that is no longer part of it is drained, and one that a redirection led to is
+kept for a while: a server that is about to take slots over belongs to no map yet.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ __all__ = ["RedisStore"]
 TRIES = 3
 _AGAIN_DELAY = 0.02
 """Seconds before a command is sent again that met a moving slot."""
+_SENTINEL_INTERVAL = 0.5
+"""Seconds between two questions to Sentinel. In an orderly failover nothing tells a client that the
+primary is no longer it, and what the old one still acknowledges is lost when it is demoted."""
 _REFRESH_PAUSE = 0.1
 """Seconds between two refreshes, so that a storm of redirections asks once."""
 _WATCH_INTERVAL = 0.1
@@ -181,7 +184,9 @@ class RedisStore:
                         f"{message}; whether the write was done is unknown.", retryable=False
                     )
                 # What never left, and finds no connection, fails at once: nothing is queued.
-                if tries >= TRIES or (not fault.sent and link.state is not LinkState.READY):
+                on_replica = self._is_replica(link, command)
+                unsent = not fault.sent and link.state is not LinkState.READY and not on_replica
+                if tries >= TRIES or unsent:
                     raise RedisUnavailable(f"{message}.")
                 link, after = self._shard(command.key).primary, None
                 await self._within(link.ready(), self._halfway(deadline))
@@ -349,7 +354,7 @@ class RedisStore:
         # cancellation.
         while not self._closed:
             try:
-                async with asyncio.timeout(self._settings.refresh_interval):
+                async with asyncio.timeout(self._refresh_interval()):
                     await self._refresh_wanted.wait()
             except TimeoutError:
                 pass
@@ -378,6 +383,10 @@ class RedisStore:
                 self._refresh_wanted.set()  # nothing works yet: go on asking
             pause = reconnect_delay(failures, 0.5) if failures else 0.0
             await asyncio.sleep(max(_REFRESH_PAUSE, pause))
+
+    def _refresh_interval(self) -> float:
+        interval = self._settings.refresh_interval
+        return min(interval, _SENTINEL_INTERVAL) if self._kind is Kind.SENTINEL else interval
 
     def _known(self) -> list[Address]:
         """Return servers beside the configured ones that may tell of a cluster: the live first."""
