@@ -23,6 +23,7 @@ class CheckupFault(Exception):
 
 
 _ADVICE = (
+    ("max number of clients", "raise maxclients in Redis, or run fewer workers"),
     ("refused the user", "check redis.username and redis.password, or those in the URL"),
     ("refused the handshake", "check redis.username, redis.password and redis.database"),
     ("wants a password", "set redis.password, or put it into the URL"),

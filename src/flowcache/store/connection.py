@@ -31,7 +31,6 @@ class ConnectFault(Exception):
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (redis_errors.AuthenticationError, "Redis refused the user or the password"),
     (redis_errors.BusyLoadingError, "Redis is loading its data"),
-    (redis_errors.MaxConnectionsError, "Redis has too many clients"),
     (redis_errors.TimeoutError, "no answer in time"),
     (TimeoutError, "no answer in time"),
     (redis_errors.ResponseError, "Redis refused the handshake"),
