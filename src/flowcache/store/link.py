@@ -113,6 +113,7 @@ class _Wire(asyncio.Protocol):
             while reply is not _NOT_ENOUGH:
                 if reply.__class__ is not hiredis.PushNotification:
                     waiter = waiting.popleft()
+                    # `Waiter.answer`, written out: this is done for each reply there is.
                     future = waiter.future
                     if future is not None:
                         waiter.future = None
@@ -295,6 +296,7 @@ class Link:
         if self._closing:
             return
         self._on_change(self)
+        self._suspect = False  # it spoke of the loss before this connection, not of the next one
         if self._wire is not None:
             await self._down.wait()
             self._on_change(self)
