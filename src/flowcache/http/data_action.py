@@ -23,7 +23,7 @@ import structlog
 
 from flowcache.contract import answer, request
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
-from flowcache.errors import Failure, Internal, TooLarge, Unauthorized
+from flowcache.errors import Failure, Internal, TooLarge
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
 from flowcache.operations.catalogue import CATALOGUE, plan
@@ -181,16 +181,17 @@ class DataAction:
         self, call: _Call, headers: Iterable[tuple[bytes, bytes]], receive: Receive
     ) -> Result:
         authorization = length = chunked = None
+        further: tuple[bytes, ...] = ()
         for name, value in headers:
             if name == b"authorization":
                 if authorization is not None:
-                    raise Unauthorized("Two Authorization headers; send one.")
+                    further = (authorization,)
                 authorization = value
             elif name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
                 chunked = value
-        principal = self._principals.authenticate(authorization)
+        principal = self._principals.authenticate(authorization, *further)
         call.client = principal.name
         raw = await self._body.read(receive, None if chunked else length)
         began = self._clock()

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flowcache.contract import answer
-from flowcache.errors import Failure, NotFound, RedisUnavailable, Unauthorized
+from flowcache.errors import Failure, NotFound, RedisUnavailable
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings, bug, failure_headers
 from flowcache.http.docs import page
@@ -67,10 +67,8 @@ def pages(
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
-        headers = request.headers.getlist("authorization")
-        if len(headers) > 1:
-            raise Unauthorized("Two Authorization headers; send one.")
-        principal = principals.authenticate(headers[0].encode("latin-1") if headers else None)
+        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
+        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
         principal.require(Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
         workers = await gather(Question.EVERYTHING)

@@ -45,7 +45,7 @@ class Principals:
     def __init__(self, credentials: tuple[Credential, ...]) -> None:
         self._credentials = tuple((c.token.reveal().encode(), c.principal) for c in credentials)
 
-    def authenticate(self, authorization: bytes | None) -> Principal:
+    def authenticate(self, authorization: bytes | None, *further: bytes) -> Principal:
         """Return whose credential an ``Authorization`` header carries (RFC 6750, section 2.1).
 
         Every token is compared, each in constant time, so that neither a match nor its place
@@ -54,6 +54,8 @@ class Principals:
         Raises:
             Unauthorized: there is none, or it is nobody's.
         """
+        if further:
+            raise Unauthorized("Two Authorization headers; send one.")
         if authorization is None:
             raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
         scheme, _, token = authorization.partition(b" ")
