@@ -44,10 +44,11 @@ clean: ## remove what the other commands made
 	$(PYTHON) -m venv .venv
 
 $(RUN_READY): .venv/bin/python pyproject.toml requirements.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@# --no-deps: the lock is complete, and a resolver that looks further may want something newer
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV_READY): $(RUN_READY) requirements-dev.txt
-	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 	@touch $@
