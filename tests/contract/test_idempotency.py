@@ -66,6 +66,17 @@ def test_a_repeated_del_is_not_run_again(flow: Flow, key: str) -> None:
         assert flow.redis("GET", key) == b"anew"
 
 
+def test_a_repeated_incr_is_counted_once(flow: Flow, key: str) -> None:
+    """INCR answers the number of then, negative ones too, whatever was counted meanwhile."""
+    body = {"operation": "INCR", "key": key, "value": -3}
+    assert flow.call(**body, idempotencyKey="i").data == -3
+    assert flow.call(**body, idempotencyKey="j").data == -6
+    assert flow.call(**body, idempotencyKey="i").data == -3
+    assert flow.call(**(body | {"value": "-3.0"}), idempotencyKey="j").data == -6
+    refused(flow.call(**(body | {"value": 3}), idempotencyKey="j"), "conflict")
+    assert flow.redis("GET", key) == b"-6"
+
+
 def test_a_repeated_set_of_a_hash_is_not_run_again(flow: Flow, key: str) -> None:
     """SET with type hash is remembered as the HSET that it is."""
     body = {"operation": "SET", "type": "hash", "key": key, "value": {"a": 1}}

@@ -104,6 +104,43 @@ def test_del_removes_a_key_of_any_type(flow: Flow, key: str, plant: tuple[str, .
     assert flow.redis("EXISTS", key) == 0
 
 
+def test_incr_counts_from_nothing(flow: Flow, key: str) -> None:
+    """INCR answers the new number, up or down, and each step renews the counter's life."""
+    first = answered(flow.call(operation="INCR", key=key, ttl=500))
+    assert (first["data"], first["metadata"]["hit"]) == (1, None)
+    assert_lives(flow, key, 500)
+    assert flow.call(operation="INCR", key=key, value="41").data == 42
+    assert_lives(flow, key, DEFAULT_TTL)
+    assert flow.call(operation="INCR", key=key, value=-44.0).data == -2
+    assert flow.call(operation="INCR", key=key, value=0).data == -2
+    assert flow.call(operation="GET", key=key).data == -2
+
+
+def test_incr_counts_on_from_a_number_that_was_set(flow: Flow, key: str) -> None:
+    """A number stored by SET is a counter; any other value is wrong_type and stays as it was."""
+    answered(flow.call(operation="SET", key=key, value=7))
+    assert flow.call(operation="INCR", key=key).data == 8
+    for value in ("7", 7.5, [7]):
+        answered(flow.call(operation="SET", key=key, value=value, ttl=500))
+        refused(flow.call(operation="INCR", key=key), "wrong_type")
+        assert flow.call(operation="GET", key=key).data == value
+        assert_lives(flow, key, 500)
+    flow.redis("DEL", key)
+    flow.redis("HSET", key, "a", "b")
+    refused(flow.call(operation="INCR", key=key), "wrong_type")
+
+
+def test_incr_refuses_to_leave_what_can_be_counted(flow: Flow, key: str) -> None:
+    """A step out of 64 bits is not done; a number that is no longer exact is not answered."""
+    flow.redis("SET", key, str(2**63 - 1), "EX", 500)
+    told = refused(flow.call(operation="INCR", key=key), "invalid_request")
+    assert told["error"].startswith("value: ")
+    assert flow.redis("GET", key) == str(2**63 - 1).encode()
+    flow.redis("SET", key, str(2**53 - 2), "EX", 500)
+    assert flow.call(operation="INCR", key=key).data == 2**53 - 1
+    refused(flow.call(operation="INCR", key=key), "invalid_response")
+
+
 @pytest.mark.parametrize(
     "spell", [str.lower, str.capitalize, str.swapcase, str.upper], ids=lambda spell: spell.__name__
 )

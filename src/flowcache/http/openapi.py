@@ -418,7 +418,8 @@ def _request(name: str, operation: Operation, narrowed: Mapping[str, Schema]) ->
     value = _value_schema(operation)
     if value is not None:
         properties["value"] = value
-        required.append("value")
+        if not operation.value_optional:
+            required.append("value")
     return {
         "title": name,
         "description": operation.summary,

@@ -2,5 +2,5 @@
 
 - `catalogue`  the table of all of them, and how a request finds its own
 - `operation`  what an operation is
-- `strings`, `hashes`, `keys`  one module a family
+- `strings`, `hashes`, `keys`, `counters`  one module a family
 """

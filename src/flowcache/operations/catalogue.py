@@ -15,6 +15,7 @@ import msgspec
 
 from flowcache.contract.request import Request
 from flowcache.errors import Forbidden, InvalidRequest
+from flowcache.operations.counters import INCR
 from flowcache.operations.hashes import HGETALL, HSET
 from flowcache.operations.keys import DEL
 from flowcache.operations.operation import Operation
@@ -24,7 +25,7 @@ from flowcache.ports import RESERVED_PREFIX, Command, Once
 __all__ = ["AS_HASH", "CATALOGUE", "Plan", "plan"]
 
 CATALOGUE: dict[str, Operation] = {
-    operation.name: operation for operation in (SET, GET, HSET, HGETALL, DEL)
+    operation.name: operation for operation in (SET, GET, HSET, HGETALL, DEL, INCR)
 }
 
 AS_HASH = {"SET": HSET, "GET": HGETALL}

@@ -54,6 +54,8 @@ class Operation:
     """What `value` must be, in words; None: it is ignored."""
     value_schema: Mapping[str, Any] | None = None
     """The same as JSON Schema; None: anything."""
+    value_optional: bool = False
+    """Whether the call may leave `value` out."""
     example: Any = None
     """Such a value."""
 

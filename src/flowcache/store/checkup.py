@@ -82,6 +82,8 @@ async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
             Command(b"HSET", key, (b"field", b"value"), 10, True, once),
             Command(b"HGETALL", key),
             Command(b"DEL", key, writes=True),
+            Command(b"INCRBY", key, (b"1",), 10, True),
+            Command(b"DEL", key, writes=True),
         ):
             await store.execute(command, clock() + _PATIENCE)
     except Failure as failure:

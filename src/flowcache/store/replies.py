@@ -18,6 +18,7 @@ from flowcache.errors import (
     Declined,
     Failure,
     Forbidden,
+    InvalidRequest,
     RedisUnavailable,
     TooLarge,
     WrongType,
@@ -134,11 +135,26 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
 }
 """First word of an error reply -> what to do, and what the call fails with otherwise."""
 
+_ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
+    "string exceeds maximum": (Reaction.ANSWER, TooLarge, "value: larger than Redis takes."),
+    "value is not an integer": (
+        Reaction.ANSWER,
+        WrongType,
+        "The key holds something else than a whole number.",
+    ),
+    "would overflow": (
+        Reaction.ANSWER,
+        InvalidRequest,
+        "value: the number under the key would leave what Redis can count.",
+    ),
+}
+"""Words in an error reply that begins with ERR, which says nothing by itself -> the same."""
+
 _OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
 
 
 def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
     """Look up what follows from ``error``. One that nobody foresaw is a refusal."""
-    if error.code == "ERR" and "string exceeds maximum" in error.text:
-        return (Reaction.ANSWER, TooLarge, "value: larger than Redis takes.")
+    if error.code == "ERR":
+        return next((row for words, row in _ERR.items() if words in error.text), _OTHER)
     return REACTIONS.get(error.code, _OTHER)

@@ -14,6 +14,7 @@ from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Once
 
 ONCE_MS = 600_000
+VALUES = {"SET": {"a": 1}, "HSET": {"a": 1}, "INCR": 3}
 
 
 def planned_from(raw: str) -> Plan:
@@ -37,8 +38,8 @@ def refusal(**fields: Any) -> str:
 
 
 def test_the_catalogue_is_that_of_the_contract() -> None:
-    """The five operations of the contract are there, under their own names."""
-    assert list(CATALOGUE) == ["SET", "GET", "HSET", "HGETALL", "DEL"]
+    """The operations of the contract are there, under their own names."""
+    assert list(CATALOGUE) == ["SET", "GET", "HSET", "HGETALL", "DEL", "INCR"]
     assert all(operation.name == name for name, operation in CATALOGUE.items())
 
 
@@ -50,11 +51,12 @@ def test_the_catalogue_is_that_of_the_contract() -> None:
         ("HSET", "data:write"),
         ("HGETALL", "data:read"),
         ("DEL", "data:write"),
+        ("INCR", "data:write"),
     ],
 )
 def test_an_operation_needs_the_permission_of_what_it_does(name: str, permission: str) -> None:
     """What writes needs the permission to write, and its command is marked as a write."""
-    operation, command = planned(operation=name, value={"a": 1})
+    operation, command = planned(operation=name, value=VALUES.get(name))
     assert operation.permission == Permission(permission)
     assert command.writes is (operation.permission is Permission.DATA_WRITE)
 
@@ -71,6 +73,12 @@ def test_an_operation_needs_the_permission_of_what_it_does(name: str, permission
         ({"operation": "HSET", "value": {"a": "x"}}, (b"HSET", (b"a", b"x"), 3600)),
         ({"operation": "HGETALL"}, (b"HGETALL", (), None)),
         ({"operation": "DEL"}, (b"DEL", (), None)),
+        ({"operation": "INCR"}, (b"INCRBY", (b"1",), 3600)),
+        ({"operation": "INCR", "value": None}, (b"INCRBY", (b"1",), 3600)),
+        ({"operation": "INCR", "value": "${step}"}, (b"INCRBY", (b"1",), 3600)),
+        ({"operation": "INCR", "value": 0, "ttl": 7}, (b"INCRBY", (b"0",), 7)),
+        ({"operation": "INCR", "value": "-2.0"}, (b"INCRBY", (b"-2",), 3600)),
+        ({"operation": "INCR", "value": 10**15 - 1}, (b"INCRBY", (b"%d" % (10**15 - 1),), 3600)),
     ],
 )
 def test_an_operation_is_one_command(
@@ -101,11 +109,11 @@ def test_the_type_hash_means_the_operation_of_hashes(name: str, meant: str) -> N
     assert command == planned(operation=meant, value={"a": 1}).command
 
 
-@pytest.mark.parametrize("name", ["INCR", "FLUSHALL", "S", "set x"])
+@pytest.mark.parametrize("name", ["GETDEL", "FLUSHALL", "S", "set x"])
 def test_an_unknown_operation_is_told_those_there_are(name: str) -> None:
     """The refusal lists the catalogue."""
     assert refusal(operation=name) == (
-        f'operation: "{name.upper()}" is unknown; there are SET, GET, HSET, HGETALL, DEL.'
+        f'operation: "{name.upper()}" is unknown; there are SET, GET, HSET, HGETALL, DEL, INCR.'
     )
 
 
@@ -114,7 +122,7 @@ def test_set_needs_a_value_and_null_is_one() -> None:
     assert refusal(operation="SET").startswith("value: SET needs one")
 
 
-@pytest.mark.parametrize("name", [*CATALOGUE, "INCR"])
+@pytest.mark.parametrize("name", [*CATALOGUE, "GETDEL"])
 def test_what_flowcache_keeps_for_itself_is_out_of_reach(name: str) -> None:
     """No operation touches the records of which write was done."""
     for key in ("flowcache:once:", "flowcache:once:{x}y"):
@@ -136,6 +144,24 @@ def test_a_hash_needs_an_object_of_fields(
     message = refusal(**operation, value=value)
     assert message.startswith("value: HSET needs ")
     assert message.endswith(f"got {got}.")
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (True, "got a boolean."),
+        ("two", "got a string 'two'."),
+        (1.5, "got a number with a fraction."),
+        ({}, "got an object."),
+        (10**15, "got one above that."),
+        (-(10**15), "got one below that."),
+    ],
+)
+def test_a_counter_moves_by_whole_steps(value: object, got: str) -> None:
+    """What is no whole number of at most 15 digits is told so by the value's name."""
+    message = refusal(operation="INCR", value=value)
+    assert message.startswith("value: expected a whole number of steps from -999999999999999 to ")
+    assert message.endswith(got)
 
 
 def test_a_hash_without_a_value_is_told_so() -> None:

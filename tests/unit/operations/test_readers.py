@@ -30,6 +30,8 @@ LEAK = b"kept quiet"
         ("HGETALL", {b"a": b"1", "é".encode(): b""}, {"a": "1", "é": ""}, True),
         ("DEL", 0, 0, None),
         ("DEL", 1, 1, None),
+        ("INCR", -3, -3, None),
+        ("INCR", 2**53 - 1, 2**53 - 1, None),
     ],
 )
 def test_a_reply_is_the_data_of_the_contract(
@@ -51,6 +53,11 @@ def test_a_reply_is_the_data_of_the_contract(
         ("GET", 1),
         ("GET", [LEAK]),
         ("GET", {LEAK: LEAK}),
+        ("INCR", None),
+        ("INCR", True),
+        ("INCR", b"1"),
+        ("INCR", 2**53),
+        ("INCR", -(2**53)),
         ("HSET", None),
         ("HSET", -1),
         ("HSET", True),

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]    the key written
 -- KEYS[2]    optional: where the record of this write is kept, in the slot of KEYS[1]
--- ARGV[1]    the command: SET, HSET or DEL
+-- ARGV[1]    the command: SET, HSET, DEL or INCRBY
 -- ARGV[2]    the key's life in seconds; "0": the command gives it none
 -- ARGV[3]    the fingerprint of the write, told from another body's
 -- ARGV[4]    the record's life in milliseconds
