@@ -70,6 +70,13 @@ def test_the_longest_time_is_never_exceeded(chance: float) -> None:
     assert max(reopenings(breaker, 20)) <= 60.0
 
 
+@pytest.mark.parametrize(("chance", "wait"), [(0.0, 54.0), (0.25, 57.0), (0.5, 60.0), (1.0, 60.0)])
+def test_chance_spreads_the_longest_time_as_well(chance: float, wait: float) -> None:
+    """However long the outage: at the cap a time is still a tenth shorter by chance."""
+    breaker = Breaker(BreakerSettings(), random=lambda: chance)
+    assert reopenings(breaker, 10)[-1] == pytest.approx(wait)
+
+
 def test_an_outage_of_days_overflows_nothing() -> None:
     """The 2,000th reopening is like the fourth: 2.0 ** 1024 is no float."""
     breaker = Breaker(BreakerSettings(), random=middling)

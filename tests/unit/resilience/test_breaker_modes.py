@@ -69,9 +69,11 @@ class TestForcedOpen:
     def test_holding_a_half_open_circuit_is_no_relapse(self, breaker: Breaker) -> None:
         """An operator's switch doesn't count as one more time that Redis failed."""
         trip(breaker)
-        admitted(breaker, 10.0)
-        breaker.switch(Mode.FORCED_OPEN, 10.0)
-        assert breaker.snapshot(10.0).reopened == 0
+        fail(breaker, 10.0)
+        admitted(breaker, 30.0)
+        assert breaker.snapshot(30.0).reopened == 1
+        breaker.switch(Mode.FORCED_OPEN, 30.0)
+        assert breaker.snapshot(30.0).reopened == 0
         refused(breaker, 1e6)
 
 

@@ -151,6 +151,14 @@ class TestVerdict:
         succeed(breaker, seconds=5.0)
         assert reasons(heard)[-1] == "probe slow"
 
+    def test_a_probe_that_times_out_is_slow_as_well(self, heard: list[Transition]) -> None:
+        """One in four failed late, one was late: half of those who waited waited too long."""
+        breaker = half_open(heard, failure_rate=1.0)
+        fail(breaker, seconds=5.0)
+        succeed(breaker, seconds=1.0)
+        succeed(breaker, seconds=5.0)
+        assert reasons(heard)[-1] == "probe slow"
+
     def test_one_slow_probe_is_enough_when_there_is_one(self) -> None:
         """With one probe its answer is the rate."""
         heard: list[Transition] = []

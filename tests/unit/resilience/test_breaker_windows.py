@@ -167,6 +167,14 @@ class TestSlowCalls:
         fail(breaker, seconds=SLOW, times=5)
         assert told.reasons == ["failure rate"]
 
+    def test_the_rate_itself_is_enough(self) -> None:
+        """It opens at the rate and not above it: five of ten are half."""
+        for slow, expected in ((4, State.CLOSED), (5, State.OPEN)):
+            breaker = rated(size=10, min_calls=10)
+            succeed(breaker, seconds=SLOW, times=slow)
+            succeed(breaker, seconds=QUICK, times=10 - slow)
+            assert breaker.state(0.0) is expected
+
     def test_unset_nothing_is_slow(self) -> None:
         """Without ``slow_seconds`` an hour is as good as a millisecond."""
         breaker = Breaker(BreakerSettings(window=Window(5, Unit.CALLS), slow_rate=0.01))

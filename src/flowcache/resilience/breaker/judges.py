@@ -142,7 +142,7 @@ class _Rates:
 
 
 class _RowAndRates:
-    """Hear two judges; each of them hears everything, and the row has the first word."""
+    """Hear two judges. The row has the first word."""
 
     __slots__ = ("_rates", "_row")
 
@@ -159,9 +159,8 @@ class _RowAndRates:
         return self._rates.succeeded(now, seconds)
 
     def failed(self, now: float, seconds: float) -> Reason | None:
-        by_row = self._row.failed(now, seconds)
-        by_rates = self._rates.failed(now, seconds)
-        return by_row or by_rates
+        # A row that trips ends the generation: what the rates did not hear is thrown away anyway.
+        return self._row.failed(now, seconds) or self._rates.failed(now, seconds)
 
     def tally(self, now: float) -> Tally:
         return self._rates.tally(now)
