@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "RESERVED_PREFIX",
+    "Access",
     "AuditRecord",
     "AuditSink",
     "Clock",
@@ -142,6 +143,15 @@ class Store(Protocol[ShardT]):
         Raises:
             Failure: as `Executor.execute`.
         """
+
+
+class Access(StrEnum):
+    """What a circuit is about. The values are shown to operators and never renamed."""
+
+    READ = "read"
+    WRITE = "write"
+    FALLBACK = "fallback"
+    """Reads that a second server answers in place of the first."""
 
 
 class Mode(StrEnum):

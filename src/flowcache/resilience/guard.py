@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from enum import StrEnum
 from typing import Any, Generic, NamedTuple
 
 import structlog
@@ -35,7 +34,7 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Clock, Command, Reply, ShardT, Slow, Store
+from flowcache.ports import Access, Clock, Command, Reply, ShardT, Slow, Store
 from flowcache.resilience.breaker import Breaker, BreakerSettings, Permit, Refused, Transition
 from flowcache.resilience.hedging import Patience
 from flowcache.status import CircuitStatus, ReadStats
@@ -43,14 +42,6 @@ from flowcache.status import CircuitStatus, ReadStats
 __all__ = ["Access", "Guard", "GuardSettings"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Access(StrEnum):
-    """What a circuit is about. The values are shown to operators and never renamed."""
-
-    READ = "read"
-    WRITE = "write"
-    FALLBACK = "fallback"
 
 
 class GuardSettings(NamedTuple):
@@ -318,13 +309,19 @@ def _as_reply(result: Reply | Failure) -> Reply:
 def _status(shard: str, access: Access, circuit: Breaker, now: float) -> CircuitStatus:
     snapshot = circuit.snapshot(now)
     return CircuitStatus(
-        shard,
-        access.value,
-        snapshot.state.value,
-        snapshot.failures,
-        round(snapshot.retry_after, 3),
-        snapshot.refused,
-        sum(snapshot.transitions.values()),
+        shard=shard,
+        access=access.value,
+        mode=snapshot.mode.value,
+        state=snapshot.state.value,
+        failures=snapshot.failures,
+        calls=snapshot.calls,
+        failure_rate=snapshot.failure_rate,
+        slow_rate=snapshot.slow_rate,
+        retry_after=round(snapshot.retry_after, 3),
+        reopened=snapshot.reopened,
+        refused=snapshot.refused,
+        would_refuse=snapshot.would_refuse,
+        transitions={state.value: count for state, count in snapshot.transitions.items()},
     )
 
 

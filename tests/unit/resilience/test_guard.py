@@ -152,7 +152,21 @@ async def test_a_reply_passes_through(guarded: Guarded) -> None:
     """A healthy shard's replies and commands pass unchanged."""
     assert await guarded.call(b"value") == b"value"
     assert guarded.store.calls == [Command(b"GET", b"a")]
-    assert guarded.circuit() == CircuitStatus("a", "read", "closed", 0, 0.0, 0, 0)
+    assert guarded.circuit() == CircuitStatus(
+        shard="a",
+        access="read",
+        mode="auto",
+        state="closed",
+        failures=0,
+        calls=0,
+        failure_rate=None,
+        slow_rate=None,
+        retry_after=0.0,
+        reopened=0,
+        refused=0,
+        would_refuse=0,
+        transitions={"closed": 0, "open": 0, "half-open": 0},
+    )
 
 
 @pytest.mark.parametrize("fault", [DOWN, LATE])
