@@ -61,8 +61,6 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
-    breaker_mode: Mode
-    """Who decides about circuits until somebody switches them."""
     credentials: tuple[Credential, ...]
     audit_ring: int
     log_level: str
@@ -569,8 +567,8 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
             v["redis.hedge_share"],
+            Mode(v["breaker.mode"]),
         ),
-        Mode(v["breaker.mode"]),
         _credentials(flow, inspector),
         v["audit.ring"],
         v["log.level"],

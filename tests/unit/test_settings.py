@@ -175,7 +175,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "breaker.open_seconds": ("2.5", lambda s: s.guard.breaker.open_seconds, 2.5),
     "breaker.open_max_seconds": ("120", lambda s: s.guard.breaker.open_max_seconds, 120.0),
     "breaker.probes": ("3", lambda s: s.guard.breaker.probes, 3),
-    "breaker.mode": ("observe", lambda s: s.breaker_mode, Mode.OBSERVE),
+    "breaker.mode": ("observe", lambda s: s.guard.mode, Mode.OBSERVE),
     "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
     "audit.ring": ("5", lambda s: s.audit_ring, 5),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
