@@ -16,8 +16,9 @@ from starlette.routing import Route
 from flowcache.contract import answer
 from flowcache.errors import Failure, NotFound, RedisUnavailable
 from flowcache.http.app import ROUTE
-from flowcache.http.data_action import DataActionSettings, bug, failure_headers
+from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
+from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.permissions import Permission

@@ -19,7 +19,7 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.http.data_action import failure_headers, request_ids
+from flowcache.http.envelope import failure_headers, request_ids
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
