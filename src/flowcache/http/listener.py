@@ -7,6 +7,7 @@ connection may do is due to a fraction of a second.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from contextlib import suppress
 from email.utils import formatdate
@@ -99,9 +100,12 @@ class Listener:
 
     def _accept(self, most: int) -> None:
         for _ in range(most):
-            if len(self.connections) >= self._limits.connections and not self._make_room():
-                self._pause()  # all are being answered: the next that ends lets the next one in
-                return
+            if len(self.connections) >= self._limits.connections:
+                if not _is_readable(self._listening):
+                    return  # nobody is to be closed for nobody
+                if not self._make_room():
+                    self._pause()  # all are being answered: the first that ends lets the next in
+                    return
             try:
                 accepted, _address = self._listening.accept()
             except BlockingIOError:
@@ -200,6 +204,12 @@ class Listener:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
+
+
+def _is_readable(listening: socket.socket) -> bool:
+    look = select.poll()
+    look.register(listening, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _since(connection: Connection) -> float:
