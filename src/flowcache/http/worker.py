@@ -61,13 +61,14 @@ async def _serve(
     on_serving: Callable[[], None],
 ) -> int:
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, ended.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     app = build_app()
     lifespan = _Lifespan(app)
     if not await lifespan.start():
         return 1
+    # Until now SIGTERM just ends the process: nobody waits for an answer, and the start may hang.
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     limits = msgspec.structs.replace(
         settings.limits, connections=_within_files(settings.limits.connections)
     )
