@@ -1,0 +1,175 @@
+"""flowcache itself: signals, workers that die, more load than Redis takes, slow clients."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from chaos.bars import Bars
+from chaos.history import LOST, REFUSED, Call, Strike
+from chaos.rigs import alone, clustered
+from chaos.scenarios.cluster import OnCluster
+from chaos.stage import Scenario, Stage
+from tests.servers import RedisProcess, eventually
+from tests.service import TOKEN, service
+
+__all__ = ["SCENARIOS"]
+
+TWO_WORKERS = ("--workers", "2")
+CONNECTION_ENDS = frozenset({LOST, REFUSED})
+SLOW_CLIENTS = 500
+DRIP_SECONDS = 1.0
+
+
+def reload_thrice(stage: OnCluster) -> None:
+    for _ in range(3):
+        old = workers(stage)
+        stage.service.process.send_signal(signal.SIGHUP)
+        wait_replaced(stage, old)
+        stage.calm(0.5)
+
+
+def kill_worker(stage: OnCluster) -> None:
+    victim = min(workers(stage))
+    strike = stage.strike("worker killed")
+    os.kill(victim, signal.SIGKILL)
+    wait_replaced(stage, {victim})
+    stage.mends(strike)
+
+
+def wait_replaced(stage: OnCluster, old: set[int]) -> None:
+    """Wait until there are two workers, and none of the old ones."""
+
+    def replaced() -> bool:
+        now = workers(stage)
+        return len(now) == 2 and not now & old
+
+    eventually(
+        replaced, within=60, what="workers to be replaced", ignoring=(OSError, AssertionError)
+    )
+
+
+def end_and_start_again(stage: OnCluster) -> None:
+    """End flowcache as an operator would, and start it anew on the same port."""
+    strike = stage.strike("SIGTERM")
+    stage.service.stop()
+    stage.hold(0.1)
+    environment = {"REDIS_NODES": stage.rig.location}
+    stage.keep(service(environment, port=stage.service.port))
+    stage.mends(strike)
+    stage.calm()
+
+
+def workers(stage: OnCluster) -> set[int]:
+    """Return the pids of the workers that answer."""
+    return {worker["pid"] for worker in stage.service.inspect()["workers"]}
+
+
+def in_flight_are_answered(calls: Sequence[Call], strikes: Sequence[Strike]) -> str | None:
+    """Say which calls that were sent before SIGTERM lost their answer."""
+    (strike,) = strikes
+    lost = [call for call in calls if call.woken < strike.at and not call.ok]
+    return f"{len(lost)} calls in flight at SIGTERM failed" if lost else None
+
+
+def nobody_is_turned_away(calls: Sequence[Call], strikes: Sequence[Strike]) -> str | None:
+    """Say how many calls found no connection, or lost theirs."""
+    lost = sum(call.outcome in CONNECTION_ENDS for call in calls)
+    return f"{lost} calls found or kept no connection" if lost else None
+
+
+@contextmanager
+def dripping(port: int, head: bytes, body: bytes) -> Iterator[None]:
+    """Hold `SLOW_CLIENTS` connections that send a byte a second; those that are cut come again."""
+    over = threading.Event()
+
+    def connected() -> socket.socket:
+        fresh = socket.create_connection(("127.0.0.1", port), 5)
+        fresh.setblocking(False)
+        with suppress(OSError):
+            fresh.send(head)
+        return fresh
+
+    def drip() -> None:
+        clients = [connected() for _ in range(SLOW_CLIENTS)]
+        while not over.wait(DRIP_SECONDS):
+            for place, client in enumerate(clients):
+                try:
+                    client.send(body)
+                    if client.recv(4096):
+                        raise ConnectionResetError("answered, so over")
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    client.close()
+                    clients[place] = connected()
+        for client in clients:
+            client.close()
+
+    thread = threading.Thread(target=drip, name="slow clients", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def slow_heads(stage: Stage[RedisProcess]) -> None:
+    with dripping(stage.service.port, b"POST /data-action/redis HTTP/1.1\r\nX-Slow: ", b"a"):
+        stage.calm(2)
+
+
+def slow_bodies(stage: Stage[RedisProcess]) -> None:
+    head = (
+        f"POST /data-action/redis HTTP/1.1\r\nHost: chaos\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Length: 10000\r\n\r\n"
+    )
+    with dripping(stage.service.port, head.encode(), b" "):
+        stage.calm(2)
+
+
+SCENARIOS = (
+    Scenario(
+        "SIGHUP",
+        "Two workers are replaced under load, three times.",
+        clustered,
+        reload_thrice,
+        Bars(success=1.0),
+        TWO_WORKERS,
+    ),
+    Scenario(
+        "SIGTERM",
+        "flowcache is ended under load and started again on the same port; calls in between find "
+        "nobody.",
+        clustered,
+        end_and_start_again,
+        Bars(also=(in_flight_are_answered,)),
+    ),
+    Scenario(
+        "worker killed",
+        "One of two workers gets SIGKILL; the calls it had are lost.",
+        clustered,
+        kill_worker,
+        Bars(success=0.99),
+        TWO_WORKERS,
+    ),
+    Scenario(
+        "slow heads",
+        f"{SLOW_CLIENTS} clients send a byte of their request's head a second.",
+        alone,
+        slow_heads,
+        Bars(success=1.0),
+    ),
+    Scenario(
+        "slow bodies",
+        f"{SLOW_CLIENTS} clients send a byte of their request's body a second.",
+        alone,
+        slow_bodies,
+        Bars(success=1.0),
+    ),
+)
