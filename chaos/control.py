@@ -1,8 +1,9 @@
 """The control beside flowcache: a plain client that asks Redis to confirm each write with WAIT.
 
 It tells how much of a loss at a failover is Redis's own. It writes to the shard that is about to be
-struck, over one connection and without flowcache, SET and then WAIT 1: what a replica confirmed
-must not be lost; what was acknowledged only may be.
+struck, over one connection and without flowcache, SET and then WAIT for every replica: what all
+confirmed must not be lost; what was acknowledged only may be. (One of several is not enough: in an
+orderly failover by Sentinel another replica goes on confirming what the old primary takes.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TTL_MS = 3_600_000
 
 @dataclass(slots=True)
 class Control:
-    """What was acknowledged, and which of it a replica confirmed; keys of one write each."""
+    """What was acknowledged, and which of it all replicas confirmed; keys of one write each."""
 
     confirmed: list[str] = field(default_factory=list)
     unconfirmed: list[str] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Control:
 
 
 @contextmanager
-def controlled(primary: RedisProcess, slots: Sequence[range]) -> Iterator[Control]:
+def controlled(primary: RedisProcess, slots: Sequence[range], replicas: int) -> Iterator[Control]:
     """Write to a primary until it no longer takes it, or the block ends."""
     control = Control()
     over = threading.Event()
@@ -54,11 +55,11 @@ def controlled(primary: RedisProcess, slots: Sequence[range]) -> Iterator[Contro
                 number += 1
                 try:
                     client.set(key, "1", px=TTL_MS)
-                    replicas = client.wait(1, WAIT_MS)
+                    confirmed = client.wait(replicas, WAIT_MS) >= replicas
                 except redis.RedisError:
                     # Whether this one was done is unknown; nobody was promised anything.
                     return
-                (control.confirmed if replicas else control.unconfirmed).append(key)
+                (control.confirmed if confirmed else control.unconfirmed).append(key)
 
     thread = threading.Thread(target=write, name="control", daemon=True)
     thread.start()

@@ -121,9 +121,11 @@ class Stage(Generic[S]):
         strike.mended = time.monotonic()
 
     @contextmanager
-    def controlled(self, primary: RedisProcess, slots: Sequence[range]) -> Iterator[None]:
+    def controlled(
+        self, primary: RedisProcess, slots: Sequence[range], *, replicas: int = 1
+    ) -> Iterator[None]:
         """Write to a primary beside flowcache, with WAIT; see `control`."""
-        with controlled(primary, slots) as control:
+        with controlled(primary, slots, replicas) as control:
             self.controls.append(control)
             yield
 

@@ -19,7 +19,7 @@ OUT_OF_MEMORY = "1mb"
 
 def kill_watched(stage: Stage[SentinelGroup]) -> None:
     primary = stage.servers.primary()
-    with stage.controlled(primary, EVERY_SLOT):
+    with stage.controlled(primary, EVERY_SLOT, replicas=2):
         stage.calm(0.5)
         strike = stage.strike("killed", may_lose=True, reads_survive=True)
         primary.kill()
@@ -32,7 +32,7 @@ def kill_watched(stage: Stage[SentinelGroup]) -> None:
 
 def order_watched(stage: Stage[SentinelGroup]) -> None:
     primary = stage.servers.primary()
-    with stage.controlled(primary, EVERY_SLOT):
+    with stage.controlled(primary, EVERY_SLOT, replicas=2):
         stage.calm(0.5)
         strike = stage.strike("failed over", may_lose=True, reads_survive=True)
         stage.servers.sentinels[0].cli("SENTINEL", "FAILOVER", stage.servers.service)
