@@ -54,9 +54,11 @@ class Worker:
         self._started_at = time()
         self._grace = settings.server.grace
         self._store = RedisStore(
-            settings.store, monotonic, on_back=lambda shard: self._guard.came_back(shard)
+            settings.store,
+            monotonic,
+            on_back=lambda shard, primary: self._guard.came_back(shard, primary),
         )
-        self._guard = Guard(self._store, settings.breaker, settings.min_budget, monotonic)
+        self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
         self._audit = AuditRing(settings.audit_ring)
         self._fleet = Fleet(fleet_directory, self._report)
@@ -79,6 +81,7 @@ class Worker:
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
         await self._fleet.close()
+        await self._guard.close()
         await self._store.close()
 
     async def _ready(self) -> None:
@@ -95,6 +98,7 @@ class Worker:
             audit=self._audit.newest(self._audit.total) if with_audit else [],
             audit_total=self._audit.total,
             circuits=self._guard.circuits(),
+            reads=self._guard.reads(),
             store=self._store.status(),
         )
         return msgspec.msgpack.encode(status)

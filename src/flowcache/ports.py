@@ -6,7 +6,7 @@ A Protocol stands here only where two implementations exist or the layers forbid
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence, Set
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +20,10 @@ __all__ = [
     "Metrics",
     "Once",
     "Reply",
+    "Shard",
+    "ShardT",
+    "Slow",
+    "Stale",
     "Store",
 ]
 
@@ -62,21 +66,58 @@ class Command(msgspec.Struct, frozen=True, gc=False):
 
 
 class Executor(Protocol):
-    """Something that runs commands: a store, or a guard around one."""
+    """Something that runs commands: a guard around a store."""
 
     def execute(self, command: Command, deadline: float) -> Awaitable[Reply]:
         """Run ``command`` and return its reply before ``deadline`` (monotonic seconds).
+
+        The reply may be `Stale`, of a read.
 
         Raises:
             Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`.
         """
 
 
-class Store(Executor, Protocol):
+class Stale:
+    """A reply that may be older than the last write: a replica gave it in its primary's place."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+
+class Slow:
+    """What comes in place of a reply that takes long. ``rest`` is the reply, when it comes.
+
+    ``rest`` has to be awaited, and raises as the call itself would have.
+    """
+
+    __slots__ = ("rest",)
+
+    def __init__(self, rest: Awaitable[Reply]) -> None:
+        self.rest = rest
+
+
+class Shard(Protocol):
+    """The part of a store that holds a key."""
+
+    @property
+    def name(self) -> str:
+        """Its name; a shard whose primary changed is another shard."""
+
+    def has_fallback(self) -> bool:
+        """Tell whether a second server could answer a read now."""
+
+
+ShardT = TypeVar("ShardT", bound=Shard)
+
+
+class Store(Protocol[ShardT]):
     """A place where commands run: a Redis, whatever its topology."""
 
-    def shard_of(self, key: bytes) -> str:
-        """Name the shard that holds ``key``. Synchronous and cheap.
+    def shard(self, key: bytes) -> ShardT:
+        """Return the shard that holds ``key``. Synchronous and cheap.
 
         Raises:
             RedisUnavailable: no shard is known to hold it.
@@ -84,6 +125,21 @@ class Store(Executor, Protocol):
 
     def shards(self) -> Set[str]:
         """Return the names of all shards there are."""
+
+    def execute_at(
+        self, shard: ShardT, command: Command, deadline: float, slow_at: float | None = None
+    ) -> Awaitable[Reply | Slow]:
+        """Run ``command`` where commands of its kind go, as `Executor.execute`.
+
+        When there is no reply at ``slow_at`` (monotonic seconds), `Slow` is returned.
+        """
+
+    def read_elsewhere(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
+        """Have the fallback of ``shard`` answer a read; `Stale` where it is a replica.
+
+        Raises:
+            Failure: as `Executor.execute`.
+        """
 
 
 class Metrics(Protocol):

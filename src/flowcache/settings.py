@@ -21,6 +21,7 @@ from flowcache.http.data_action import DataActionSettings
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.resilience.breaker import BreakerSettings
+from flowcache.resilience.guard import GuardSettings
 from flowcache.secret import Secret
 from flowcache.store.settings import (
     Location,
@@ -58,9 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     server: ServerSettings
     data_action: DataActionSettings
     store: StoreSettings
-    breaker: BreakerSettings
-    min_budget: float
-    """The least time a call must have had for its timeout to count against the circuit."""
+    guard: GuardSettings
     credentials: tuple[Credential, ...]
     audit_ring: int
     log_level: str
@@ -159,6 +158,16 @@ def _seconds(low: float, high: float) -> Callable[[Any], float]:
     return read
 
 
+def _share(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if isinstance(value, bool) or not 0 <= number <= 1:
+        raise ValueError("expected a share from 0 to 1")
+    return number
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in choices:
@@ -240,6 +249,29 @@ SETTINGS: tuple[Setting, ...] = (
         _one_of("primary", "replica"),
         "primary",
         "which servers answer reads; a replica may not know yet what was just written",
+    ),
+    Setting(
+        "redis",
+        "stale_reads",
+        _flag,
+        True,
+        "whether a replica may answer a read whose primary is down or slow; the answer says "
+        '`"stale":true`',
+    ),
+    Setting(
+        "redis",
+        "hedge_share",
+        _share,
+        0.1,
+        "the share of reads that may be sent to a second server because the first is slow; "
+        "0 turns hedging off",
+    ),
+    Setting(
+        "redis",
+        "retry_share",
+        _share,
+        0.2,
+        "the share of calls that may be sent again because a server failed; 0 turns retries off",
     ),
     Setting("redis", "connect_timeout_seconds", _seconds(0.05, 30), 1.0, "for a connection"),
     Setting(
@@ -457,9 +489,12 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             once_lifetime=v["data.idempotency_seconds"],
         ),
         _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
-        # A probe keeps its place longer than any call can take.
-        BreakerSettings(v["breaker.failures"], v["breaker.open_seconds"], deadline + 1.0),
-        deadline * 0.9 if budget is None else min(budget / 1000, deadline),
+        GuardSettings(
+            # A probe keeps its place longer than any call can take.
+            BreakerSettings(v["breaker.failures"], v["breaker.open_seconds"], deadline + 1.0),
+            deadline * 0.9 if budget is None else min(budget / 1000, deadline),
+            v["redis.hedge_share"],
+        ),
         _credentials(flow, inspector),
         v["audit.ring"],
         v["log.level"],
@@ -485,6 +520,8 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
         sentinel_username=v["redis.sentinel_username"],
         sentinel_password=v["redis.sentinel_password"],
         read_from=ReadFrom(v["redis.read_from"]),
+        stale_reads=v["redis.stale_reads"],
+        retry_share=v["redis.retry_share"],
         connect_timeout=v["redis.connect_timeout_seconds"],
         reply_timeout=reply_timeout,
         refresh_interval=v["redis.refresh_seconds"],

@@ -14,6 +14,7 @@ __all__ = [
     "CircuitStatus",
     "LinkStatus",
     "OperationStats",
+    "ReadStats",
     "ShardStatus",
     "StoreStatus",
     "WorkerStatus",
@@ -51,17 +52,35 @@ class StoreStatus(msgspec.Struct, frozen=True):
     topology: str | None
     fault: str | None
     shards: tuple[ShardStatus, ...]
+    retries: int = 0
+    """Commands sent again because a server failed, since the worker started."""
+    retries_refused: int = 0
+    """Those that the budget did not allow."""
 
 
 class CircuitStatus(msgspec.Struct, frozen=True):
     """A shard's circuit. ``retry_after`` is in seconds, 0 when calls are let through."""
 
     shard: str
+    access: str
     state: str
     failures: int
     retry_after: float
     refused: int
     transitions: int
+
+
+class ReadStats(msgspec.Struct, frozen=True):
+    """How many reads got a second chance since the worker started."""
+
+    hedges: int = 0
+    """Slow reads for which a second server was asked, within the budget."""
+    hedges_refused: int = 0
+    """Slow reads for which the budget allowed no second server yet."""
+    rescues: int = 0
+    """Of these, the ones that had no reply at half of their deadline: a second server was asked."""
+    elsewhere: int = 0
+    """Reads that the second server answered."""
 
 
 class OperationStats(msgspec.Struct, frozen=True):
@@ -91,3 +110,4 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     audit_total: int
     circuits: list[CircuitStatus]
     store: StoreStatus
+    reads: ReadStats = ReadStats()

@@ -17,9 +17,9 @@ from tests.service import INSPECTOR_TOKEN, TOKEN, Answer, Service, service
 TOPOLOGY = {
     "embedded": ("standalone", 1, 0),
     "standalone": ("standalone", 1, 0),
-    "cluster": ("cluster", 3, 0),
+    "cluster": ("cluster", 3, 1),
     "tls-acl": ("standalone", 1, 0),
-    "sentinel": ("sentinel", 1, 0),
+    "sentinel": ("sentinel", 1, 2),
 }
 """Kind of Redis -> what flowcache finds: topology, shards, links to replicas a shard."""
 
@@ -410,14 +410,14 @@ def test_the_circuit_is_in_the_metrics(fresh_standalone: RedisProcess) -> None:
     with service(PATIENT | {"REDIS_NODES": address}) as running:
         answered(running.call(operation="GET", key="k"))
         samples = metrics(running)
-        assert samples["flowcache_circuits", address, "closed"] == 1
+        assert samples["flowcache_circuits", address, "closed"] == 3
         assert samples["flowcache_redis_links_up", address, "primary"] == 1
         server.stop()
         for _ in range(8):
             assert running.call(operation="GET", key="k").status == 503
         samples = metrics(running)
         assert samples["flowcache_circuits", address, "open"] == 1
-        assert samples["flowcache_circuits", address, "closed"] == 0
+        assert samples["flowcache_circuits", address, "closed"] == 2
         assert samples["flowcache_circuit_refusals_total", address] == 3
         assert samples["flowcache_circuit_transitions_total", address] == 1
         assert samples["flowcache_redis_links_up", address, "primary"] == 0
@@ -460,7 +460,8 @@ def test_two_workers_are_counted_as_one(standalone_server: RedisProcess, key: st
             assert len({worker["pid"] for worker in seen["workers"]}) == 2
             assert sum(worker["auditRecords"] for worker in seen["workers"]) == made
             assert seen["metrics"]["totalRequests"] == seen["metrics"]["cacheMisses"] == made
-            assert len(seen["redis"]) == len(seen["circuits"]) == 2
+            assert len(seen["redis"]) == 2
+            assert len(seen["circuits"]) == 2 * 3
             assert sorted(entry["requestId"] for entry in seen["auditLogs"]) == sorted(ids)
             times = [entry["timestamp"] for entry in seen["auditLogs"]]
             assert times == sorted(times)

@@ -286,7 +286,7 @@ def test_a_dead_shard_does_not_block_the_others(breakable_cluster: Cluster) -> N
     }
     with service(environment) as running:
         dying.pause()
-        until_open(lambda: running.call(operation="GET", key=of_dying))
+        until_open(lambda: running.call(operation="SET", key=of_dying, value=1))
         for name in of_alive:
             assert running.call(operation="SET", key=name, value=1).data == "OK"
 

@@ -260,7 +260,7 @@ def test_the_inspector_fits_its_schema() -> None:
             AuditRecord(3.5, "a-2", None, None, None, None, None, "unauthorized", None, 0.1),
         ],
         audit_total=2,
-        circuits=[CircuitStatus("127.0.0.1:6379", "half-open", 5, 0.5, 3, 2)],
+        circuits=[CircuitStatus("127.0.0.1:6379", "write", "half-open", 5, 0.5, 3, 2)],
         store=StoreStatus(
             "ready",
             "cluster",

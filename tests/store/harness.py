@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 
 from flowcache.ports import Clock, Command, Once
-from flowcache.store.deadlines import Deadlines
+from flowcache.resilience.breaker import BreakerSettings
+from flowcache.resilience.guard import Guard, GuardSettings
+from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.link import Link
 from flowcache.store.redis_store import RedisStore
-from flowcache.store.replies import EXPIRED
+from flowcache.store.routes import OnBack, ShardRoute
 from flowcache.store.settings import Address, StoreSettings
 from tests.servers.wait import POLL_SECONDS
 
@@ -24,6 +26,7 @@ __all__ = [
     "SLACK",
     "delete",
     "get",
+    "guarded",
     "in_time",
     "incr",
     "link_to",
@@ -90,11 +93,13 @@ async def link_to(
     **changes: Any,
 ) -> AsyncIterator[Link]:
     """Open a link under settings with ``changes``; close it afterwards."""
-    deadlines = Deadlines(asyncio.get_running_loop(), clock, EXPIRED)
+    loop = asyncio.get_running_loop()
+    deadlines, slowness = Deadlines(loop, clock), Deadlines(loop, clock, Waiter.tell_slow)
     link = Link(
         Address(*address),
         _settings(changes),
         deadlines,
+        slowness,
         clock,
         readonly=readonly,
         on_change=on_change,
@@ -105,12 +110,13 @@ async def link_to(
         yield link
     finally:
         await asyncio.wait_for(link.close(), _CLOSING)
+        slowness.close()
         deadlines.close()
 
 
 @asynccontextmanager
 async def store_at(
-    *nodes: tuple[str, int], on_back: Callable[[str], None] = lambda shard: None, **changes: Any
+    *nodes: tuple[str, int], on_back: OnBack = lambda shard, primary: None, **changes: Any
 ) -> AsyncIterator[RedisStore]:
     """Start a store that asks ``nodes`` first, under settings with ``changes``; close it."""
     settings = _settings({"nodes": tuple(Address(*node) for node in nodes), **changes})
@@ -120,6 +126,12 @@ async def store_at(
         yield store
     finally:
         await asyncio.wait_for(store.close(), _CLOSING)
+
+
+def guarded(store: RedisStore, *, min_budget: float = 0.0) -> Guard[ShardRoute]:
+    """Return a guard around ``store``, as the service has one."""
+    breaker = BreakerSettings(failures=5, open_seconds=10.0, probe_seconds=2.0)
+    return Guard(store, GuardSettings(breaker, min_budget), monotonic)
 
 
 def open_sockets() -> int:

@@ -18,7 +18,7 @@ from flowcache.store.slots import SLOTS, key_slot
 from tests.servers import Cluster, ClusterNode, RedisProcess, cluster
 from tests.servers.ports import LOOPBACK
 from tests.store.calling import calling
-from tests.store.harness import SLACK, get, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
 
 FAILOVER_SECONDS = 30.0
 
@@ -72,7 +72,7 @@ class TestWhole:
                 key = b"key%d" % number
                 assert await store.execute(put(key, key), in_time()) == b"OK"
                 assert await store.execute(get(key), in_time()) == key
-                assert store.shard_of(key) == name_of(servers.node_of_slot(key_slot(key)))
+                assert store.shard(key).name == name_of(servers.node_of_slot(key_slot(key)))
                 assert await store.execute(incr(b"n" + key, once(number)), in_time()) == 1
             assert [redirections(node, "MOVED") for node in servers.nodes] == before
 
@@ -114,7 +114,7 @@ class TestMoving:
             for number in range(2, 10):
                 assert await store.execute(incr(key), in_time()) == number
             assert redirections(source, "MOVED") == before + 1
-            assert store.shard_of(key) == name_of(target)
+            assert store.shard(key).name == name_of(target)
             await soon(
                 lambda: any(
                     first <= key_slot(key) <= last
@@ -143,7 +143,7 @@ class TestMoving:
                 assert await store.execute(incr(key), in_time()) == number
                 assert await store.execute(incr(left), in_time()) == number
             assert await store.execute(incr(b"{%b}new" % key), in_time()) == 1
-            assert store.shard_of(key) == name_of(source), "an ASK is no new home"
+            assert store.shard(key).name == name_of(source), "an ASK is no new home"
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
             for name in (key, left):
                 assert await store.execute(incr(name), in_time()) == 5
@@ -203,7 +203,7 @@ class TestFailover:
             async with calling(store, lambda: incr(key), budget=2.0) as caller:
                 await soon(lambda: caller.answered > 5)
                 await asyncio.to_thread(servers.failover, new)
-                await soon(lambda: store.shard_of(key) == name_of(new))
+                await soon(lambda: store.shard(key).name == name_of(new))
                 answered = caller.answered
                 await soon(lambda: caller.answered > answered + 5)
             count = int(await store.execute(get(key), in_time()))
@@ -230,7 +230,7 @@ class TestFailover:
                 await soon(lambda: unlucky.answered > answered + 5, within=FAILOVER_SECONDS)
             assert lucky.failed == lucky_too.failed == 0
             assert max(caller.late for caller in (unlucky, lucky, lucky_too)) < SLACK
-            assert store.shard_of(lost) != name_of(dead)
+            assert store.shard(lost).name != name_of(dead)
             assert await store.execute(put(lost, b"2"), in_time()) == b"OK"
             await asyncio.to_thread(servers.heal)
             assert await store.execute(get(lost), in_time()) == b"2"
@@ -328,14 +328,15 @@ class TestReplicas:
         key, (primary, replica) = next(iter(pairs.items()))
         async with store_at(*servers.addresses, read_from=ReadFrom.REPLICA) as store:
             await soon(lambda: replicas_are_ready(store))
+            guard = guarded(store)
             await store.execute(put(key, b"1"), in_time())
             replica.pause()
-            reading = asyncio.ensure_future(store.execute(get(key), in_time()))
+            reading = asyncio.ensure_future(guard.execute(get(key), in_time()))
             await soon(lambda: link_to_replica(store, key).pending == 1)
             replica.kill()
             assert await reading == b"1"
             for _ in range(5):
-                assert await store.execute(get(key), in_time()) == b"1"
+                assert await guard.execute(get(key), in_time()) == b"1"
             assert calls(primary, "get") == 6
 
 
@@ -345,7 +346,7 @@ def replicas_are_ready(store: RedisStore) -> bool:
 
 
 def link_to_replica(store: RedisStore, key: bytes) -> Any:
-    return next(s for s in store.status().shards if s.name == store.shard_of(key)).replicas[0]
+    return next(s for s in store.status().shards if s.name == store.shard(key).name).replicas[0]
 
 
 def has(replica: ClusterNode, key: bytes) -> bool:

@@ -25,7 +25,7 @@ async def test_it_finds_the_primary(sentinel_servers: SentinelGroup) -> None:
         assert await store.execute(incr(b"k", ONCE), in_time()) == 1
         status = store.status()
         assert (status.status, status.topology, status.fault) == ("ready", "sentinel", None)
-        assert store.shard_of(b"k") == name_of(sentinel_servers.primary())
+        assert store.shard(b"k").name == name_of(sentinel_servers.primary())
         await store.ping(in_time())
 
 
@@ -33,7 +33,7 @@ async def test_the_name_can_be_left_out(sentinel_servers: SentinelGroup) -> None
     """Sentinels that watch one service need not be told which is meant."""
     async with store_at(sentinel_servers.addresses[0]) as store:
         assert store.status().topology == "sentinel"
-        assert store.shard_of(b"k") == name_of(sentinel_servers.primary())
+        assert store.shard(b"k").name == name_of(sentinel_servers.primary())
 
 
 async def test_unknown_service(sentinel_servers: SentinelGroup) -> None:
@@ -69,7 +69,7 @@ async def test_failover_is_followed(breakable_sentinels: SentinelGroup) -> None:
             await soon(lambda: caller.answered > 5)
             new = await asyncio.to_thread(servers.failover)
             assert new is not old
-            await soon(lambda: store.shard_of(b"k") == name_of(new), within=FAILOVER_SECONDS)
+            await soon(lambda: store.shard(b"k").name == name_of(new), within=FAILOVER_SECONDS)
             answered = caller.answered
             await soon(lambda: caller.answered > answered + 5)
         assert caller.late < SLACK
@@ -93,4 +93,4 @@ async def test_killed_primary(breakable_sentinels: SentinelGroup) -> None:
             answered = caller.answered
             await soon(lambda: caller.answered > answered + 5, within=FAILOVER_SECONDS)
         assert caller.late < SLACK
-        assert store.shard_of(b"k") != name_of(old)
+        assert store.shard(b"k").name != name_of(old)

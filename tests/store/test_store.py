@@ -303,7 +303,7 @@ class TestLife:
             async with store_at(server.address) as store:
                 assert store.status().status == "connecting"
                 with pytest.raises(RedisUnavailable):
-                    store.shard_of(b"k")
+                    store.shard(b"k")
                 began = monotonic()
                 with pytest.raises(RedisUnavailable) as caught:
                     await store.execute(incr(b"k"), in_time(600))
@@ -401,19 +401,27 @@ class TestComingBack:
 
     async def test_after_a_restart(self, fresh_standalone: RedisProcess) -> None:
         """The shard is named when its primary is connected, at first and each time after."""
-        back: list[str] = []
+        back: list[tuple[str, bool]] = []
         name = f"{LOOPBACK}:{fresh_standalone.port}"
-        async with store_at(fresh_standalone.address, on_back=back.append) as store:
-            assert back == [name]
+
+        def tell(shard: str, primary: bool) -> None:
+            back.append((shard, primary))
+
+        async with store_at(fresh_standalone.address, on_back=tell) as store:
+            assert back == [(name, True)]
             await asyncio.to_thread(fresh_standalone.restart)
-            await soon(lambda: back == [name, name])
+            await soon(lambda: back == [(name, True)] * 2)
             assert await store.execute(incr(b"k"), in_time()) == 1
 
     async def test_not_while_it_stalls(self, fresh_standalone: RedisProcess) -> None:
         """That a stalled server's connections are taken proves nothing, and isn't told."""
-        back: list[str] = []
+        back: list[tuple[str, bool]] = []
+
+        def tell(shard: str, primary: bool) -> None:
+            back.append((shard, primary))
+
         with Proxy(fresh_standalone.address) as proxy:
-            async with store_at(proxy.address, on_back=back.append, reply_timeout=0.1) as store:
+            async with store_at(proxy.address, on_back=tell, reply_timeout=0.1) as store:
                 assert len(back) == 1
                 await asyncio.to_thread(proxy.drop, "answers")
                 with pytest.raises((DeadlineExceeded, RedisUnavailable)):
@@ -497,7 +505,7 @@ class TestDemotion:
                 await cli(pair.replica, "REPLICAOF", "NO", "ONE")
                 await cli(pair.primary, "REPLICAOF", "127.0.0.1", pair.replica.port)
                 assert await store.execute(incr(b"k"), in_time()) == 2
-                assert store.shard_of(b"k") == f"127.0.0.1:{pair.replica.port}"
+                assert store.shard(b"k").name == f"127.0.0.1:{pair.replica.port}"
                 assert await cli(pair.replica, "GET", "k") == "2"
                 write = hset(b"h", b"a", b"1", once=ONCE)
                 assert await store.execute(write, in_time()) == 1
@@ -507,7 +515,7 @@ class TestDemotion:
         with replicated() as pair:
             async with store_at(pair.replica.address) as store:
                 assert await store.execute(incr(b"k"), in_time()) == 1
-                assert store.shard_of(b"k") == f"127.0.0.1:{pair.primary.port}"
+                assert store.shard(b"k").name == f"127.0.0.1:{pair.primary.port}"
 
     async def test_reads_from_the_replica(self) -> None:
         """Outside a cluster too, reads are spread on request, and come back when it is gone."""

@@ -9,12 +9,13 @@ import pytest
 
 from flowcache.errors import DeadlineExceeded, Declined, Failure, RedisUnavailable, TooLarge
 from flowcache.ports import Command, Once
-from flowcache.store.redis_store import TRIES, RedisStore
+from flowcache.store.pursuit import TRIES
+from flowcache.store.redis_store import RedisStore
 from flowcache.store.replies import REACTIONS, Reaction
 from flowcache.store.settings import Address, ReadFrom, StoreSettings
 from flowcache.store.slots import key_slot
 from tests.servers.ports import LOOPBACK, PortClaim
-from tests.store.harness import SLACK, get, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
 from tests.store.resp import OK, array, bulk, error, integer, serving
 from tests.store.scripted import Peer, Request, Script, Scripted
 
@@ -244,7 +245,7 @@ class TestRedirections:
             calling = asyncio.ensure_future(store.execute(WRITE, in_time()))
             await here.asked()
             here.handshake[b"CLUSTER"] = serving(there.address)
-            await soon(lambda: store.shard_of(b"k") == str(there.address))
+            await soon(lambda: store.shard(b"k").name == str(there.address))
             here.talking.say(integer(7))
             assert await calling == 7
             await soon(lambda: not any(peer.is_open for peer in here.peers if peer.requests))
@@ -256,7 +257,7 @@ class TestRedirections:
                 calling = asyncio.ensure_future(store.execute(WRITE, in_time(600)))
                 await here.asked()
                 here.handshake[b"CLUSTER"] = serving(there.address)
-                await soon(lambda: store.shard_of(b"k") == str(there.address))
+                await soon(lambda: store.shard(b"k").name == str(there.address))
             with pytest.raises(RedisUnavailable):
                 await calling
 
@@ -283,7 +284,7 @@ class TestReplicas:
             replica.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await guarded(store).execute(READ, in_time()) == b"1"
                 assert replica.requests
 
     async def test_replica_that_hangs_up(self) -> None:
@@ -295,7 +296,7 @@ class TestReplicas:
             primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await guarded(store).execute(READ, in_time()) == b"1"
                 assert replica.requests
 
     async def test_replica_that_moved_away(self) -> None:

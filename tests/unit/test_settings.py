@@ -60,7 +60,7 @@ def test_the_defaults_are_those_of_the_product() -> None:
     assert settings.data_action.limits.default_ttl == 3600
     assert settings.data_action.deadline == 0.8
     assert settings.data_action.max_body == 256 * 1024
-    assert (settings.breaker.failures, settings.breaker.open_seconds) == (5, 10.0)
+    assert (settings.guard.breaker.failures, settings.guard.breaker.open_seconds) == (5, 10.0)
     assert settings.store.nodes == (Address("127.0.0.1", 6379),)
     assert settings.store.read_from is ReadFrom.PRIMARY
     assert settings.store.tls is None
@@ -84,7 +84,7 @@ def test_a_probe_outlasts_every_call() -> None:
     """The breaker gives a probe more time than any call has, whatever the deadline."""
     for ms in ("5", "800", "60000"):
         settings = loaded({"FLOWCACHE_DATA_DEADLINE_MS": ms})
-        assert settings.breaker.probe_seconds > settings.data_action.deadline
+        assert settings.guard.breaker.probe_seconds > settings.data_action.deadline
 
 
 def test_a_timeout_at_the_full_deadline_always_counts() -> None:
@@ -96,8 +96,8 @@ def test_a_timeout_at_the_full_deadline_always_counts() -> None:
                 "FLOWCACHE_BREAKER_MIN_BUDGET_MS": budget,
             }
         )
-        assert settings.min_budget <= settings.data_action.deadline
-    assert 0.7 < loaded().min_budget < 0.8
+        assert settings.guard.min_budget <= settings.data_action.deadline
+    assert 0.7 < loaded().guard.min_budget < 0.8
 
 
 def test_a_connection_is_given_more_time_than_any_call() -> None:
@@ -154,6 +154,9 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "redis.tls_key_file": (PEM, in_tls(lambda tls: tls.key_file), PEM),
     "redis.tls_verify_hostname": ("false", in_tls(lambda tls: tls.verify_hostname), False),
     "redis.read_from": ("replica", lambda s: s.store.read_from, ReadFrom.REPLICA),
+    "redis.stale_reads": ("false", lambda s: s.store.stale_reads, False),
+    "redis.hedge_share": ("0.25", lambda s: s.guard.hedge_share, 0.25),
+    "redis.retry_share": ("0", lambda s: s.store.retry_share, 0.0),
     "redis.connect_timeout_seconds": ("0.5", lambda s: s.store.connect_timeout, 0.5),
     "redis.reply_timeout_seconds": ("1.5", lambda s: s.store.reply_timeout, 1.5),
     "redis.refresh_seconds": ("30", lambda s: s.store.refresh_interval, 30.0),
@@ -161,9 +164,9 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "data.max_ttl": ("7200", lambda s: s.data_action.limits.max_ttl, 7200),
     "data.deadline_ms": ("250", lambda s: s.data_action.deadline, 0.25),
     "data.idempotency_seconds": ("60", lambda s: s.data_action.once_lifetime, 60),
-    "breaker.failures": ("3", lambda s: s.breaker.failures, 3),
-    "breaker.open_seconds": ("2.5", lambda s: s.breaker.open_seconds, 2.5),
-    "breaker.min_budget_ms": ("50", lambda s: s.min_budget, 0.05),
+    "breaker.failures": ("3", lambda s: s.guard.breaker.failures, 3),
+    "breaker.open_seconds": ("2.5", lambda s: s.guard.breaker.open_seconds, 2.5),
+    "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
     "audit.ring": ("5", lambda s: s.audit_ring, 5),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
     "cxone.api_base": ("https://api", in_shown("cxone.api_base"), "https://api"),
@@ -323,6 +326,9 @@ BAD: dict[str, str] = {
     "redis.tls_key_file": "no/such.pem",
     "redis.tls_verify_hostname": "maybe",
     "redis.read_from": "both",
+    "redis.stale_reads": "perhaps",
+    "redis.hedge_share": "1.5",
+    "redis.retry_share": "-0.1",
     "redis.connect_timeout_seconds": "inf",
     "redis.reply_timeout_seconds": "soon",
     "redis.refresh_seconds": "0.4",

@@ -6,7 +6,7 @@ The envelope holds by construction: these two structs are the only things that a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,8 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     latencyMs: float  # noqa: N815
     operation: str | None
     hit: bool | None
+    stale: Literal[True] | msgspec.UnsetType = msgspec.UNSET
+    """There only when it is true: a replica answered in its primary's place."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -47,10 +49,16 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def succeeded(
-    data: object, request_id: str, latency_ms: float, operation: str | None, hit: bool | None
+    data: object,
+    request_id: str,
+    latency_ms: float,
+    operation: str | None,
+    hit: bool | None,
+    stale: bool = False,
 ) -> Answer:
     """Wrap an operation's data."""
-    return Answer(True, data, Metadata(request_id, latency_ms, operation, hit))
+    metadata = Metadata(request_id, latency_ms, operation, hit, True if stale else msgspec.UNSET)
+    return Answer(True, data, metadata)
 
 
 def failed(

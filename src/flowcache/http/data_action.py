@@ -29,7 +29,7 @@ from flowcache.http.body import BodyReader
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
 from flowcache.policy.principals import Principals
-from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply
+from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply, Stale
 
 __all__ = ["DataAction", "DataActionSettings", "bug", "failure_headers", "request_ids"]
 
@@ -95,7 +95,7 @@ def _least_bytes(reply: Reply) -> int:
 class _Call:
     """What is known of a call so far: what a failure's answer and the audit can tell."""
 
-    __slots__ = ("body", "client", "id", "operation", "ran", "request")
+    __slots__ = ("body", "client", "id", "operation", "ran", "request", "stale")
 
     def __init__(self, call_id: str) -> None:
         self.id = call_id
@@ -106,6 +106,8 @@ class _Call:
         self.ran: str | None = None
         """As the catalogue names it: SET of a hash runs as HSET."""
         self.request: request.Request | None = None
+        self.stale = False
+        """Whether a replica gave the reply in its primary's place."""
 
 
 class DataAction:
@@ -144,7 +146,9 @@ class DataAction:
                 status, outcome, hit = 200, "ok", result.hit
                 headers: Iterable[tuple[bytes, bytes]] = _OK_HEADERS
                 payload = answer.encode(
-                    answer.succeeded(result.data, call.id, latency_ms, call.operation, hit),
+                    answer.succeeded(
+                        result.data, call.id, latency_ms, call.operation, hit, call.stale
+                    ),
                     self._settings.max_answer,
                 )
             except Exception as fault:
@@ -202,6 +206,8 @@ class DataAction:
         call.ran = operation.name
         principal.require(operation.permission)
         reply = await self._store.execute(command, began + self._patience(wanted))
+        if reply.__class__ is Stale:
+            call.stale, reply = True, reply.reply
         if _least_bytes(reply) > self._settings.max_answer:
             raise TooLarge("What is stored under this key is too large to be answered.")
         return operation.read(reply)

@@ -262,6 +262,10 @@ def _schemas(settings: DataActionSettings) -> dict[str, Schema]:
         latencyMs={"minimum": 0, "description": "Milliseconds in flowcache, Redis included."},
         operation={"description": "In upper case, as the caller named it; null if unreadable."},
         hit={"description": "Whether a read found the key; null on writes and failures."},
+        stale={
+            "description": "There, and true, when a replica answered a read whose primary is down "
+            "or slow: what was written a moment ago may be missing."
+        },
     )
     _narrow(schemas["Answer"], success={"const": True})
     _narrow(
@@ -540,6 +544,20 @@ def _inspector() -> dict[str, Schema]:
                 "circuitState": state | {"description": "The worst of all circuits."},
                 "redisClusterStatus": text | {"description": "`ready`, or the first that is not."},
                 "circuits": {"type": "array", "items": _object(circuit)},
+                "secondChances": _object(
+                    dict.fromkeys(
+                        (
+                            "hedges",
+                            "hedgesRefused",
+                            "rescues",
+                            "answeredElsewhere",
+                            "retries",
+                            "retriesRefused",
+                        ),
+                        whole,
+                    ),
+                    description="Calls that were sent again, or to a second server.",
+                ),
                 "redis": {
                     "type": "array",
                     "items": {"allOf": [_object({"worker": whole}), _ref("StoreStatus")]},

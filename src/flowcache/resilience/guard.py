@@ -1,17 +1,33 @@
-"""The guard: a store behind one circuit breaker a shard.
+"""The guard: a store behind circuit breakers, whose reads survive their primary.
 
+Each shard has a circuit for each `Access`: reads, writes, and reads that its fallback answers.
 What counts for a circuit: no answer, or a refusal that says Redis is not well. What does not: a
 client's mistake (Redis answered it), a call that Redis declines though it is well, a cancellation,
 and a timeout of a call that was given so little time that it proves nothing: else one client with
 ``deadlineMs: 1`` could open the circuit for all.
+
+A read has a second chance where the shard has a fallback, which is a replica (or, where reads go to
+replicas, the primary). There are three cases:
+
+- *down*: the circuit is open, or the call failed: the fallback is asked at once;
+- *slow*: no reply within the recent p95: the fallback is asked as well, the first reply counts.
+  These *hedges* take from a budget, so that they never double the load;
+- *stalled*: no reply within half of the deadline: the same, without a budget. A server that is
+  slow for all has its p95 there soon; this is for one that answers nobody.
+
+The first attempt goes on when another reply was faster, and settles its permit when it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple
 
 import structlog
 
+from flowcache.budget import Budget
 from flowcache.errors import (
     CircuitOpen,
     DeadlineExceeded,
@@ -19,79 +35,254 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Clock, Command, Reply, Store
-from flowcache.resilience.breaker import Breaker, BreakerSettings, Refused, Transition
-from flowcache.status import CircuitStatus
+from flowcache.ports import Clock, Command, Reply, ShardT, Slow, Store
+from flowcache.resilience.breaker import Breaker, BreakerSettings, Permit, Refused, Transition
+from flowcache.resilience.hedging import Patience
+from flowcache.status import CircuitStatus, ReadStats
 
-__all__ = ["Guard"]
+__all__ = ["Access", "Guard", "GuardSettings"]
 
 _log = structlog.get_logger(__name__)
 
 
-class Guard:
-    """A store that is not asked while it is known not to answer.
+class Access(StrEnum):
+    """What a circuit is about. The values are shown to operators and never renamed."""
 
-    ``min_budget`` is the least time a call must have been given for its timeout to count.
+    READ = "read"
+    WRITE = "write"
+    FALLBACK = "fallback"
+
+
+class GuardSettings(NamedTuple):
+    """What a guard needs to know.
+
+    ``min_budget`` is the least time, in seconds, that a call must have been given for its timeout
+    to count; ``hedge_share`` the share of reads that may be hedged, 0 for none.
     """
 
-    __slots__ = ("_breakers", "_clock", "_min_budget", "_settings", "_store")
+    breaker: BreakerSettings
+    min_budget: float
+    hedge_share: float = 0.1
 
-    def __init__(
-        self, store: Store, settings: BreakerSettings, min_budget: float, clock: Clock
-    ) -> None:
+
+class _Circuits:
+    """The circuits of a shard, and how long its reads take."""
+
+    __slots__ = ("fallback", "patience", "read", "write")
+
+    def __init__(self, make: Callable[[Access], Breaker]) -> None:
+        self.read = make(Access.READ)
+        self.write = make(Access.WRITE)
+        self.fallback = make(Access.FALLBACK)
+        self.patience = Patience()
+
+    def __iter__(self) -> Iterator[tuple[Access, Breaker]]:
+        yield Access.READ, self.read
+        yield Access.WRITE, self.write
+        yield Access.FALLBACK, self.fallback
+
+
+class Guard(Generic[ShardT]):
+    """A store that is not asked while it is known not to answer. A `ports.Executor`."""
+
+    def __init__(self, store: Store[ShardT], settings: GuardSettings, clock: Clock) -> None:
         self._store = store
         self._settings = settings
-        self._min_budget = min_budget
+        self._min_budget = settings.min_budget
         self._clock = clock
-        self._breakers: dict[str, Breaker] = {}
+        self._circuits: dict[str, _Circuits] = {}
+        self._hedges = Budget(settings.hedge_share)
+        self._rescues = 0
+        self._elsewheres = 0
+        self._beside: set[asyncio.Task[Reply | Failure]] = set()
+        """Attempts that go on beside the call that made them."""
 
     async def execute(self, command: Command, deadline: float) -> Reply:
-        """Run ``command`` as `Store.execute` does, unless the shard's circuit is open.
+        """Run ``command`` within ``deadline``, unless the shard's circuit is open.
 
         Raises:
             CircuitOpen: nothing was sent; ``retry_after`` is when the next probe may go.
-            Failure: as `Store.execute`.
+            Failure: as `Store.execute_at`.
         """
+        shard = self._store.shard(command.key)
+        circuits = self._circuits.get(shard.name) or self._new_circuits(shard.name)
         clock = self._clock
-        shard = self._store.shard_of(command.key)
-        breaker = self._breakers.get(shard) or self._new_breaker(shard)
         began = clock()
-        permit = breaker.acquire(began)
+        if command.writes:
+            circuit, slow_at, second_chance = circuits.write, None, False
+        else:
+            self._hedges.deposit()
+            circuit, second_chance = circuits.read, shard.has_fallback()
+            slow_at = began + circuits.patience.seconds() if second_chance else None
+        permit = circuit.acquire(began)
         if isinstance(permit, Refused):
-            raise CircuitOpen(
+            refusal = CircuitOpen(
                 "Redis has not been answering for this key; it is given time to recover.",
                 retry_after=permit.retry_after,
             )
-        settle = breaker.ignore  # a cancellation, a bug: they say nothing about Redis
+            if second_chance:
+                return await self._elsewhere(shard, circuits, command, deadline, refusal)
+            raise refusal
         try:
-            reply = await self._store.execute(command, deadline)
-            settle = breaker.succeed
-            return reply
-        except Declined:
+            reply = await self._store.execute_at(shard, command, deadline, slow_at)
+        except BaseException as fault:
+            self._settle_failed(circuit, permit, fault, began, deadline)
+            if second_chance and isinstance(fault, RedisUnavailable):
+                return await self._elsewhere(shard, circuits, command, deadline, fault)
             raise
-        except RedisUnavailable:
-            settle = breaker.fail
-            raise
-        except DeadlineExceeded:
-            if deadline - began >= self._min_budget:
-                settle = breaker.fail
-            raise
-        except Failure:  # Redis answered, and well
-            settle = breaker.succeed
-            raise
-        finally:
-            settle(permit, clock())
+        if isinstance(reply, Slow):
+            rest = self._judged(reply.rest, circuits, permit, began, deadline)
+            first = self._beside_call(_as_value(rest))
+            return await self._with_hedge(first, shard, circuits, command, began, deadline)
+        now = clock()
+        circuit.succeed(permit, now)
+        if slow_at is not None:
+            circuits.patience.observe(now - began)
+        return reply
 
-    def _new_breaker(self, shard: str) -> Breaker:
+    # -- second chances ---------------------------------------------------------------------------
+
+    async def _elsewhere(
+        self,
+        shard: ShardT,
+        circuits: _Circuits,
+        command: Command,
+        deadline: float,
+        why: Failure,
+    ) -> Reply:
+        """Have a read answered by the shard's fallback.
+
+        Raises:
+            Failure: ``why`` the first place had no reply, if this one has none either.
+        """
+        began = self._clock()
+        circuit = circuits.fallback
+        permit = circuit.acquire(began)
+        if isinstance(permit, Refused):
+            raise why
+        try:
+            reply = await self._store.read_elsewhere(shard, command, deadline)
+        except BaseException as fault:
+            self._settle_failed(circuit, permit, fault, began, deadline)
+            if _is_no_answer(fault):
+                raise why from None
+            raise
+        circuit.succeed(permit, self._clock())
+        self._elsewheres += 1
+        return reply
+
+    async def _with_hedge(
+        self,
+        first: asyncio.Task[Reply | Failure],
+        shard: ShardT,
+        circuits: _Circuits,
+        command: Command,
+        began: float,
+        deadline: float,
+    ) -> Reply:
+        """Have a read whose first attempt takes long answered by whoever is faster."""
+        now = self._clock()
+        if not self._hedges.withdraw(now):
+            halfway = began + (deadline - began) / 2
+            await asyncio.wait((first,), timeout=max(0.0, halfway - now))
+            if first.done() and not _is_no_answer(first.result()):
+                return _as_reply(first.result())
+            self._rescues += 1
+        late = DeadlineExceeded("Redis did not answer in time.")
+        second = self._beside_call(
+            _as_value(self._elsewhere(shard, circuits, command, deadline, late))
+        )
+        attempts = (first, second)
+        waiting: set[asyncio.Task[Reply | Failure]] = set(attempts)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in attempts:  # of two that are done the first has the newer reply
+                if attempt in done and not _is_no_answer(attempt.result()):
+                    return _as_reply(attempt.result())
+        return _as_reply(first.result())
+
+    async def _judged(
+        self,
+        rest: Awaitable[Reply],
+        circuits: _Circuits,
+        permit: Permit,
+        began: float,
+        deadline: float,
+    ) -> Reply:
+        """Await the rest of a first attempt and settle its permit, wanted or not."""
+        try:
+            reply = await rest
+        except BaseException as fault:
+            self._settle_failed(circuits.read, permit, fault, began, deadline)
+            raise
+        now = self._clock()
+        circuits.read.succeed(permit, now)
+        circuits.patience.observe(now - began)
+        return reply
+
+    def _beside_call(
+        self, attempt: Coroutine[Any, Any, Reply | Failure]
+    ) -> asyncio.Task[Reply | Failure]:
+        task = asyncio.create_task(attempt)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    def _settle_failed(
+        self, circuit: Breaker, permit: Permit, fault: BaseException, began: float, deadline: float
+    ) -> None:
+        """Give a permit back after a call that has no reply."""
+        now = self._clock()
+        if isinstance(fault, Declined):
+            circuit.ignore(permit, now)
+        elif isinstance(fault, RedisUnavailable):
+            circuit.fail(permit, now)
+        elif isinstance(fault, DeadlineExceeded):
+            enough = deadline - began >= self._min_budget
+            (circuit.fail if enough else circuit.ignore)(permit, now)
+        elif isinstance(fault, Failure):  # Redis answered, and well
+            circuit.succeed(permit, now)
+        else:  # a cancellation, a bug: they say nothing about Redis
+            circuit.ignore(permit, now)
+
+    # -- circuits ---------------------------------------------------------------------------------
+
+    def came_back(self, shard: str, primary: bool) -> None:
+        """Let the next call probe at once, rather than when the open time is over."""
+        circuits = self._circuits.get(shard)
+        if circuits is not None:
+            now = self._clock()
+            for access, circuit in circuits:
+                if (access is not Access.FALLBACK) is primary:
+                    circuit.invite(now)
+
+    def circuits(self) -> list[CircuitStatus]:
+        """Return the circuits of each shard that has been called."""
         self._forget_the_gone()
-        breaker = self._breakers[shard] = Breaker(self._settings, _reporter(shard))
-        return breaker
+        now = self._clock()
+        return [
+            _status(shard, access, circuit, now)
+            for shard, circuits in self._circuits.items()
+            for access, circuit in circuits
+        ]
 
-    def came_back(self, shard: str) -> None:
-        """Let the next call for ``shard`` probe at once, rather than when the open time is over."""
-        breaker = self._breakers.get(shard)
-        if breaker is not None:
-            breaker.invite(self._clock())
+    def reads(self) -> ReadStats:
+        """Return how many reads got a second chance."""
+        hedges = self._hedges
+        return ReadStats(hedges.spent, hedges.refused, self._rescues, self._elsewheres)
+
+    async def close(self) -> None:
+        """End the attempts that nobody waits for any more."""
+        for attempt in self._beside:
+            attempt.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+
+    def _new_circuits(self, shard: str) -> _Circuits:
+        self._forget_the_gone()
+        made = self._circuits[shard] = _Circuits(
+            lambda access: Breaker(self._settings.breaker, _reporter(shard, access))
+        )
+        return made
 
     def _forget_the_gone(self) -> None:
         """Drop circuits of shards that are no more: nobody calls them, so they would never close.
@@ -99,31 +290,48 @@ class Guard:
         A shard is named for its primary: each failover leaves an old name behind.
         """
         live = self._store.shards()
-        for shard in self._breakers.keys() - live:
-            del self._breakers[shard]
-
-    def circuits(self) -> list[CircuitStatus]:
-        """Return the circuit of each shard that has been called."""
-        self._forget_the_gone()
-        now = self._clock()
-        return [
-            CircuitStatus(
-                shard,
-                (snapshot := breaker.snapshot(now)).state.value,
-                snapshot.failures,
-                round(snapshot.retry_after, 3),
-                snapshot.refused,
-                snapshot.transitions,
-            )
-            for shard, breaker in self._breakers.items()
-        ]
+        for shard in self._circuits.keys() - live:
+            del self._circuits[shard]
 
 
-def _reporter(shard: str) -> Callable[[Transition], None]:
+def _is_no_answer(result: object) -> bool:
+    """Tell whether a call ended without an answer from Redis, be it a refusal."""
+    return isinstance(result, RedisUnavailable | DeadlineExceeded | CircuitOpen)
+
+
+async def _as_value(call: Awaitable[Reply]) -> Reply | Failure:
+    """Return a call's reply, or the failure it ended with."""
+    try:
+        return await call
+    except Failure as failure:
+        return failure
+
+
+def _as_reply(result: Reply | Failure) -> Reply:
+    if isinstance(result, Failure):
+        raise result
+    return result
+
+
+def _status(shard: str, access: Access, circuit: Breaker, now: float) -> CircuitStatus:
+    snapshot = circuit.snapshot(now)
+    return CircuitStatus(
+        shard,
+        access.value,
+        snapshot.state.value,
+        snapshot.failures,
+        round(snapshot.retry_after, 3),
+        snapshot.refused,
+        snapshot.transitions,
+    )
+
+
+def _reporter(shard: str, access: Access) -> Callable[[Transition], None]:
     def report(transition: Transition) -> None:
         _log.warning(
             "circuit",
             shard=shard,
+            access=access.value,
             before=transition.before.value,
             after=transition.after.value,
             reason=transition.reason,

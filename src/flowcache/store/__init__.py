@@ -3,7 +3,9 @@
 Read in this order:
 
 - `settings`    where Redis is and how to talk to it
-- `redis_store` the store: route, send, react to what comes back
+- `redis_store` the store: pack, send, return the reply
+- `routes`      which link leads to a key, kept true while servers change
+- `pursuit`     what happens when something else than a reply comes back
 - `link`        the pipelined connection that many requests share
 - `deadlines`   one timer for all the replies that are waited for
 - `replies`     error replies, and what follows from each

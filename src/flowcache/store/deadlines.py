@@ -5,6 +5,9 @@ A timer a request costs more than the request's own work, so deadlines are put i
 whose wheel is a heap of the buckets in use, since there are few. A deadline is met late by up to
 a tick, never early.
 
+There are two such wheels: one for the deadlines, and one for the moments from which on a reply is
+called slow.
+
 A `Waiter` lets go of its future when the reply comes, so that a bucket that still lies ahead keeps
 no reply alive.
 """
@@ -12,10 +15,12 @@ no reply alive.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
 from flowcache.ports import Clock
+from flowcache.store.replies import EXPIRED, SlowReply
 
 __all__ = ["TICK", "Deadlines", "Waiter"]
 
@@ -44,16 +49,32 @@ class Waiter:
             if not future.done():
                 future.set_result(result)
 
+    def expire(self) -> None:
+        """Tell the caller that its deadline has passed."""
+        self.answer(EXPIRED)
+
+    def tell_slow(self) -> None:
+        """Tell the caller that it takes long, and hand it a new future for the reply."""
+        future = self.future
+        if future is not None and not future.done():
+            self.future = future.get_loop().create_future()
+            future.set_result(SlowReply(self.future))
+
 
 class Deadlines:
-    """Answer each waiter with ``expired`` when its deadline has passed."""
+    """Do something about each waiter when its moment has passed: `Waiter.expire` as a rule."""
 
-    __slots__ = ("_buckets", "_clock", "_expired", "_loop", "_order", "_timer")
+    __slots__ = ("_act", "_buckets", "_clock", "_loop", "_order", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, expired: object) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        act: Callable[[Waiter], None] = Waiter.expire,
+    ) -> None:
         self._loop = loop
         self._clock = clock
-        self._expired = expired
+        self._act = act
         self._buckets: dict[int, list[Waiter]] = {}
         self._order: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -86,17 +107,18 @@ class Deadlines:
             return
         while self._order and self._order[0] <= now:
             for waiter in self._buckets.pop(heappop(self._order)):
-                waiter.answer(self._expired)
+                if waiter.future is not None:
+                    self._act(waiter)
         if self._order:
             self._arm()
 
     def close(self) -> None:
-        """Stop the timer; whoever still waits is answered with ``expired``."""
+        """Stop the timer; it is done about whoever still waits as if the moment had passed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for bucket in self._buckets.values():
             for waiter in bucket:
-                waiter.answer(self._expired)
+                self._act(waiter)
         self._buckets.clear()
         self._order.clear()

@@ -47,6 +47,8 @@ _log = structlog.get_logger(__name__)
 
 _NOT_ENOUGH = object()
 _DRAIN_POLL = 0.05
+_STUCK = 0.25
+"""Seconds without a reply after which a link is no good source of anything."""
 _WRITE_BUFFER = 4 * 1024 * 1024
 """Bytes that may wait to be written before the link takes no more."""
 
@@ -161,6 +163,7 @@ class Link:
         address: Address,
         settings: StoreSettings,
         deadlines: Deadlines,
+        slowness: Deadlines,
         clock: Clock,
         *,
         readonly: bool = False,
@@ -170,6 +173,7 @@ class Link:
         self.state = LinkState.CONNECTING
         self._settings = settings
         self._deadlines = deadlines
+        self._slowness = slowness
         self._clock = clock
         self._readonly = readonly
         self._on_change = on_change
@@ -188,11 +192,19 @@ class Link:
         self._ready = asyncio.Event()
         self._keeper = self._loop.create_task(self._keep_connected(), name=f"link {address}")
 
-    def send(self, data: bytes, deadline: float, *, after: bytes | None = None) -> Awaitable[Any]:
+    def send(
+        self,
+        data: bytes,
+        deadline: float,
+        *,
+        slow_at: float | None = None,
+        after: bytes | None = None,
+    ) -> Awaitable[Any]:
         """Put a packed command on the wire and return what will be its reply.
 
         ``after`` is a command that has to stand right before it; its own reply is dropped. The
-        result is the reply, or a `Fault`: it never raises.
+        result is the reply, or a `Fault`: it never raises. It is a `SlowReply` when there is no
+        other by ``slow_at``.
         """
         future = self._loop.create_future()
         wire = self._wire
@@ -210,6 +222,8 @@ class Link:
         wire.out.append(data)
         wire.waiting.append(waiter)
         self._deadlines.add(waiter, deadline)
+        if slow_at is not None:
+            self._slowness.add(waiter, slow_at)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -219,6 +233,11 @@ class Link:
         self._flushing = False
         if self._wire is not None:
             self._wire.flush()
+
+    def is_stuck(self, now: float) -> bool:
+        """Tell whether it is not connected, or has not been answering for a while."""
+        wire = self._wire
+        return wire is None or bool(wire.waiting and now - wire.waiting[0].since > _STUCK)
 
     def reset_if_overdue(self, now: float) -> None:
         """Reset the connection when its oldest reply is overdue; called every now and then."""

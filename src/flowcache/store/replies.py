@@ -10,8 +10,9 @@ what it got, and for an error reply at its first word, in the table `REACTIONS`:
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 from flowcache.errors import (
     Conflict,
@@ -35,6 +36,7 @@ __all__ = [
     "Fault",
     "LostReply",
     "Reaction",
+    "SlowReply",
     "reaction",
 ]
 
@@ -82,6 +84,15 @@ class Expired(Fault):
 EXPIRED: Final = Expired()
 
 
+class SlowReply(Fault):
+    """There is no reply yet, and the caller wanted to know. ``rest`` will be it."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self, rest: asyncio.Future[Any]) -> None:
+        self.rest = rest
+
+
 class Full(Fault):
     """The link has as many commands waiting as it may; nothing was sent."""
 
@@ -107,8 +118,6 @@ class Reaction(Enum):
     """The server lacks the script: send its text."""
     REFRESH = auto()
     """This server may not do that any more: ask who may, send there."""
-    ELSEWHERE = auto()
-    """This replica can't serve the read; the primary may."""
     REFUSE = auto()
     """The server can't serve now."""
     ANSWER = auto()

@@ -92,6 +92,10 @@ class StoreSettings(msgspec.Struct, frozen=True):
     sentinel_username: str | None = None
     sentinel_password: Secret | None = None
     read_from: ReadFrom = ReadFrom.PRIMARY
+    stale_reads: bool = True
+    """Whether a replica may answer a read that its primary does not."""
+    retry_share: float = 0.2
+    """The share of calls that may be sent again because a server failed."""
     connect_timeout: float = 1.0
     reply_timeout: float = 2.0
     """A link whose oldest reply is later than this is reset."""
@@ -101,6 +105,11 @@ class StoreSettings(msgspec.Struct, frozen=True):
     """The most commands that wait for a reply on one link; past it calls fail at once."""
     max_reply: int = 16 * 1024 * 1024
     """The largest reply. One that is larger costs the connection, and all who wait on it."""
+
+    @property
+    def uses_replicas(self) -> bool:
+        """Whether links to replicas are kept."""
+        return self.stale_reads or self.read_from is ReadFrom.REPLICA
 
 
 class Location(NamedTuple):

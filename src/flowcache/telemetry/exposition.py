@@ -70,11 +70,50 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         buckets.append(("+Inf", float(sum(stats.latency))))
         seconds.add_metric([name], buckets, stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
+    yield from _second_chances(workers)
     yield CounterMetricFamily(
         "flowcache_audit_records",
         "Audit records made.",
         value=sum(worker.audit_total for worker in workers),
     )
+
+
+def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    reads = [worker.reads for worker in workers]
+    stores = [worker.store for worker in workers]
+    for name, about, value in (
+        (
+            "flowcache_reads_elsewhere",
+            "Reads that were answered by a second server.",
+            sum(r.elsewhere for r in reads),
+        ),
+        (
+            "flowcache_hedges",
+            "Slow reads that were sent to a second server, within the budget.",
+            sum(r.hedges for r in reads),
+        ),
+        (
+            "flowcache_hedges_refused",
+            "Slow reads that the budget kept from a second server at first.",
+            sum(r.hedges_refused for r in reads),
+        ),
+        (
+            "flowcache_rescues",
+            "Reads without a reply at half of their deadline, sent to a second server.",
+            sum(r.rescues for r in reads),
+        ),
+        (
+            "flowcache_retries",
+            "Commands sent again because a server failed.",
+            sum(s.retries for s in stores),
+        ),
+        (
+            "flowcache_retries_refused",
+            "Commands that the budget kept from being sent again.",
+            sum(s.retries_refused for s in stores),
+        ),
+    ):
+        yield CounterMetricFamily(name, about, value=value)
 
 
 def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:

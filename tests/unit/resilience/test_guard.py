@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Set
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -30,9 +31,9 @@ from flowcache.errors import (
     WrongType,
     all_failures,
 )
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, Slow, Stale
 from flowcache.resilience.breaker import BreakerSettings
-from flowcache.resilience.guard import Guard
+from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.status import CircuitStatus
 
 SETTINGS = BreakerSettings(failures=5, open_seconds=10.0, probe_seconds=2.0)
@@ -47,6 +48,14 @@ HARMLESS = [
 ]
 
 
+class FakeShard(NamedTuple):
+    name: str
+    fallback: bool
+
+    def has_fallback(self) -> bool:
+        return self.fallback
+
+
 class FakeStore:
     """A store that does as it is told: each call replies, fails, or waits to be released.
 
@@ -55,28 +64,45 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.outcome: Reply | BaseException = b"reply"
+        self.elsewhere: Reply | BaseException | None = None
+        """What the fallback says; None where there is none."""
+        self.slow: asyncio.Future[Reply] | None = None
+        """What becomes of a call that is slow; None where it is not."""
         self.calls: list[Command] = []
+        self.read_elsewheres = 0
+        self.slow_at: list[float | None] = []
         self.gates: list[asyncio.Future[Reply]] = []
         self.holds = False
         self.names: set[str] = {"a", "b"}
 
-    def shard_of(self, key: bytes) -> str:
+    def shard(self, key: bytes) -> FakeShard:
         name = key[:1].decode()
         if name not in self.names:
             raise RedisUnavailable("no shard is known to hold it")
-        return name
+        return FakeShard(name, self.elsewhere is not None)
 
     def shards(self) -> Set[str]:
         return self.names
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(
+        self, shard: FakeShard, command: Command, deadline: float, slow_at: float | None = None
+    ) -> Reply:
         self.calls.append(command)
+        self.slow_at.append(slow_at)
         if self.holds:
             self.gates.append(asyncio.get_running_loop().create_future())
             return await self.gates[-1]
+        if slow_at is not None and self.slow is not None:
+            return Slow(self.slow)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
+
+    async def read_elsewhere(self, shard: FakeShard, command: Command, deadline: float) -> Reply:
+        self.read_elsewheres += 1
+        if isinstance(self.elsewhere, BaseException):
+            raise self.elsewhere
+        return Stale(self.elsewhere)
 
 
 class Guarded:
@@ -85,7 +111,7 @@ class Guarded:
     def __init__(self) -> None:
         self.now = 100.0
         self.store = FakeStore()
-        self.guard = Guard(self.store, SETTINGS, MIN_BUDGET, lambda: self.now)
+        self.guard = Guard(self.store, GuardSettings(SETTINGS, MIN_BUDGET), lambda: self.now)
 
     async def call(
         self, outcome: Reply | BaseException = b"reply", key: bytes = b"a", budget: float = PATIENCE
@@ -109,8 +135,12 @@ class Guarded:
         assert caught.value.retry_after is not None
         return caught.value.retry_after
 
-    def circuit(self, shard: str = "a") -> CircuitStatus:
-        return next(circuit for circuit in self.guard.circuits() if circuit.shard == shard)
+    def circuit(self, shard: str = "a", access: str = "read") -> CircuitStatus:
+        return next(
+            circuit
+            for circuit in self.guard.circuits()
+            if (circuit.shard, circuit.access) == (shard, access)
+        )
 
 
 @pytest.fixture
@@ -122,7 +152,7 @@ async def test_a_reply_passes_through(guarded: Guarded) -> None:
     """A healthy shard's replies and commands pass unchanged."""
     assert await guarded.call(b"value") == b"value"
     assert guarded.store.calls == [Command(b"GET", b"a")]
-    assert guarded.circuit() == CircuitStatus("a", "closed", 0, 0.0, 0, 0)
+    assert guarded.circuit() == CircuitStatus("a", "read", "closed", 0, 0.0, 0, 0)
 
 
 @pytest.mark.parametrize("fault", [DOWN, LATE])
@@ -324,8 +354,8 @@ async def test_a_shard_that_came_back(guarded: Guarded) -> None:
     """When a shard is seen to be back its next call is let through at once, and no other's."""
     for key in (b"a", b"b"):
         await guarded.fail(5, key=key)
-    guarded.guard.came_back("a")
-    guarded.guard.came_back("one that nobody knows")
+    guarded.guard.came_back("a", True)
+    guarded.guard.came_back("one that nobody knows", True)
     assert await guarded.call(key=b"a") == b"reply"
     assert guarded.circuit("a").state == "closed"
     await guarded.refused(b"b")
@@ -334,7 +364,7 @@ async def test_a_shard_that_came_back(guarded: Guarded) -> None:
 async def test_coming_back_is_no_proof(guarded: Guarded) -> None:
     """It is let through as a probe: one call, and if it fails the circuit is open again."""
     await guarded.fail(5)
-    guarded.guard.came_back("a")
+    guarded.guard.came_back("a", True)
     await guarded.fail(1)
     assert await guarded.refused() == pytest.approx(10.0)
 
@@ -342,7 +372,7 @@ async def test_coming_back_is_no_proof(guarded: Guarded) -> None:
 async def test_coming_back_while_closed(guarded: Guarded) -> None:
     """For a circuit that is closed it changes nothing."""
     await guarded.fail(4)
-    guarded.guard.came_back("a")
+    guarded.guard.came_back("a", True)
     assert guarded.circuit().failures == 4
 
 
@@ -352,7 +382,7 @@ async def test_shards_that_are_gone_are_forgotten(guarded: Guarded) -> None:
     guarded.store.names = {"b", "c"}
     assert guarded.guard.circuits() == []
     await guarded.call(key=b"c")
-    assert [circuit.shard for circuit in guarded.guard.circuits()] == ["c"]
+    assert {circuit.shard for circuit in guarded.guard.circuits()} == {"c"}
     guarded.store.names = {"a"}
     assert await guarded.call(key=b"a") == b"reply"
 

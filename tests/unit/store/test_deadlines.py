@@ -15,8 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowcache.store.deadlines import TICK, Deadlines, Waiter
-
-EXPIRED = object()
+from flowcache.store.replies import EXPIRED
 
 
 class Handle:
@@ -81,7 +80,7 @@ class HandLoop:
 
 
 def deadlines_on(loop: HandLoop) -> Deadlines:
-    return Deadlines(cast(asyncio.AbstractEventLoop, loop), loop.clock, EXPIRED)
+    return Deadlines(cast(asyncio.AbstractEventLoop, loop), loop.clock)
 
 
 class Watched:
@@ -252,7 +251,7 @@ class TestClosing:
 async def test_on_a_real_loop(patience: float) -> None:
     """With the clock that the service uses a deadline is met, and not before."""
     loop = asyncio.get_running_loop()
-    deadlines = Deadlines(loop, monotonic, EXPIRED)
+    deadlines = Deadlines(loop, monotonic)
     future = loop.create_future()
     deadline = monotonic() + patience
     deadlines.add(Waiter(future, monotonic()), deadline)

@@ -65,12 +65,9 @@ def test_what_follows(text: str, what: Reaction, failure: type[Failure]) -> None
 
 
 def test_every_reaction_is_used() -> None:
-    """No row of the table is missing for a reaction that the store knows.
-
-    One is the store's own: a refusal becomes ELSEWHERE when it was a replica that refused.
-    """
+    """No row of the table is missing for a reaction that the store knows."""
     in_the_table = {what for what, _, _ in REACTIONS.values()}
-    assert in_the_table == set(Reaction) - {Reaction.ELSEWHERE}
+    assert in_the_table == set(Reaction)
 
 
 def test_messages_are_sentences() -> None:

@@ -25,7 +25,7 @@ def counted(*calls: Call) -> Counters:
 def circuit(
     state: str = "closed", shard: str = "a:1", refused: int = 0, transitions: int = 0
 ) -> CircuitStatus:
-    return CircuitStatus(shard, state, 0, 0.0, refused, transitions)
+    return CircuitStatus(shard, "read", state, 0, 0.0, refused, transitions)
 
 
 def link(address: str = "a:1", state: str = "ready", pending: int = 0) -> LinkStatus:

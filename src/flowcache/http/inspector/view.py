@@ -117,6 +117,14 @@ def view(
             for worker in workers
             for circuit in worker.circuits
         ],
+        "secondChances": {
+            "hedges": sum(worker.reads.hedges for worker in everybody),
+            "hedgesRefused": sum(worker.reads.hedges_refused for worker in everybody),
+            "rescues": sum(worker.reads.rescues for worker in everybody),
+            "answeredElsewhere": sum(worker.reads.elsewhere for worker in everybody),
+            "retries": sum(worker.store.retries for worker in everybody),
+            "retriesRefused": sum(worker.store.retries_refused for worker in everybody),
+        },
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [
             {

@@ -1,0 +1,245 @@
+"""The pursuit of a reply: what happens to a command when something else came back.
+
+On nearly every call a reply comes back and nothing here runs. Otherwise `Pursuit.follow` decides by
+the class of the fault, and for an error reply by a table (`replies.REACTIONS`), whether to send
+again. The rules of sending again:
+
+- at most `TRIES` times in all, but for a slot on the move, which is tried until the deadline;
+- never past the deadline;
+- what was not executed (a redirection, a refusal, a command that never left) may be sent again;
+- a *write whose fate is unknown* is never sent again by itself, unless it carries a `Once`;
+- a read may be, since it changes nothing: it waits for its link for half of what time is left,
+  unless the shard has a fallback, which the guard then asks at once;
+- what is sent again because a server failed, and not because it redirected, takes from a budget:
+  an outage must not be multiplied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import NamedTuple, NoReturn
+
+import structlog
+
+from flowcache.budget import Budget
+from flowcache.errors import DeadlineExceeded, Declined, RedisUnavailable, TooLarge
+from flowcache.ports import Clock, Command, Reply
+from flowcache.store.commands import ASKING, Packed
+from flowcache.store.link import Link, LinkState
+from flowcache.store.replies import (
+    FULL,
+    OVERSIZED,
+    REACTIONS,
+    ErrorReply,
+    Fault,
+    LostReply,
+    Reaction,
+    SlowReply,
+    reaction,
+)
+from flowcache.store.routes import Routes
+from flowcache.store.settings import Address
+from flowcache.store.slots import SLOTS
+
+__all__ = ["TRIES", "Means", "Pursuit", "Refusals"]
+
+TRIES = 3
+_AGAIN_DELAY = 0.02
+"""Seconds before a command is sent again that met a moving slot."""
+_LOG_AGAIN = 10.0
+"""Seconds before the same refusal is logged again."""
+_MOST_CODES = 64
+"""Codes come from the server, and may be anything."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Refusals:
+    """Log that Redis refuses, and not each time: it refuses most when it is worst off."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._logged: dict[str, float] = {}
+
+    def note(self, code: str, address: Address) -> None:
+        """Log a refusal, unless one with the same code was logged a moment ago."""
+        now = self._clock()
+        if now - self._logged.get(code, -_LOG_AGAIN) >= _LOG_AGAIN:
+            if len(self._logged) > _MOST_CODES:
+                self._logged.clear()
+            self._logged[code] = now
+            _log.warning("redis refused", address=str(address), code=code)
+
+
+class Means(NamedTuple):
+    """What every pursuit of a store works with."""
+
+    routes: Routes
+    retries: Budget
+    refusals: Refusals
+    clock: Clock
+
+
+class Pursuit:
+    """One command on its way to a reply.
+
+    ``link`` is where it was sent last. Without ``patience`` nothing is waited for and nothing sent
+    again after a failure: somebody else can be asked, or this was the somebody else.
+    """
+
+    __slots__ = (
+        "_after",
+        "_command",
+        "_data",
+        "_deadline",
+        "_means",
+        "_packed",
+        "_patience",
+        "_tries",
+        "link",
+    )
+
+    def __init__(
+        self,
+        means: Means,
+        command: Command,
+        packed: Packed,
+        link: Link,
+        deadline: float,
+        *,
+        patience: bool,
+    ) -> None:
+        self.link = link
+        self._means = means
+        self._command = command
+        self._packed = packed
+        self._data = packed.data
+        self._after: bytes | None = None
+        self._deadline = deadline
+        self._patience = patience
+        self._tries = 1
+
+    async def follow(self, fault: Fault) -> Reply:
+        """Follow what came in place of a reply until there is one, or raise why there is none."""
+        while True:
+            if isinstance(fault, SlowReply):
+                reply = await fault.rest
+            else:
+                await self._prepare(fault)
+                if self._means.clock() >= self._deadline:
+                    raise DeadlineExceeded("Redis did not take the command in time.")
+                reply = await self.link.send(self._data, self._deadline, after=self._after)
+            if not isinstance(reply, Fault):
+                return reply
+            fault = reply
+
+    async def _prepare(self, fault: Fault) -> None:
+        """Make ready to send again, or raise why not."""
+        if isinstance(fault, ErrorReply):
+            await self._on_error(fault)
+        elif isinstance(fault, LostReply):
+            await self._on_loss(fault)
+        elif fault is OVERSIZED:
+            raise TooLarge("What is stored under this key is too large to be answered.")
+        elif fault is FULL:
+            raise Declined("Too many calls wait for Redis; this one was not sent.")
+        else:
+            self._raise_expired()
+
+    async def _on_error(self, error: ErrorReply) -> None:
+        what, failure, message = reaction(error)
+        if what is Reaction.ANSWER:
+            raise failure(message)
+        if what is Reaction.REFUSE:
+            self._means.refusals.note(error.code, self.link.address)
+            # What nobody foresaw may have come after a part of the write was done.
+            unsure = error.code not in REACTIONS and not self._is_repeatable()
+            raise failure(message, retryable=False if unsure else None)
+        if what is Reaction.AGAIN:  # there, and as it was: elsewhere it would be led back here
+            self._means.routes.refresh_soon()
+            left = self._deadline - self._means.clock()
+            await asyncio.sleep(min(_AGAIN_DELAY, max(0.0, left)))
+            return
+        if self._tries >= TRIES:
+            raise failure(message)
+        self._tries += 1
+        if what is Reaction.SCRIPT:
+            self._data = self._packed.with_script()
+            return
+        if what is Reaction.REFRESH and not self._may_retry():
+            self._means.routes.refresh_soon()
+            raise failure(message)
+        await self._redirect(what, error)
+
+    async def _redirect(self, what: Reaction, error: ErrorReply) -> None:
+        """Find the link to send to next, and what has to stand before the command there."""
+        routes = self._means.routes
+        routes.refresh_soon()
+        self._after = ASKING if what is Reaction.ASK else None
+        if what is Reaction.REFRESH:
+            await self._within(routes.next_refresh(), self._halfway())
+            self.link = routes.shard(self._command.key).primary
+        else:
+            slot, address = _redirect_target(error, self.link)
+            moved = what is Reaction.MOVED
+            self.link = routes.moved(slot, address) if moved else routes.redirected(address)
+        if self.link.state is LinkState.CONNECTING:  # just made: give it the time to connect
+            await self._within(self.link.settled(), self._deadline)
+
+    async def _on_loss(self, loss: LostReply) -> None:
+        message = "The connection to Redis was lost"
+        if loss.sent and not self._is_repeatable():
+            raise RedisUnavailable(
+                f"{message}; whether the write was done is unknown.", retryable=False
+            )
+        # What never left, and finds no connection, fails at once: nothing is queued.
+        unsent = not loss.sent and self.link.state is not LinkState.READY
+        if self._tries >= TRIES or unsent or not self._may_retry():
+            raise RedisUnavailable(f"{message}.")
+        self._tries += 1
+        self.link, self._after = self._means.routes.shard(self._command.key).primary, None
+        await self._within(self.link.ready(), self._halfway())
+
+    def _may_retry(self) -> bool:
+        return self._patience and self._means.retries.withdraw(self._means.clock())
+
+    def _is_repeatable(self) -> bool:
+        """Tell whether running the command twice does no more than running it once."""
+        return not self._command.writes or self._command.once is not None
+
+    def _raise_expired(self) -> NoReturn:
+        if self._command.writes:
+            raise DeadlineExceeded(
+                "Redis did not answer in time; whether the write was done is unknown.",
+                retryable=self._is_repeatable(),
+            )
+        raise DeadlineExceeded("Redis did not answer in time.")
+
+    def _halfway(self) -> float:
+        now = self._means.clock()
+        return now + (self._deadline - now) / 2
+
+    async def _within(self, what: Awaitable[object], deadline: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._means.clock())):
+                await what
+        except TimeoutError:
+            pass  # the send that follows says what is wrong
+
+
+def _redirect_target(error: ErrorReply, link: Link) -> tuple[int, Address]:
+    """Read slot and address of a MOVED or ASK: ``MOVED 3999 127.0.0.1:6381``.
+
+    Raises:
+        RedisUnavailable: it is none that makes sense.
+    """
+    try:
+        _, slot, place = error.text.split()
+        host, _, port = place.rpartition(":")
+        address = Address.told(host.strip("[]"), int(port), link.address)
+        if 0 <= int(slot) < SLOTS and 0 < address.port < 65536:
+            return int(slot), address
+    except ValueError:
+        pass
+    raise RedisUnavailable("Redis redirects to nowhere.")

@@ -1,0 +1,339 @@
+"""The routes: which link leads to the server that holds a key, kept true while servers change.
+
+Topology is asked for on redirections, on lost links, on a refusal that says another server took
+over, every `refresh_interval` seconds (twice a second with Sentinel), and four times a second while
+a primary does not answer: a failover is then under way, or will be. One refresh at a time
+(`_refresher`). A link that is no longer part of the topology is drained, and one that a redirection
+led to is kept for a while: a server that is about to take slots over belongs to no map yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from itertools import count
+
+import structlog
+
+from flowcache.errors import RedisUnavailable
+from flowcache.ports import Clock
+from flowcache.store.backoff import reconnect_delay
+from flowcache.store.connection import ConnectFault
+from flowcache.store.deadlines import Deadlines, Waiter
+from flowcache.store.discovery import discover
+from flowcache.store.link import Link, LinkState
+from flowcache.store.settings import Address, ReadFrom, StoreSettings
+from flowcache.store.slots import SLOTS, key_slot
+from flowcache.store.topology import Kind, ShardMap, Topology
+
+__all__ = ["OnBack", "Routes", "ShardRoute"]
+
+_SENTINEL_INTERVAL = 0.5
+"""Seconds between two questions to Sentinel. In an orderly failover nothing tells a client that the
+primary is no longer it, and what the old one still acknowledges is lost when it is demoted."""
+_FAILOVER_INTERVAL = 0.25
+"""Seconds between two refreshes while a primary does not answer."""
+_REFRESH_PAUSE = 0.1
+"""Seconds between two refreshes, so that a storm of redirections asks once."""
+_WATCH_INTERVAL = 0.1
+"""Seconds between two looks at the links for an overdue reply."""
+_REDIRECTED_KEPT = 30.0
+"""Seconds that a link outside of the map is kept after a redirection led to it."""
+
+_log = structlog.get_logger(__name__)
+
+OnBack = Callable[[str, bool], None]
+"""Told the name of a shard one of whose servers can be reached again, and whether its primary."""
+
+_Place = tuple[Address, bool]
+"""A server, and whether as a replica."""
+
+
+class ShardRoute:
+    """A shard at run time: its primary's link and those of its replicas."""
+
+    __slots__ = ("_from_replica", "_turn", "name", "primary", "replicas", "slots")
+
+    def __init__(
+        self,
+        shard: ShardMap,
+        primary: Link,
+        replicas: tuple[Link, ...] = (),
+        read_from: ReadFrom = ReadFrom.PRIMARY,
+    ) -> None:
+        # Named for its primary: a replica that takes over starts with circuits of its own.
+        self.name = str(shard.primary)
+        self.slots = shard.slots
+        self.primary = primary
+        self.replicas = replicas
+        self._from_replica = read_from is ReadFrom.REPLICA
+        self._turn = count()
+
+    def reader(self) -> Link:
+        """Return where reads go: the primary, or if so configured the next connected replica."""
+        return (self._replica() or self.primary) if self._from_replica else self.primary
+
+    def fallback(self) -> Link | None:
+        """Return who may answer a read that `reader` doesn't: a connected server, or None."""
+        other = self.primary if self._from_replica else self._replica()
+        return other if other is not None and other.state is LinkState.READY else None
+
+    def has_fallback(self) -> bool:
+        """Tell whether a second server could answer a read now."""
+        if self._from_replica:
+            return bool(self.replicas) and self.primary.state is LinkState.READY
+        for link in self.replicas:  # noqa: SIM110 - a generator costs as much as a read's routing
+            if link.state is LinkState.READY:
+                return True
+        return False
+
+    def _replica(self) -> Link | None:
+        ready = [link for link in self.replicas if link.state is LinkState.READY]
+        return ready[next(self._turn) % len(ready)] if ready else None
+
+
+class Routes:
+    """All links, and which of them leads to a key. Created inside a running event loop."""
+
+    def __init__(self, settings: StoreSettings, clock: Clock, on_back: OnBack) -> None:
+        self.kind: Kind | None = None
+        """None until a server told the topology."""
+        self.shards: dict[str, ShardRoute] = {}
+        self.fault: str | None = "flowcache has not connected yet"
+        """Why the topology could not be asked for the last time."""
+        self._settings = settings
+        self._clock = clock
+        self._on_back = on_back
+        loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(loop, clock)
+        self._slowness = Deadlines(loop, clock, Waiter.tell_slow)
+        self._links: dict[_Place, Link] = {}
+        self._shard_by_slot: list[ShardRoute | None] = [None]
+        """The shard of each slot; outside a cluster the only shard, under 0."""
+        self._slot_of: Callable[[bytes], int] = _everywhere
+        self._redirected: dict[_Place, float] = {}
+        """When a redirection last led to a link."""
+        self._refresh_wanted = asyncio.Event()
+        self._refreshed = asyncio.Event()
+        """Pulsed at the end of each refresh."""
+        self._refreshes = 0
+        """How many have begun."""
+        self._refreshed_at = clock()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._draining: dict[asyncio.Task[None], Link] = {}
+        self._closed = False
+
+    # -- finding ----------------------------------------------------------------------------------
+
+    def shard(self, key: bytes) -> ShardRoute:
+        """Return the shard that holds ``key``.
+
+        Raises:
+            RedisUnavailable: no shard is known to hold it.
+        """
+        shard = self._shard_by_slot[self._slot_of(key)]
+        if shard is None:
+            self._refresh_wanted.set()
+            raise RedisUnavailable("Redis is not to be reached.")
+        return shard
+
+    def moved(self, slot: int, address: Address) -> Link:
+        """Note a slot's new home at once; the refresh that follows brings the rest."""
+        link = self.redirected(address)
+        if self.kind is Kind.CLUSTER:
+            shard = self.shards.get(str(address)) or ShardRoute(ShardMap(address), link)
+            self._shard_by_slot[slot] = shard
+        return link
+
+    def redirected(self, address: Address) -> Link:
+        """Return the link to a server that a redirection names."""
+        self._redirected[address, False] = self._clock()
+        return self._link(address, replica=False)
+
+    def refresh_soon(self) -> None:
+        """Have the topology asked for."""
+        self._refresh_wanted.set()
+
+    async def next_refresh(self) -> None:
+        """Wait for the end of a refresh that begins from now on."""
+        wanted = self._refreshes + 1
+        self._refresh_wanted.set()
+        while self._refreshes < wanted and not self._closed:
+            await self._refreshed.wait()
+
+    # -- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Find out the topology and connect, for at most one connect timeout.
+
+        Redis need not be up: what did not succeed goes on in the background.
+        """
+        if self._closed:
+            return
+        self._tasks = (
+            asyncio.create_task(self._refresher(), name="topology"),
+            asyncio.create_task(self._watcher(), name="overdue replies"),
+        )
+        self._refresh_wanted.set()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._refreshed.wait()
+                for shard in tuple(self.shards.values()):
+                    await shard.primary.settled()
+        except TimeoutError:
+            pass  # the calls that come will say what is wrong
+
+    async def close(self) -> None:
+        """Close every link. Whoever still waits is told."""
+        self._closed = True
+        self._refreshed.set()  # whoever waits for a refresh need not
+        for task in self._tasks:
+            task.cancel()
+        links = tuple(self._links.values())
+        self._links.clear()
+        await asyncio.gather(
+            *self._tasks, *(link.close() for link in links), return_exceptions=True
+        )
+        draining = tuple(self._draining.items())
+        for task, _ in draining:
+            task.cancel()
+        await asyncio.gather(
+            *(task for task, _ in draining),
+            *(link.close() for _, link in draining),
+            return_exceptions=True,
+        )
+        self._slowness.close()
+        self._deadlines.close()
+
+    # -- keeping true -----------------------------------------------------------------------------
+
+    async def _refresher(self) -> None:
+        failures = 0
+        # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
+        # cancellation.
+        while not self._closed:
+            try:
+                async with asyncio.timeout(self._refresh_interval()):
+                    await self._refresh_wanted.wait()
+            except TimeoutError:
+                pass
+            self._refresh_wanted.clear()
+            self._refreshes += 1
+            try:
+                patience = self._settings.connect_timeout * 4
+                topology = await discover(self._settings, self._known(), seconds=patience)
+                if self._closed:
+                    return
+                self._apply(topology)
+                self.fault, failures = None, 0
+            except ConnectFault as fault:
+                failures += 1
+                if self.fault != str(fault):
+                    _log.warning("redis topology unknown", fault=str(fault))
+                self.fault = str(fault)
+            except Exception as bug:
+                # Whatever it is, a store that no longer asks would follow no failover.
+                failures += 1
+                _log.error("a bug", task="topology", exc_info=bug)
+                self.fault = f"a bug in flowcache: {type(bug).__name__}"
+            self._refreshed.set()
+            self._refreshed.clear()
+            self._refreshed_at = self._clock()
+            if self.kind is None:
+                self._refresh_wanted.set()  # nothing works yet: go on asking
+            pause = reconnect_delay(failures, 0.5) if failures else 0.0
+            await asyncio.sleep(max(_REFRESH_PAUSE, pause))
+
+    def _refresh_interval(self) -> float:
+        interval = self._settings.refresh_interval
+        return min(interval, _SENTINEL_INTERVAL) if self.kind is Kind.SENTINEL else interval
+
+    def _known(self) -> list[Address]:
+        """Return servers beside the configured ones that may tell of a cluster: the live first."""
+        if self.kind is not Kind.CLUSTER:
+            return []
+        now = self._clock()
+        links = sorted(self._links.values(), key=lambda link: link.is_stuck(now))
+        return [link.address for link in links]
+
+    async def _watcher(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            now = self._clock()
+            for link in tuple(self._links.values()):
+                link.reset_if_overdue(now)
+            if now - self._refreshed_at >= _FAILOVER_INTERVAL and any(
+                shard.primary.is_stuck(now) for shard in self.shards.values()
+            ):
+                self._refresh_wanted.set()
+
+    def _apply(self, topology: Topology) -> None:
+        """Take up a topology: open what is new, close what is gone, point the slots."""
+        if topology.kind is not self.kind:
+            _log.info("redis topology", kind=topology.kind.value, shards=len(topology.shards))
+        self.kind = topology.kind
+        in_cluster = topology.kind is Kind.CLUSTER
+        by_slot: list[ShardRoute | None] = [None] * (SLOTS if in_cluster else 1)
+        shards: dict[str, ShardRoute] = {}
+        for shard_map in topology.shards:
+            shard = shards[str(shard_map.primary)] = self._adopt(shard_map)
+            for first, last in shard_map.slots if in_cluster else ((0, 0),):
+                by_slot[first : last + 1] = [shard] * (last - first + 1)
+        self.shards, self._shard_by_slot = shards, by_slot
+        self._slot_of = key_slot if in_cluster else _everywhere
+        self._retire_all_but(
+            (place for shard in topology.shards for place in self._places(shard)),
+        )
+
+    def _places(self, shard: ShardMap) -> list[_Place]:
+        replicas = shard.replicas if self._settings.uses_replicas else ()
+        return [(shard.primary, False), *((address, True) for address in replicas)]
+
+    def _adopt(self, shard: ShardMap) -> ShardRoute:
+        primary, *replicas = (self._link(address, replica=r) for address, r in self._places(shard))
+        return ShardRoute(shard, primary, tuple(replicas), self._settings.read_from)
+
+    def _link(self, address: Address, *, replica: bool) -> Link:
+        link = self._links.get((address, replica))
+        if link is None:
+            if self._closed:
+                raise RedisUnavailable("flowcache is shutting down.")
+            link = self._links[address, replica] = Link(
+                address,
+                self._settings,
+                self._deadlines,
+                self._slowness,
+                self._clock,
+                readonly=replica and self.kind is Kind.CLUSTER,
+                on_change=self._link_changed,
+            )
+        return link
+
+    def _link_changed(self, link: Link) -> None:
+        if link.state is LinkState.READY:
+            _log.info("redis link up", address=str(link.address))
+            if link.proven:
+                for shard in self.shards.values():
+                    if link is shard.primary or link in shard.replicas:
+                        self._on_back(shard.name, link is shard.primary)
+            return
+        self._refresh_wanted.set()
+        if link.fresh_fault:
+            _log.warning("redis link down", address=str(link.address), fault=link.status().fault)
+
+    def _retire_all_but(self, wanted: Iterable[_Place]) -> None:
+        """Drain the links that are no longer part of the map, and not just redirected to."""
+        now = self._clock()
+        self._redirected = {
+            place: at for place, at in self._redirected.items() if now - at < _REDIRECTED_KEPT
+        }
+        for place in self._links.keys() - set(wanted) - self._redirected.keys():
+            link = self._links.pop(place)
+            task = asyncio.create_task(link.drain(), name=f"drain {link.address}")
+            self._draining[task] = link
+            task.add_done_callback(self._draining.pop)
+
+
+def _everywhere(key: bytes) -> int:
+    """Return the one place there is outside a cluster."""
+    return 0

@@ -1,0 +1,192 @@
+"""Reads that survive their primary, on real servers: killed, stalled, slow, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+import pytest
+
+from flowcache.errors import CircuitOpen, DeadlineExceeded, RedisUnavailable
+from flowcache.ports import Stale
+from flowcache.store.redis_store import RedisStore
+from flowcache.store.settings import ReadFrom
+from tests.servers.cluster import Cluster, ClusterNode
+from tests.servers.process import RedisProcess
+from tests.servers.proxy import Proxy
+from tests.servers.standalone import replicated
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.test_cluster import key_on, name_of
+
+FAILOVER_SECONDS = 30.0
+
+
+@pytest.fixture
+def servers(breakable_cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster whose shards go on when another can't."""
+    for node in breakable_cluster.nodes:
+        node.cli("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    yield breakable_cluster
+    breakable_cluster.heal()
+    for node in breakable_cluster.nodes:
+        node.cli("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+
+
+def all_links_are_up(store: RedisStore) -> bool:
+    shards = store.status().shards
+    links = [link for shard in shards for link in (shard.primary, *shard.replicas)]
+    return len(links) == 2 * len(shards) and all(link.state == "ready" for link in links)
+
+
+def read(reply: object) -> object:
+    """Return what was read, whoever answered."""
+    return reply.reply if isinstance(reply, Stale) else reply
+
+
+def has_it(node: RedisProcess, key: bytes) -> bool:
+    with node.client() as client:
+        if isinstance(node, ClusterNode):
+            client.execute_command("READONLY")
+        return bool(client.exists(key))
+
+
+async def test_a_killed_primary(servers: Cluster) -> None:
+    """No read fails, from the moment of the death until the failover and after it."""
+    dead = servers.primaries()[0]
+    (replica,) = servers.replicas_of(dead)
+    key = key_on(servers, dead)
+    async with store_at(*servers.addresses) as store:
+        guard = guarded(store)
+        await soon(lambda: all_links_are_up(store))
+        await store.execute(put(key, b"1"), in_time())
+        await soon(lambda: has_it(replica, key))
+        assert await guard.execute(get(key), in_time()) == b"1"
+        stale = fresh = 0
+        done = False
+
+        async def reader() -> None:
+            nonlocal stale, fresh
+            while not done:
+                reply = await guard.execute(get(key), in_time(0.8))
+                assert read(reply) == b"1"
+                stale += isinstance(reply, Stale)
+                fresh += not isinstance(reply, Stale)
+                await asyncio.sleep(0.002)
+
+        readers = [asyncio.create_task(reader()) for _ in range(8)]
+        await soon(lambda: fresh > 50)
+        dead.kill()
+        await soon(lambda: stale > 50)
+        with pytest.raises((RedisUnavailable, CircuitOpen)):
+            await guard.execute(put(key, b"2"), in_time(0.8))
+        await soon(lambda: store.shard(key).name == name_of(replica), within=FAILOVER_SECONDS)
+        before = fresh
+        await soon(lambda: fresh > before + 50)
+        assert await guard.execute(put(key, b"1"), in_time()) == b"OK"
+        done = True
+        await asyncio.gather(*readers)
+        await guard.close()
+
+
+async def test_a_stalled_primary(servers: Cluster) -> None:
+    """Reads are answered within their deadline, and at once when the circuit has opened."""
+    stalled = servers.primaries()[0]
+    (replica,) = servers.replicas_of(stalled)
+    key = key_on(servers, stalled)
+    async with store_at(*servers.addresses) as store:
+        guard = guarded(store)
+        await soon(lambda: all_links_are_up(store))
+        await store.execute(put(key, b"1"), in_time())
+        await soon(lambda: has_it(replica, key))
+        stalled.pause()
+        replies = await asyncio.gather(*(guard.execute(get(key), in_time(1.0)) for _ in range(200)))
+        assert {read(reply) for reply in replies} == {b"1"}
+        reads = guard.reads()
+        assert reads.hedges >= 100, "as many as the budget has saved"
+        assert reads.rescues == 200 - reads.hedges
+        await soon(
+            lambda: (
+                any(
+                    c.access == "read" and c.state == "open" and c.shard == name_of(stalled)
+                    for c in guard.circuits()
+                )
+                or store.shard(key).name != name_of(stalled)
+            )
+        )
+        before = guard.reads()
+        assert read(await guard.execute(get(key), in_time(1.0))) == b"1"
+        assert guard.reads().rescues == before.rescues
+        await guard.close()
+
+
+async def test_off_by_a_setting(servers: Cluster) -> None:
+    """Without stale reads no replica is connected to, and a read fails with its primary."""
+    dead = servers.primaries()[0]
+    key = key_on(servers, dead)
+    async with store_at(*servers.addresses, stale_reads=False) as store:
+        guard = guarded(store)
+        assert not any(shard.replicas for shard in store.status().shards)
+        assert await guard.execute(get(key), in_time()) is None
+        dead.kill()
+        await soon(lambda: store.status().status != "ready")
+        with pytest.raises(RedisUnavailable):
+            await guard.execute(get(key), in_time(0.5))
+
+
+@contextmanager
+def slow_pair() -> Iterator[tuple[Proxy, RedisProcess, RedisProcess]]:
+    """A primary behind a proxy that can hold its answers back, and its replica."""
+    with replicated() as pair, Proxy(pair.primary.address) as proxy:
+        pair.wait_linked()
+        yield proxy, pair.primary, pair.replica
+
+
+class TestSlow:
+    async def test_the_replica_answers_when_the_primary_is_slow(self) -> None:
+        """A read whose primary takes longer than usual is answered by the replica meanwhile."""
+        with slow_pair() as (proxy, _, replica):
+            async with store_at(proxy.address) as store:
+                guard = guarded(store)
+                await soon(lambda: all_links_are_up(store))
+                await store.execute(put(b"k", b"1"), in_time())
+                await soon(lambda: has_it(replica, b"k"))
+                assert await guard.execute(get(b"k"), in_time()) == b"1"
+                proxy.drop("answers")
+                began = monotonic()
+                reply = await guard.execute(get(b"k"), in_time(20))
+                assert isinstance(reply, Stale)
+                assert reply.reply == b"1"
+                assert monotonic() - began < 10, "it did not wait for half of the deadline"
+                assert guard.reads().hedges == 1
+                await guard.close()
+
+    async def test_a_write_waits_for_its_primary(self) -> None:
+        """Nothing but the primary may take a write, however slow it is."""
+        with slow_pair() as (proxy, primary, _):
+            async with store_at(proxy.address) as store:
+                guard = guarded(store)
+                await soon(lambda: all_links_are_up(store))
+                proxy.drop("answers")
+                began = monotonic()
+                with pytest.raises(DeadlineExceeded) as caught:
+                    await guard.execute(incr(b"n"), in_time(0.3))
+                assert not caught.value.retryable
+                assert monotonic() - began < 0.3 + SLACK
+                assert primary.cli("GET", "n") == "1"
+
+    async def test_reads_from_replicas_fall_back_to_the_primary(self) -> None:
+        """Where replicas answer reads, the primary is the second chance, and never stale."""
+        with slow_pair() as (_, primary, replica):
+            async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
+                guard = guarded(store)
+                await soon(lambda: all_links_are_up(store))
+                await store.execute(put(b"k", b"1"), in_time())
+                await soon(lambda: has_it(replica, b"k"))
+                replica.pause()
+                try:
+                    assert await guard.execute(get(b"k"), in_time(5.0)) == b"1"
+                finally:
+                    replica.resume()
+                await guard.close()
