@@ -36,9 +36,12 @@ TICK_SECONDS = 0.005
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to load; ``rate`` is in calls a second."""
+    """What to load; ``rate`` is in calls a second.
 
-    port: int
+    Callers choose among several ports by chance, and repeat a call at the next one.
+    """
+
+    ports: tuple[int, ...]
     token: str
     rate: float
     seed: int
@@ -68,7 +71,7 @@ class Load:
         self._job = job
         self._random = Random(job.seed)
         self._workload = Workload(self._random)
-        self._pool = Pool(job.port, job.token)
+        self._pools = [Pool(port, job.token) for port in job.ports]
         self._calls: list[Call] = []
         self._outcomes: Counter[bool] = Counter()
         self._lags: list[float] = []
@@ -87,13 +90,16 @@ class Load:
             ended = clock()
         for helper in helpers:
             helper.cancel()
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
         return Told(began, ended, self._calls, self._lags)
 
     async def _caller(self, planned: Planned, scheduled: float) -> None:
+        first = self._random.randrange(len(self._pools))
         for attempt in range(1, TRIES + 1):
             woken = time.monotonic()
-            answer = await self._pool.call(planned.body)
+            pool = self._pools[(first + attempt) % len(self._pools)]
+            answer = await pool.call(planned.body)
             self._note(planned, attempt, scheduled, woken, answer)
             if not planned.once or not _worth_repeating(answer):
                 break

@@ -48,7 +48,6 @@ What it can't see
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
@@ -64,6 +63,7 @@ REPLICATION_WINDOW = 1.0
 """Seconds before a primary's end in which what it acknowledged may not have reached its replica."""
 
 MAX_TTL_MS = 3_600_000
+FOREVER = float("inf")
 FIELDS = 3
 """How many fields a hash has: `key`, `seq`, `same`, all set by each write."""
 
@@ -82,7 +82,8 @@ class Kind(StrEnum):
     REFUSED_YET_DONE = auto()
     """A write was done although its answer said that it was not."""
     WENT_BACK = auto()
-    """A read that did not say `stale` was older than what had been acknowledged before it."""
+    """A read that did not say `stale` was older than what was known before it: acknowledged, or
+    read without `stale`."""
     WENT_BACK_BY_REDIS = auto()
     """The same, of a write that Redis lost at a failover."""
     WRONG_ANSWER = auto()
@@ -230,18 +231,19 @@ def _judge_register(
     history: History, found: Found | None, strikes: Sequence[Strike]
 ) -> list[Finding]:
     findings: list[Finding] = []
-    acknowledged = [write for write in history.writes if write.acknowledgement]
-    ack_times = [_acknowledged_at(write) for write in acknowledged]
-    seen_at: dict[int, float] = {}
-    """When a read first had answered with a value, by its number."""
+    key = history.key
+    writes = {write.seq: write for write in history.writes}
+    acknowledged = {
+        write.seq: call.answered for write in history.writes if (call := write.acknowledgement)
+    }
+    known = _Known(acknowledged.items())
 
     def look(data: Any, began: float, ended: float, *, stale: bool, final: bool) -> Finding | None:
-        key = history.key
         try:
             seq = _number_of(key, data)
         except WrongAnswerError as wrong:
             return Finding(Kind.WRONG_ANSWER, key, str(wrong))
-        write = next((write for write in history.writes if write.seq == seq), None)
+        write = writes.get(seq)
         if seq and (write is None or write.began > ended):
             return Finding(Kind.WRONG_ANSWER, key, f"write {seq} was not sent yet")
         if write and write.fate is Fate.REFUSED:
@@ -249,33 +251,53 @@ def _judge_register(
             return Finding(Kind.REFUSED_YET_DONE, key, f"write {seq} was answered {codes}")
         if stale:
             return None
-        before = bisect_right(ack_times, began)
-        newest = acknowledged[before - 1] if before else None
-        if newest is None or seq >= newest.seq:
-            seen_at.setdefault(seq, ended)
+        newest, since = known.newest(began)
+        known.add(seq, ended)
+        if seq >= newest:
             return None
-        what = f"write {seq} is there, {newest.seq} was acknowledged"
-        landed_late = (
-            write is not None
-            and write.fate is Fate.UNKNOWN
-            and seen_at.get(seq, ended) > newest.began
-        )
-        if landed_late:
+        lost = max((number for number in acknowledged if number > seq), default=0) if final else 0
+        if lost:
+            newest, since = lost, acknowledged[lost]
+        what = f"write {seq} is there, {newest} was {'acknowledged' if lost else 'known'}"
+        # What was known to be there before the newer one was sent can't land again.
+        may_land = write is not None and write.fate is Fate.UNKNOWN
+        if may_land and known.since(seq) > writes[newest].began:
             return Finding(Kind.OVERTAKEN, key, what)
-        redis_did = _lost_by_redis(key, ack_times[before - 1], ended, strikes)
-        if final:
+        redis_did = _lost_by_redis(key, since, ended, strikes)
+        if lost:
             return Finding(Kind.LOST_BY_REDIS if redis_did else Kind.LOST, key, what)
         return Finding(Kind.WENT_BACK_BY_REDIS if redis_did else Kind.WENT_BACK, key, what)
 
-    reads = [call for call in history.reads if call.ok]
-    for call in sorted(reads, key=lambda call: call.answered):
+    for call in _in_order_of_answers(history.reads):
         if wrong := look(call.data, call.woken, call.answered, stale=call.stale, final=False):
             findings.append(wrong)
-    now = float("inf")
     data = None if found is None else found.value
-    if wrong := look(data, now, now, stale=False, final=True):
+    if wrong := look(data, FOREVER, FOREVER, stale=False, final=True):
         findings.append(wrong)
     return findings
+
+
+class _Known:
+    """What a key was known to have held: acknowledged, or read where it need not be fresh."""
+
+    def __init__(self, acknowledged: Iterable[tuple[int, float]]) -> None:
+        self._since: dict[int, float] = {0: 0.0}
+        self._since.update(acknowledged)
+
+    def add(self, number: int, at: float) -> None:
+        self._since[number] = min(at, self.since(number))
+
+    def since(self, number: int) -> float:
+        """Return since when ``number`` is known; never is far in the future."""
+        return self._since.get(number, FOREVER)
+
+    def newest(self, at: float) -> tuple[int, float]:
+        """Return the greatest number known at a time, and since when."""
+        return max((number, since) for number, since in self._since.items() if since <= at)
+
+
+def _in_order_of_answers(reads: Iterable[Call]) -> list[Call]:
+    return sorted((call for call in reads if call.ok), key=lambda call: call.answered)
 
 
 def _number_of(key: str, data: Any) -> int:
@@ -307,25 +329,24 @@ def _judge_counter(
     history: History, found: Found | None, strikes: Sequence[Strike]
 ) -> list[Finding]:
     findings: list[Finding] = []
+    key = history.key
     certain = pending = refused = 0
-    ack_times: list[float] = []
-    ack_values: list[int] = []
+    acknowledged: list[tuple[int, float]] = []
 
     def settle(value: int, expected: int, at: float) -> None:
         """Compare a number with the steps that are certain and those that are pending."""
         nonlocal pending
         surplus = value - expected
         if surplus < 0:
-            lost_since = ack_times[max(0, len(ack_times) + surplus)] if ack_times else at
-            redis_did = _lost_by_redis(history.key, lost_since, at, strikes)
+            since = acknowledged[max(0, len(acknowledged) + surplus)][1] if acknowledged else at
+            redis_did = _lost_by_redis(key, since, at, strikes)
             kind = Kind.LOST_BY_REDIS if redis_did else Kind.LOST
-            what = f"at {value}, {expected} expected"
-            findings.append(Finding(kind, history.key, what, -surplus))
+            findings.append(Finding(kind, key, f"at {value}, {expected} expected", -surplus))
         elif surplus > pending:
             excess = surplus - pending
             kind = Kind.REFUSED_YET_DONE if excess <= refused else Kind.DOUBLED
             what = f"at {value}, at most {expected + pending} expected"
-            findings.append(Finding(kind, history.key, what, excess))
+            findings.append(Finding(kind, key, what, excess))
             pending = 0
         else:
             pending -= surplus
@@ -342,39 +363,37 @@ def _judge_counter(
             continue
         settle(value, certain + 1, acknowledgement.answered)
         certain = value
-        ack_times.append(acknowledgement.answered)
-        ack_values.append(value)
-    for call in history.reads:
-        if call.ok and (wrong := _judge_count(call, history, ack_times, ack_values, strikes)):
+        acknowledged.append((value, acknowledgement.answered))
+    known = _Known(acknowledged)
+    for call in _in_order_of_answers(history.reads):
+        if wrong := _judge_count(call, history, known, strikes):
             findings.append(wrong)
     final = _final_count(found)
     if final is None:
-        findings.append(Finding(Kind.WRONG_ANSWER, history.key, f"{found} is no number"))
+        findings.append(Finding(Kind.WRONG_ANSWER, key, f"{found} is no number"))
     else:
-        settle(final, certain, float("inf"))
+        settle(final, certain, FOREVER)
     return findings
 
 
 def _judge_count(
-    call: Call,
-    history: History,
-    ack_times: Sequence[float],
-    ack_values: Sequence[int],
-    strikes: Sequence[Strike],
+    call: Call, history: History, known: _Known, strikes: Sequence[Strike]
 ) -> Finding | None:
-    """Judge a read of a counter by what had been acknowledged and what had been sent."""
+    """Judge a read of a counter by what was known before, and by what had been sent."""
     value = 0 if call.data is None else call.data
     sent = sum(write.began <= call.answered for write in history.writes)
     if type(value) is not int or not 0 <= value <= sent:
         what = f"{value!r} was read after {sent} steps"
         return Finding(Kind.WRONG_ANSWER, history.key, what)
-    before = bisect_right(ack_times, call.woken)
-    if call.stale or not before or value >= ack_values[before - 1]:
+    if call.stale:
         return None
-    redis_did = _lost_by_redis(history.key, ack_times[before - 1], call.answered, strikes)
+    newest, since = known.newest(call.woken)
+    known.add(value, call.answered)
+    if value >= newest:
+        return None
+    redis_did = _lost_by_redis(history.key, since, call.answered, strikes)
     kind = Kind.WENT_BACK_BY_REDIS if redis_did else Kind.WENT_BACK
-    what = f"{value} was read after {ack_values[before - 1]} had been acknowledged"
-    return Finding(kind, history.key, what)
+    return Finding(kind, history.key, f"{value} was read when {newest} was known")
 
 
 def _final_count(found: Found | None) -> int | None:
@@ -384,11 +403,6 @@ def _final_count(found: Found | None) -> int | None:
 
 
 # -- what is Redis's own --------------------------------------------------------------------------
-
-
-def _acknowledged_at(write: Write) -> float:
-    assert write.acknowledgement is not None
-    return write.acknowledgement.answered
 
 
 def _lost_by_redis(key: str, acknowledged: float, seen: float, strikes: Sequence[Strike]) -> bool:

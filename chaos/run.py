@@ -131,7 +131,9 @@ def _perform_all(
                 result = examine(scenario, seconds=options.seconds, seed=options.seed, show=show)
             except Exception as fault:
                 failed = True
-                console.print(f"[red]can't  [/] {scenario.name}: {type(fault).__name__}: {fault}")
+                told = "\n".join(str(fault).splitlines()[-3:])
+                console.print(f"[red]can't  [/] {scenario.name}: {type(fault).__name__}", end=" ")
+                console.print(told, highlight=False, markup=False)
                 continue
             finally:
                 progress.advance(task)

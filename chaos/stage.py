@@ -54,6 +54,8 @@ class Scenario(Generic[S]):
     environment: Mapping[str, str] = field(default_factory=dict)
     rate: float = RATE
     """Calls a second."""
+    instances: int = 1
+    """How many flowcaches there are, one beside the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +72,67 @@ class Run:
 
 
 class Stage(Generic[S]):
-    """What a scenario's `act` has in hand while the load runs."""
+    """What a scenario's `act` has in hand while the load runs. As a context it runs flowcache."""
 
-    def __init__(self, rig: Rig[S], running: Service, load: LoadProcess, seconds: float) -> None:
+    def __init__(self, scenario: Scenario[S], rig: Rig[S], seconds: float) -> None:
         self.rig = rig
-        self.service = running
+        self.services: list[Service] = []
         self.strikes: list[Strike] = []
         self.controls: list[Control] = []
-        self._load = load
+        self.load: LoadProcess
+        self._scenario = scenario
         self._seconds = seconds
         self._stack = ExitStack()
+        self._logs: list[str] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.services = [
+                stack.enter_context(self._flowcache()) for _ in range(self._scenario.instances)
+            ]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._logs += [running.log for running in self.services]
+        self._stack.close()
+
+    def _flowcache(self, port: int | None = None) -> AbstractContextManager[Service]:
+        environment = {
+            "REDIS_NODES": self.rig.location,
+            "FLOWCACHE_DATA_DEADLINE_MS": f"{DEADLINE * 1000:.0f}",
+        } | dict(self._scenario.environment)
+        return service(environment, *self._scenario.arguments, port=port)
 
     @property
     def servers(self) -> S:
         """The servers."""
         return self.rig.servers
 
+    @property
+    def service(self) -> Service:
+        """The flowcache that is struck, where there are several."""
+        return self.services[0]
+
+    @property
+    def log(self) -> str:
+        """All that any flowcache wrote to its log, when the context has been left."""
+        return "".join(self._logs)
+
     def calm(self, shares: float = 1.0) -> None:
         """Let the load run for a while: ``shares`` of what was asked for on the command line."""
         time.sleep(self._seconds * shares)
-        self._load.require_alive()
+        self.load.require_alive()
 
     def hold(self, seconds: float) -> None:
         """Let the load run for as long as it takes for the scenario to be what it says."""
         time.sleep(seconds)
-        self._load.require_alive()
+        self.load.require_alive()
 
     def strike(
         self,
@@ -129,13 +167,10 @@ class Stage(Generic[S]):
             self.controls.append(control)
             yield
 
-    def keep(self, resource: AbstractContextManager[Any]) -> None:
-        """Enter a context that lasts until the load has ended."""
-        self._stack.enter_context(resource)
-
-    def close(self) -> None:
-        """Leave the contexts that were kept."""
-        self._stack.close()
+    def start_again(self) -> None:
+        """Start the flowcache that is struck anew, on its port, after it has ended."""
+        self._logs.append(self.service.log)
+        self.services[0] = self._stack.enter_context(self._flowcache(self.service.port))
 
 
 class LoadProcess:
@@ -229,24 +264,15 @@ def perform(
         show: is told how the load goes, in a thread of its own.
     """
     with scenario.rig() as rig:
-        environment = {
-            "REDIS_NODES": rig.location,
-            "FLOWCACHE_DATA_DEADLINE_MS": f"{DEADLINE * 1000:.0f}",
-        }
-        with service(environment | dict(scenario.environment), *scenario.arguments) as running:
-            job = Job(port=running.port, token=TOKEN, rate=scenario.rate, seed=seed)
-            with LoadProcess(job, show) as load:
-                stage = Stage(rig, running, load, seconds)
-                try:
-                    load.wait_warm()
-                    stage.calm()
-                    scenario.act(stage)
-                    stage.calm()
-                    told = load.finish()
-                finally:
-                    stage.close()
-            log = running.log
+        with Stage(scenario, rig, seconds) as stage:
+            ports = tuple(running.port for running in stage.services)
+            job = Job(ports=ports, token=TOKEN, rate=scenario.rate, seed=seed)
+            with LoadProcess(job, show) as stage.load:
+                stage.load.wait_warm()
+                stage.calm()
+                scenario.act(stage)
+                stage.calm()
+                told = stage.load.finish()
         rig.heal()
         found = rig.found()
-    strikes, controls = tuple(stage.strikes), tuple(stage.controls)
-    return Run(scenario.name, told, strikes, found, controls, log)
+    return Run(scenario.name, told, tuple(stage.strikes), found, tuple(stage.controls), stage.log)

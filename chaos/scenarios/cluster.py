@@ -118,7 +118,7 @@ def order_failover(stage: OnCluster) -> None:
     primary, replica, slots = first_shard(stage)
     with stage.controlled(primary, slots):
         stage.calm(0.5)
-        strike = stage.strike("failed over", slots, may_lose=True, reads_survive=True)
+        strike = stage.strike("failed over", slots, reads_survive=True)
         replica.cli("CLUSTER", "FAILOVER")
         stage.fails_over(strike, lambda: serves(replica))
         stage.mends(strike)

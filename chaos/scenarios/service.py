@@ -10,18 +10,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from chaos.bars import Bars
+from chaos.figures import percentile
 from chaos.history import LOST, REFUSED, Call, Strike
-from chaos.rigs import alone, clustered
+from chaos.rigs import alone, behind_proxy, clustered
 from chaos.scenarios.cluster import OnCluster
 from chaos.stage import Scenario, Stage
-from tests.servers import RedisProcess, eventually
-from tests.service import TOKEN, service
+from tests.servers import Proxy, RedisProcess, eventually
+from tests.service import TOKEN
 
 __all__ = ["SCENARIOS"]
 
 TWO_WORKERS = ("--workers", "2")
 CONNECTION_ENDS = frozenset({LOST, REFUSED})
 SLOW_CLIENTS = 500
+SLOW_SECONDS = 0.1
+MAX_IN_FLIGHT = 15
+CAPACITY = MAX_IN_FLIGHT / SLOW_SECONDS
+"""Calls a second."""
+AT_ONCE_SECONDS = 0.05
 DRIP_SECONDS = 1.0
 
 
@@ -57,11 +63,56 @@ def end_and_start_again(stage: OnCluster) -> None:
     """End flowcache as an operator would, and start it anew on the same port."""
     strike = stage.strike("SIGTERM")
     stage.service.stop()
-    stage.hold(0.1)
-    environment = {"REDIS_NODES": stage.rig.location}
-    stage.keep(service(environment, port=stage.service.port))
+    stage.start_again()
     stage.mends(strike)
     stage.calm()
+
+
+def kill_instance(stage: OnCluster) -> None:
+    """Kill one of two flowcaches with all its workers, and start it again."""
+    strike = stage.strike("killed")
+    stage.service.process.kill()
+    stage.service.process.wait()
+    stage.calm(0.5)
+    stage.start_again()
+    stage.mends(strike)
+
+
+def overload(stage: Stage[Proxy]) -> None:
+    """Slow Redis down until what flowcache may have at work carries a quarter of the load."""
+    stage.servers.delay(SLOW_SECONDS)
+    strike = stage.strike("slowed down")
+    stage.calm(2)
+    stage.servers.restore()
+    stage.mends(strike)
+
+
+def admitted_stay_flat(calls: Sequence[Call], strikes: Sequence[Strike]) -> str | None:
+    """Say how long admitted calls took, if longer than twice what Redis takes."""
+    admitted = [call for call in _while_struck(calls, strikes) if call.ok]
+    slow = percentile([call.latency for call in admitted], 0.99)
+    if len(admitted) < CAPACITY * 0.9 * _seconds_struck(strikes):
+        return f"only {len(admitted)} calls were admitted"
+    return f"p99 of admitted calls is {slow * 1000:.0f} ms" if slow > 2 * SLOW_SECONDS else None
+
+
+def the_rest_is_told_at_once(calls: Sequence[Call], strikes: Sequence[Strike]) -> str | None:
+    """Say how long refused calls had to wait to be told, if they did."""
+    refused = [call for call in _while_struck(calls, strikes) if not call.ok]
+    slow = percentile([call.latency for call in refused], 0.99)
+    return f"p99 of refusals is {slow * 1000:.0f} ms" if slow > AT_ONCE_SECONDS else None
+
+
+def _while_struck(calls: Sequence[Call], strikes: Sequence[Strike]) -> list[Call]:
+    """Return the calls of the strike, without its first moment: what was admitted before it."""
+    (strike,) = strikes
+    settled, mended = strike.at + 2 * SLOW_SECONDS, strike.mended or strike.at
+    return [call for call in calls if settled <= call.woken < mended]
+
+
+def _seconds_struck(strikes: Sequence[Strike]) -> float:
+    (strike,) = strikes
+    return (strike.mended or strike.at) - strike.at - 2 * SLOW_SECONDS
 
 
 def workers(stage: OnCluster) -> set[int]:
@@ -157,6 +208,23 @@ SCENARIOS = (
         kill_worker,
         Bars(success=0.99),
         TWO_WORKERS,
+    ),
+    Scenario(
+        "instance killed",
+        "One of two flowcaches gets SIGKILL, and is started again; callers repeat at the other.",
+        clustered,
+        kill_instance,
+        instances=2,
+    ),
+    Scenario(
+        "overload",
+        f"The only server answers {SLOW_SECONDS * 1000:.0f} ms late, and `http.max_in_flight` is "
+        f"{MAX_IN_FLIGHT}: four times the load that this can carry.",
+        behind_proxy,
+        overload,
+        Bars(also=(admitted_stay_flat, the_rest_is_told_at_once)),
+        environment={"FLOWCACHE_HTTP_MAX_IN_FLIGHT": str(MAX_IN_FLIGHT)},
+        rate=4 * CAPACITY,
     ),
     Scenario(
         "slow heads",

@@ -52,7 +52,7 @@ def swap(stage: Stage[Replicated]) -> None:
     old, new = stage.servers.primary, stage.servers.replica
     with stage.controlled(old, EVERY_SLOT):
         stage.calm(0.5)
-        strike = stage.strike("swapped", may_lose=True, reads_survive=True)
+        strike = stage.strike("swapped", reads_survive=True)
         old.cli("FAILOVER", "TO", "127.0.0.1", new.port)
         stage.fails_over(strike, lambda: new.cli("ROLE")[0] == "master")
     stage.mends(strike)

@@ -56,6 +56,13 @@ class TestRegisters:
         told.write(REGISTER)
         assert kinds(told, {REGISTER: value(REGISTER, 1)}) == only(Kind.LOST, 2)
 
+    def test_loss_is_found_beside_a_vanished_unknown_write(self, told: Telling) -> None:
+        """An acknowledged write is lost also when a later one, of unknown fate, was there once."""
+        told.write(REGISTER)
+        told.write(REGISTER, UNSURE)
+        told.read(REGISTER, value(REGISTER, 2))
+        assert kinds(told, {}) == only(Kind.LOST)
+
     def test_unknown_write_may_be_there_or_not(self, told: Telling) -> None:
         """A later write of unknown fate may have taken effect, or not."""
         told.write(REGISTER)
@@ -81,6 +88,18 @@ class TestRegisters:
         told.read(REGISTER, value(REGISTER, 1))
         told.read(REGISTER, None)
         assert kinds(told, {REGISTER: value(REGISTER, 2)}) == only(Kind.WENT_BACK, 2)
+
+    def test_reads_do_not_go_back_among_themselves(self, told: Telling) -> None:
+        """What was read once is known: a later read must not miss it, acknowledged or not."""
+        told.write(REGISTER)
+        told.write(REGISTER, UNSURE)
+        told.read(REGISTER, value(REGISTER, 2), stale=True)
+        told.read(REGISTER, value(REGISTER, 1))
+        assert not kinds(told, {REGISTER: value(REGISTER, 2)})
+        told.read(REGISTER, value(REGISTER, 2))
+        told.read(REGISTER, value(REGISTER, 1))
+        assert kinds(told, {REGISTER: value(REGISTER, 2)}) == only(Kind.WENT_BACK)
+        assert kinds(told, {REGISTER: value(REGISTER, 1)}) == only(Kind.WENT_BACK, 2)
 
     @pytest.mark.parametrize("stale", [False, True])
     @pytest.mark.parametrize(
@@ -187,6 +206,14 @@ class TestCounters:
         told.read(PLAIN, 3)
         told.read(PLAIN, "OK")
         assert kinds(told, {PLAIN: "2"}) == only(Kind.WENT_BACK) + only(Kind.WRONG_ANSWER, 2)
+
+    def test_reads_do_not_go_back_among_themselves(self, told: Telling) -> None:
+        """A step of unknown fate that a read has seen is known to the next read."""
+        told.write(PLAIN, data=1)
+        told.write(PLAIN, UNSURE)
+        told.read(PLAIN, 2)
+        told.read(PLAIN, 1)
+        assert kinds(told, {PLAIN: "2"}) == only(Kind.WENT_BACK)
 
     def test_senseless_end_is_found(self, told: Telling) -> None:
         """A counter that holds something else than a number is a wrong answer."""
