@@ -273,6 +273,13 @@ SETTINGS: tuple[Setting, ...] = (
         0.2,
         "the share of calls that may be sent again because a server failed; 0 turns retries off",
     ),
+    Setting(
+        "redis",
+        "confirm_replicas",
+        _number(0, 16),
+        0,
+        "how many replicas must have a write before it is answered (WAIT); 0: none, as Redis does",
+    ),
     Setting("redis", "connect_timeout_seconds", _seconds(0.05, 30), 1.0, "for a connection"),
     Setting(
         "redis",
@@ -522,6 +529,7 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
         read_from=ReadFrom(v["redis.read_from"]),
         stale_reads=v["redis.stale_reads"],
         retry_share=v["redis.retry_share"],
+        confirm_replicas=v["redis.confirm_replicas"],
         connect_timeout=v["redis.connect_timeout_seconds"],
         reply_timeout=reply_timeout,
         refresh_interval=v["redis.refresh_seconds"],

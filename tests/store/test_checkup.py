@@ -35,7 +35,8 @@ async def test_standalone(standalone_server: RedisProcess) -> None:
     """A server that is fit is told to be, and no key of the check is left."""
     standalone_server.cli("FLUSHALL")
     for _ in range(2):  # the second finds the first one's record
-        topology, shard = await check(standalone_server.address)
+        topology, advice, shard = await check(standalone_server.address)
+        assert "a shard has no replica" in advice
         assert topology == "Topology: standalone, 1 shard."
         assert f"{LOOPBACK}:{standalone_server.port}: writes, reads and scripts work" in shard
     assert not [key for key in standalone_server.cli("KEYS", "*") if "once" not in key]
@@ -43,7 +44,8 @@ async def test_standalone(standalone_server: RedisProcess) -> None:
 
 async def test_cluster(cluster_servers: Cluster) -> None:
     """Each shard of a cluster is tried."""
-    topology, *shards = await check(cluster_servers.addresses[0])
+    topology, advice, *shards = await check(cluster_servers.addresses[0])
+    assert "cluster-require-full-coverage" in advice
     assert topology == "Topology: cluster, 3 shards."
     for node in cluster_servers.primaries():
         assert any(f"{LOOPBACK}:{node.port}: " in line for line in shards)
@@ -64,7 +66,27 @@ async def test_documented_rights_suffice(tls_server: TlsServer) -> None:
         username=tls_server.username,
         password=Secret(tls_server.password),
     )
-    assert len(lines) == 2
+    assert len(lines) == 3
+
+
+async def test_a_cluster_that_goes_on_without_a_shard(breakable_cluster: Cluster) -> None:
+    """Nobody is told to change what is as it should be."""
+    for node in breakable_cluster.nodes:
+        node.cli("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    try:
+        lines = await check(breakable_cluster.addresses[0])
+    finally:
+        for node in breakable_cluster.nodes:
+            node.cli("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    assert len(lines) == 4
+    assert not any("Advice" in line for line in lines)
+
+
+async def test_more_confirmations_than_replicas(cluster_servers: Cluster) -> None:
+    """Writes that could never be confirmed are found before anybody waits for one."""
+    told = await fault(cluster_servers.addresses[0], confirm_replicas=2)
+    assert told.startswith("redis.confirm_replicas = 2: a shard has 1 replicas")
+    assert len(await check(cluster_servers.addresses[0], confirm_replicas=1)) == 5
 
 
 async def test_wrong_password(tls_server: TlsServer) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from flowcache.secret import Secret
 from flowcache.store.link import LinkState
-from flowcache.store.replies import EXPIRED, LOST, OVERSIZED, ErrorReply, LostReply
+from flowcache.store.replies import EXPIRED, LOST, OVERSIZED, ErrorReply, LostReply, SlowReply
 from tests.store.harness import in_time, link_to, soon
 from tests.store.resp import array, bulk, error, integer, push, words
 from tests.store.scripted import Peer, Request, Scripted
@@ -43,6 +43,60 @@ async def test_late_reply_after_another_expired() -> None:
             await asyncio.sleep(0)
         assert await waiting == b"c"
         assert link.status().pending == 0
+
+
+async def test_promotion() -> None:
+    """A link to a replica that became a primary goes on, and no longer asks for stale reads."""
+
+    def sent() -> list[bytes]:
+        return [b" ".join(request) for request in server.talking.requests]
+
+    async with (
+        Scripted(answer_with_name) as server,
+        link_to(server.address, readonly=True) as link,
+    ):
+        before = link.send(words("GET", "a"), in_time())
+        link.promote()
+        after = link.send(words("GET", "b"), in_time())
+        link.promote()
+        assert await before == b"a"
+        assert await after == b"b"
+        assert sent()[-3:] == [b"GET a", b"READWRITE", b"GET b"]
+        server.talking.hang_up()
+        await soon(lambda: link.status().connects == 2)
+        assert await link.send(words("GET", "c"), in_time()) == b"c"
+        assert sent() == [b"GET c"], "nor does it on its next connection"
+
+
+async def test_told_that_it_is_slow() -> None:
+    """A reply that is not there in time is told of once, and is still the reply when it comes."""
+    async with Scripted() as server, link_to(server.address) as link:
+        told = await link.send(words("GET", "a"), in_time(), slow_at=in_time(0.01))
+        assert isinstance(told, SlowReply)
+        assert not told.rest.done()
+        await server.asked()
+        server.talking.say(bulk("a"))
+        assert await told.rest == b"a"
+        expired = await link.send(words("GET", "b"), in_time(0.05), slow_at=in_time(0.01))
+        assert isinstance(expired, SlowReply)
+        assert await expired.rest is EXPIRED
+        lost = await link.send(words("GET", "c"), in_time(), slow_at=in_time(0.01))
+        assert isinstance(lost, SlowReply)
+        server.talking.hang_up()
+        assert await lost.rest is LOST
+
+
+async def test_fast_replies_are_never_slow() -> None:
+    """A reply that came before the moment leaves nothing to be told."""
+    async with Scripted(answer_with_name) as server, link_to(server.address) as link:
+        replies = [
+            await link.send(words("GET", str(n)), in_time(), slow_at=in_time(0.001 * n))
+            for n in range(20, 30)
+        ]
+        assert [reply for reply in replies if isinstance(reply, SlowReply)] == []
+        late = await link.send(words("GET", "x"), in_time(), slow_at=in_time(-1))
+        reply = await late.rest if isinstance(late, SlowReply) else late
+        assert reply == b"x"
 
 
 @pytest.mark.parametrize(

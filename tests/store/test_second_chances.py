@@ -85,6 +85,8 @@ async def test_a_killed_primary(servers: Cluster) -> None:
         before = fresh
         await soon(lambda: fresh > before + 50)
         assert await guard.execute(put(key, b"1"), in_time()) == b"OK"
+        (shard,) = (s for s in store.status().shards if s.name == name_of(replica))
+        assert shard.primary.connects == 1, "the link that it had as a replica goes on"
         done = True
         await asyncio.gather(*readers)
         await guard.close()

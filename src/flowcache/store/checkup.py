@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 from flowcache.errors import Failure
 from flowcache.ports import Clock, Command, Once
-from flowcache.store.connection import ConnectFault
+from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import tag_of_slot
-from flowcache.store.topology import Kind, ShardMap
+from flowcache.store.topology import Kind, ShardMap, Topology
 
 __all__ = ["CheckupFault", "checkup"]
 
@@ -58,6 +58,19 @@ async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
     yield f"Topology: {topology.kind.value}, {count} shard{'s' if count > 1 else ''}."
     if topology.kind is Kind.CLUSTER and settings.database != 0:
         raise CheckupFault("redis.database: a cluster has only database 0.")
+    fewest = min(len(shard.replicas) for shard in topology.shards)
+    if settings.confirm_replicas > fewest:
+        raise CheckupFault(
+            f"redis.confirm_replicas = {settings.confirm_replicas}: a shard has {fewest} replicas; "
+            "no write to it would succeed."
+        )
+    if not fewest:
+        yield "  Advice: a shard has no replica; while its server is away, so are its keys."
+    if topology.kind is Kind.CLUSTER and await _wants_full_coverage(settings, topology):
+        yield (
+            "  Advice: with cluster-require-full-coverage yes, the whole cluster refuses calls "
+            "while one shard is without a server; set it to no on every node."
+        )
     store = RedisStore(settings, clock)
     try:
         await store.start()
@@ -66,6 +79,25 @@ async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
             yield f"  {shard.primary}: writes, reads and scripts work ({milliseconds:.1f} ms)."
     finally:
         await store.close()
+
+
+async def _wants_full_coverage(settings: StoreSettings, topology: Topology) -> bool:
+    """Tell whether one dead shard stops the others; no where flowcache's user may not ask."""
+    for shard in topology.shards:
+        try:
+            connection = await connect(shard.primary, settings)
+        except ConnectFault:
+            continue  # whoever uses the shard next says why
+        try:
+            told = await ask(connection, "CONFIG", "GET", "cluster-require-full-coverage")
+        except ConnectFault:
+            continue
+        finally:
+            await close(connection)
+        values = told.values() if isinstance(told, dict) else told[1::2]
+        if b"yes" in values:
+            return True
+    return False
 
 
 async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:

@@ -15,7 +15,7 @@ from hiredis import pack_command
 from flowcache.ports import Command
 from flowcache.store.slots import once_key
 
-__all__ = ["ASKING", "PING", "Packed", "pack"]
+__all__ = ["ASKING", "PING", "Packed", "pack", "pack_wait"]
 
 
 class Packed(NamedTuple):
@@ -43,6 +43,11 @@ _WRITE_SHA = sha1(_WRITE_LUA, usedforsecurity=False).hexdigest().encode()
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
+
+
+def pack_wait(replicas: int, milliseconds: int) -> bytes:
+    """Return a WAIT for what was written before it on the same connection."""
+    return _pack((b"WAIT", b"%d" % replicas, b"%d" % milliseconds))
 
 
 def pack(command: Command) -> Packed:

@@ -46,6 +46,7 @@ __all__ = ["Link", "LinkState"]
 _log = structlog.get_logger(__name__)
 
 _NOT_ENOUGH = object()
+_READWRITE = b"*1\r\n$9\r\nREADWRITE\r\n"
 _DRAIN_POLL = 0.05
 _STUCK = 0.25
 """Seconds without a reply after which a link is no good source of anything."""
@@ -155,7 +156,7 @@ class _Wire(asyncio.Protocol):
 class Link:
     """A connection to one server that keeps itself up.
 
-    ``readonly`` makes a cluster's replica answer reads (the command READONLY).
+    ``readonly`` makes a cluster's replica answer reads (the command READONLY), until `promote`.
     """
 
     def __init__(
@@ -216,23 +217,32 @@ class Link:
             return future
         now = self._clock()
         if after is not None:
-            wire.out.append(after)
-            wire.waiting.append(Waiter(None, now))
+            self._put(wire, after, Waiter(None, now))
         waiter = Waiter(future, now)
-        wire.out.append(data)
-        wire.waiting.append(waiter)
+        self._put(wire, data, waiter)
         self._deadlines.add(waiter, deadline)
         if slow_at is not None:
             self._slowness.add(waiter, slow_at)
+        return future
+
+    def _put(self, wire: _Wire, data: bytes, waiter: Waiter) -> None:
+        wire.out.append(data)
+        wire.waiting.append(waiter)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        return future
 
     def _flush(self) -> None:
         self._flushing = False
         if self._wire is not None:
             self._wire.flush()
+
+    def promote(self) -> None:
+        """Take the server for a primary from now on; a replica again, it has to redirect reads."""
+        if self._readonly:
+            self._readonly = False
+            if self._wire is not None:
+                self._put(self._wire, _READWRITE, Waiter(None, self._clock()))
 
     def is_stuck(self, now: float) -> bool:
         """Tell whether it is not connected, or has not been answering for a while."""

@@ -42,7 +42,7 @@ from flowcache.store.routes import Routes
 from flowcache.store.settings import Address
 from flowcache.store.slots import SLOTS
 
-__all__ = ["TRIES", "Means", "Pursuit", "Refusals"]
+__all__ = ["TRIES", "Means", "Pursuit", "Refusals", "is_repeatable"]
 
 TRIES = 3
 _AGAIN_DELAY = 0.02
@@ -154,7 +154,7 @@ class Pursuit:
         if what is Reaction.REFUSE:
             self._means.refusals.note(error.code, self.link.address)
             # What nobody foresaw may have come after a part of the write was done.
-            unsure = error.code not in REACTIONS and not self._is_repeatable()
+            unsure = error.code not in REACTIONS and not is_repeatable(self._command)
             raise failure(message, retryable=False if unsure else None)
         if what is Reaction.AGAIN:  # there, and as it was: elsewhere it would be led back here
             self._means.routes.refresh_soon()
@@ -179,7 +179,7 @@ class Pursuit:
         self._after = ASKING if what is Reaction.ASK else None
         if what is Reaction.REFRESH:
             await self._within(routes.next_refresh(), self._halfway())
-            self.link = routes.shard(self._command.key).primary
+            self.link = self._home()
         else:
             slot, address = _redirect_target(error, self.link)
             moved = what is Reaction.MOVED
@@ -189,7 +189,7 @@ class Pursuit:
 
     async def _on_loss(self, loss: LostReply) -> None:
         message = "The connection to Redis was lost"
-        if loss.sent and not self._is_repeatable():
+        if loss.sent and not is_repeatable(self._command):
             raise RedisUnavailable(
                 f"{message}; whether the write was done is unknown.", retryable=False
             )
@@ -198,21 +198,22 @@ class Pursuit:
         if self._tries >= TRIES or unsent or not self._may_retry():
             raise RedisUnavailable(f"{message}.")
         self._tries += 1
-        self.link, self._after = self._means.routes.shard(self._command.key).primary, None
+        self.link, self._after = self._home(), None
         await self._within(self.link.ready(), self._halfway())
+
+    def _home(self) -> Link:
+        """Return the link that leads to the key now."""
+        shard = self._means.routes.shard(self._command.key)
+        return shard.writer if self._command.writes else shard.primary
 
     def _may_retry(self) -> bool:
         return self._patience and self._means.retries.withdraw(self._means.clock())
-
-    def _is_repeatable(self) -> bool:
-        """Tell whether running the command twice does no more than running it once."""
-        return not self._command.writes or self._command.once is not None
 
     def _raise_expired(self) -> NoReturn:
         if self._command.writes:
             raise DeadlineExceeded(
                 "Redis did not answer in time; whether the write was done is unknown.",
-                retryable=self._is_repeatable(),
+                retryable=is_repeatable(self._command),
             )
         raise DeadlineExceeded("Redis did not answer in time.")
 
@@ -226,6 +227,11 @@ class Pursuit:
                 await what
         except TimeoutError:
             pass  # the send that follows says what is wrong
+
+
+def is_repeatable(command: Command) -> bool:
+    """Tell whether running ``command`` twice does no more than running it once."""
+    return not command.writes or command.once is not None
 
 
 def _redirect_target(error: ErrorReply, link: Link) -> tuple[int, Address]:

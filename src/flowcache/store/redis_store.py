@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Awaitable, Set
 
 from flowcache.budget import Budget
-from flowcache.errors import RedisUnavailable
+from flowcache.errors import DeadlineExceeded, RedisUnavailable
 from flowcache.ports import Clock, Command, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
-from flowcache.store.commands import PING, pack
-from flowcache.store.link import LinkState
-from flowcache.store.pursuit import Means, Pursuit, Refusals
+from flowcache.store.commands import PING, Packed, pack, pack_wait
+from flowcache.store.link import Link, LinkState
+from flowcache.store.pursuit import Means, Pursuit, Refusals, is_repeatable
 from flowcache.store.replies import ErrorReply, Fault, SlowReply
 from flowcache.store.routes import OnBack, Routes, ShardRoute
 from flowcache.store.settings import StoreSettings
@@ -33,6 +33,8 @@ class RedisStore:
     ) -> None:
         self._routes = Routes(settings, clock, on_back)
         self._retries = Budget(settings.retry_share)
+        self._confirm = settings.confirm_replicas
+        self._clock = clock
         self._means = Means(self._routes, self._retries, Refusals(clock), clock)
 
     def shard(self, key: bytes) -> ShardRoute:
@@ -57,7 +59,12 @@ class RedisStore:
         """Run ``command``; see `ports.Store.execute_at`."""
         self._retries.deposit()
         packed = pack(command)
-        link = shard.primary if command.writes else shard.reader()
+        if command.writes:
+            if self._confirm:
+                return await self._confirmed(shard, command, packed, deadline)
+            link = shard.primary
+        else:
+            link = shard.reader()
         reply = await link.send(packed.data, deadline, slow_at=slow_at)
         if isinstance(reply, Fault):
             patience = command.writes or not shard.has_fallback()
@@ -65,6 +72,35 @@ class RedisStore:
             rest = pursuit.follow(reply)
             return Slow(rest) if isinstance(reply, SlowReply) else await rest
         return reply
+
+    async def _confirmed(
+        self, shard: ShardRoute, command: Command, packed: Packed, deadline: float
+    ) -> Reply:
+        """Run a write, and answer when enough replicas have it.
+
+        Raises:
+            Failure: as for any write; or it is done, and not confirmed in time.
+        """
+        link = shard.writer
+        reply, replicas = link.send(packed.data, deadline), self._wait(link, deadline)
+        done = await reply
+        if isinstance(done, Fault):
+            pursuit = Pursuit(self._means, command, packed, link, deadline, patience=True)
+            done = await pursuit.follow(done)
+            replicas = self._wait(pursuit.link, deadline)  # what was waited for is not what is done
+        confirmed = await replicas
+        if type(confirmed) is int and confirmed >= self._confirm:
+            return done
+        raise DeadlineExceeded(
+            "Redis did the write, but its replicas did not confirm in time that they have it.",
+            retryable=is_repeatable(command),
+        )
+
+    def _wait(self, link: Link, deadline: float) -> Awaitable[Reply | Fault]:
+        """Ask for how many replicas have what was written on ``link``, before the deadline."""
+        # Zero would be for ever. The answer needs a moment to come back, too.
+        milliseconds = max(1, int((deadline - self._clock()) * 900))
+        return link.send(pack_wait(self._confirm, milliseconds), deadline)
 
     async def read_elsewhere(
         self, shard: ShardRoute, command: Command, deadline: float

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from itertools import count
 
 import structlog
@@ -45,19 +46,32 @@ _log = structlog.get_logger(__name__)
 OnBack = Callable[[str, bool], None]
 """Told the name of a shard one of whose servers can be reached again, and whether its primary."""
 
-_Place = tuple[Address, bool]
-"""A server, and whether as a replica."""
+
+class Role(StrEnum):
+    """What a link is for. A server may have several, one for each."""
+
+    PRIMARY = "primary"
+    WRITER = "writer"
+    """To a primary, for writes that wait for replicas: WAIT holds up what comes behind it."""
+    REPLICA = "replica"
+
+
+_Place = tuple[Address, Role]
 
 
 class ShardRoute:
-    """A shard at run time: its primary's link and those of its replicas."""
+    """A shard at run time: its primary's link and those of its replicas.
 
-    __slots__ = ("_from_replica", "_turn", "name", "primary", "replicas", "slots")
+    ``writer`` is the link for writes, which is the primary's own unless they wait for replicas.
+    """
+
+    __slots__ = ("_from_replica", "_turn", "name", "primary", "replicas", "slots", "writer")
 
     def __init__(
         self,
         shard: ShardMap,
         primary: Link,
+        writer: Link,
         replicas: tuple[Link, ...] = (),
         read_from: ReadFrom = ReadFrom.PRIMARY,
     ) -> None:
@@ -65,6 +79,7 @@ class ShardRoute:
         self.name = str(shard.primary)
         self.slots = shard.slots
         self.primary = primary
+        self.writer = writer
         self.replicas = replicas
         self._from_replica = read_from is ReadFrom.REPLICA
         self._turn = count()
@@ -141,14 +156,14 @@ class Routes:
         """Note a slot's new home at once; the refresh that follows brings the rest."""
         link = self.redirected(address)
         if self.kind is Kind.CLUSTER:
-            shard = self.shards.get(str(address)) or ShardRoute(ShardMap(address), link)
+            shard = self.shards.get(str(address)) or ShardRoute(ShardMap(address), link, link)
             self._shard_by_slot[slot] = shard
         return link
 
     def redirected(self, address: Address) -> Link:
         """Return the link to a server that a redirection names."""
-        self._redirected[address, False] = self._clock()
-        return self._link(address, replica=False)
+        self._redirected[address, Role.PRIMARY] = self._clock()
+        return self._link(address, Role.PRIMARY)
 
     def refresh_soon(self) -> None:
         """Have the topology asked for."""
@@ -180,6 +195,7 @@ class Routes:
                 await self._refreshed.wait()
                 for shard in tuple(self.shards.values()):
                     await shard.primary.settled()
+                    await shard.writer.settled()
         except TimeoutError:
             pass  # the calls that come will say what is wrong
 
@@ -286,27 +302,45 @@ class Routes:
         )
 
     def _places(self, shard: ShardMap) -> list[_Place]:
+        """Return the links that a shard needs: its primary's, its writer's, its replicas'."""
+        writer = Role.WRITER if self._settings.confirm_replicas else Role.PRIMARY
         replicas = shard.replicas if self._settings.uses_replicas else ()
-        return [(shard.primary, False), *((address, True) for address in replicas)]
+        return [
+            (shard.primary, Role.PRIMARY),
+            (shard.primary, writer),
+            *((address, Role.REPLICA) for address in replicas),
+        ]
 
     def _adopt(self, shard: ShardMap) -> ShardRoute:
-        primary, *replicas = (self._link(address, replica=r) for address, r in self._places(shard))
-        return ShardRoute(shard, primary, tuple(replicas), self._settings.read_from)
+        primary, writer, *replicas = (self._link(*place) for place in self._places(shard))
+        return ShardRoute(shard, primary, writer, tuple(replicas), self._settings.read_from)
 
-    def _link(self, address: Address, *, replica: bool) -> Link:
-        link = self._links.get((address, replica))
+    def _link(self, address: Address, role: Role) -> Link:
+        link = self._links.get((address, role))
+        if link is None and role is Role.PRIMARY:
+            link = self._promoted(address)
         if link is None:
             if self._closed:
                 raise RedisUnavailable("flowcache is shutting down.")
-            link = self._links[address, replica] = Link(
+            link = self._links[address, role] = Link(
                 address,
                 self._settings,
                 self._deadlines,
                 self._slowness,
                 self._clock,
-                readonly=replica and self.kind is Kind.CLUSTER,
+                readonly=role is Role.REPLICA and self.kind is Kind.CLUSTER,
                 on_change=self._link_changed,
             )
+        return link
+
+    def _promoted(self, address: Address) -> Link | None:
+        """Return the link to a replica that has become a primary: it is connected already."""
+        link = self._links.get((address, Role.REPLICA))
+        if link is None or link.state is not LinkState.READY:
+            return None
+        del self._links[address, Role.REPLICA]
+        self._links[address, Role.PRIMARY] = link
+        link.promote()
         return link
 
     def _link_changed(self, link: Link) -> None:

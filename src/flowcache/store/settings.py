@@ -96,6 +96,8 @@ class StoreSettings(msgspec.Struct, frozen=True):
     """Whether a replica may answer a read that its primary does not."""
     retry_share: float = 0.2
     """The share of calls that may be sent again because a server failed."""
+    confirm_replicas: int = 0
+    """How many replicas must have a write before it is answered."""
     connect_timeout: float = 1.0
     reply_timeout: float = 2.0
     """A link whose oldest reply is later than this is reset."""

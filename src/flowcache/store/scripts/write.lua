@@ -18,6 +18,9 @@ if record then
     if seen[1] ~= ARGV[3] then
       return redis.error_reply('CONFLICT this idempotency key came with another body')
     end
+    -- Written again, so that a WAIT that follows waits for the first write, too: on a new connection
+    -- it would else have nothing to wait for. pcall: a server out of memory still repeats its answer.
+    redis.pcall('HSET', record, 'fingerprint', ARGV[3])
     return tonumber(seen[2]) or redis.status_reply(seen[2])
   end
 end

@@ -1,0 +1,135 @@
+"""Writes that wait for replicas: what an answer then promises, and what it costs others."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from flowcache.errors import DeadlineExceeded
+from flowcache.ports import Command, Once
+from flowcache.store.redis_store import RedisStore
+from tests.servers.cluster import Cluster
+from tests.servers.standalone import replicated
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.test_cluster import key_on, name_of
+from tests.store.test_second_chances import all_links_are_up
+
+ONCE = Once(b"token", b"fingerprint", 60_000)
+FAILOVER_SECONDS = 30.0
+
+
+async def is_not_confirmed(store: RedisStore, command: Command) -> DeadlineExceeded:
+    began = monotonic()
+    with pytest.raises(DeadlineExceeded, match="did not confirm") as caught:
+        await store.execute(command, in_time(0.3))
+    assert monotonic() - began < 0.3 + SLACK
+    return caught.value
+
+
+async def test_what_is_answered_is_on_the_replica() -> None:
+    """At the moment of the answer the replica has the write, whichever it is."""
+    with replicated() as pair:
+        pair.wait_linked()
+        async with store_at(pair.primary.address, confirm_replicas=1) as store:
+            await soon(lambda: all_links_are_up(store))
+            for number in range(1, 20):
+                assert await store.execute(incr(b"n"), in_time()) == number
+                assert pair.replica.cli("GET", "n") == str(number)
+            assert await store.execute(incr(b"n", ONCE), in_time()) == 20
+            assert pair.replica.cli("GET", "n") == "20"
+            answers = await asyncio.gather(
+                *(store.execute(put(b"k%d" % n, b"v"), in_time()) for n in range(200))
+            )
+            assert set(answers) == {b"OK"}
+            assert pair.replica.cli("EXISTS", *(f"k{n}" for n in range(200))) == 200
+
+
+async def test_without_replicas_nothing_is_promised() -> None:
+    """A write that no replica confirms fails in time, says it is done, and holds up no read."""
+    with replicated() as pair:
+        pair.wait_linked()
+        async with store_at(pair.primary.address, confirm_replicas=1) as store:
+            await soon(lambda: all_links_are_up(store))
+            # The script has to be there: sent again, it would wait behind the first WAIT.
+            await store.execute(incr(b"script", ONCE), in_time())
+            pair.replica.pause()
+            try:
+                writing = asyncio.ensure_future(is_not_confirmed(store, incr(b"n")))
+                await asyncio.sleep(0)
+                began = monotonic()
+                assert await store.execute(get(b"other"), in_time(10)) is None
+                reading = monotonic() - began
+                assert not writing.done() or reading > 0.25, "it waited behind the write"
+                assert (await writing).retryable is False
+                assert pair.primary.cli("GET", "n") == "1"
+                assert (await is_not_confirmed(store, incr(b"n", ONCE))).retryable is True
+                assert pair.primary.cli("GET", "n") == "2"
+            finally:
+                pair.replica.resume()
+            assert await store.execute(incr(b"n", ONCE), in_time()) == 2
+            assert pair.replica.cli("GET", "n") == "2"
+
+
+async def test_a_repeated_write_is_confirmed_anew() -> None:
+    """On a new connection, too, a repeated write waits for the replica to have the first one."""
+    with replicated() as pair:
+        pair.wait_linked()
+        async with store_at(pair.primary.address, confirm_replicas=1) as store:
+            await soon(lambda: all_links_are_up(store))
+            pair.replica.pause()
+            try:
+                await is_not_confirmed(store, incr(b"n", ONCE))
+                losses = store.status().shards[0].primary.losses
+                pair.primary.cli("CLIENT", "KILL", "TYPE", "normal")
+                await soon(lambda: store.status().shards[0].primary.losses > losses)
+                await soon(lambda: store.shard(b"n").writer.state == "ready")
+                await is_not_confirmed(store, incr(b"n", ONCE))
+                assert pair.primary.cli("GET", "n") == "1"
+            finally:
+                pair.replica.resume()
+
+
+async def test_one_that_fails_is_not_waited_for() -> None:
+    """A write that Redis refuses fails with its own reason, at once."""
+    with replicated() as pair:
+        pair.wait_linked()
+        async with store_at(pair.primary.address, confirm_replicas=1) as store:
+            await soon(lambda: all_links_are_up(store))
+            await store.execute(put(b"k", b"x"), in_time())
+            pair.replica.pause()
+            try:
+                hset = Command(b"HSET", b"k", (b"a", b"b"), 60, True)
+                with pytest.raises(Exception, match="another type"):
+                    await store.execute(hset, in_time(600))
+            finally:
+                pair.replica.resume()
+
+
+async def test_nothing_confirmed_is_lost_in_a_failover(breakable_cluster: Cluster) -> None:
+    """What was answered before a primary was killed is there on the one that takes over."""
+    servers = breakable_cluster
+    for node in servers.nodes:
+        node.cli("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    dead = servers.primaries()[0]
+    (new,) = servers.replicas_of(dead)
+    key = key_on(servers, dead)
+    async with store_at(*servers.addresses, confirm_replicas=1) as store:
+        guard = guarded(store)
+        await soon(lambda: all_links_are_up(store))
+        acknowledged: list[int] = []
+
+        async def writer() -> None:
+            while True:
+                acknowledged.append(await guard.execute(incr(key), in_time(2.0)))
+
+        writing = asyncio.ensure_future(writer())
+        await soon(lambda: len(acknowledged) > 200 or writing.done())
+        dead.kill()
+        with pytest.raises(Exception, match="Redis"):
+            await writing
+        await soon(lambda: store.shard(key).name == name_of(new), within=FAILOVER_SECONDS)
+        await soon(lambda: store.status().status == "ready")
+        assert int(await store.execute(get(key), in_time())) >= max(acknowledged)
+        await guard.close()
