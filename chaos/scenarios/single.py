@@ -15,11 +15,13 @@ from tests.servers import RedisProcess, Replicated, SentinelGroup, eventually
 __all__ = ["SCENARIOS"]
 
 OUT_OF_MEMORY = "1mb"
+REPLICAS = 2
+"""Of a Sentinel's primary."""
 
 
 def kill_watched(stage: Stage[SentinelGroup]) -> None:
     primary = stage.servers.primary()
-    with stage.controlled(primary, EVERY_SLOT, replicas=2):
+    with stage.controlled(primary, EVERY_SLOT, replicas=REPLICAS):
         stage.calm(0.5)
         strike = stage.strike("killed", may_lose=True, reads_survive=True)
         primary.kill()
@@ -30,14 +32,14 @@ def kill_watched(stage: Stage[SentinelGroup]) -> None:
     stage.calm()
 
 
-def order_watched(stage: Stage[SentinelGroup]) -> None:
+def order_watched(stage: Stage[SentinelGroup], *, may_lose: bool = True) -> None:
     primary = stage.servers.primary()
-    with stage.controlled(primary, EVERY_SLOT, replicas=2):
+    with stage.controlled(primary, EVERY_SLOT, replicas=REPLICAS):
         stage.calm(0.5)
-        strike = stage.strike("failed over", may_lose=True, reads_survive=True)
+        strike = stage.strike("failed over", may_lose=may_lose, reads_survive=True)
         stage.servers.sentinels[0].cli("SENTINEL", "FAILOVER", stage.servers.service)
         # Until the old primary is told, it goes on acknowledging what will be lost.
-        stage.fails_over(strike, lambda: primary.cli("ROLE")[0] == "slave")
+        stage.fails_over(strike, lambda: _follows(stage.servers, primary))
     stage.mends(strike)
     stage.calm()
 
@@ -45,6 +47,13 @@ def order_watched(stage: Stage[SentinelGroup]) -> None:
 def _other_primary(group: SentinelGroup, old: RedisProcess) -> bool:
     primary = group.primary()
     return primary is not old and bool(primary.cli("ROLE")[0] == "master")
+
+
+def _follows(group: SentinelGroup, old: RedisProcess) -> bool:
+    """Whether the old primary is a replica, and the new one has all that there are."""
+    is_replica = old.cli("ROLE")[0] == "slave"
+    role, _, replicas = group.primary().cli("ROLE")
+    return is_replica and role == "master" and len(replicas) == REPLICAS
 
 
 def swap(stage: Stage[Replicated]) -> None:
@@ -115,6 +124,14 @@ SCENARIOS = (
         "`SENTINEL FAILOVER`; the old primary takes writes until Sentinel demotes it.",
         watched,
         order_watched,
+    ),
+    Scenario(
+        "Sentinel: confirmed",
+        "The same with `redis.confirm_replicas = 2`, as many as there are: now a loss is no "
+        "longer Redis's own.",
+        watched,
+        partial(order_watched, may_lose=False),
+        environment={"FLOWCACHE_REDIS_CONFIRM_REPLICAS": str(REPLICAS)},
     ),
     Scenario(
         "primary turns READONLY",
