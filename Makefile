@@ -27,7 +27,7 @@ check: $(DEV_READY) ## lint, types, layers, documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python tools/check_docs.py
+	@$(BIN)/python -m tools.check_docs
 
 bench: $(DEV_READY) ## measure against its peers; see bench/README.md
 	@$(BIN)/python -m bench.run $(ARGS)

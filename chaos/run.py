@@ -76,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = report.tables(results)
     print(text)
     if not wanted and not failed:
-        page = report.write(PAGE.read_text("utf-8"), "chaos scenarios", report.about_table(chosen))
-        PAGE.write_text(report.write(page, "chaos", text), "utf-8")
+        PAGE.write_text(report.write(PAGE.read_text("utf-8"), "chaos", text), "utf-8")
     for result in results:
         for what in result.broken:
             print(f"BROKEN  {result.run.name}: {what}", file=sys.stderr)
