@@ -6,6 +6,7 @@ A Protocol stands here only where two implementations exist or the layers forbid
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence, Set
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ __all__ = [
     "Command",
     "Executor",
     "Metrics",
+    "Mode",
     "Once",
     "Reply",
     "Shard",
@@ -140,6 +142,19 @@ class Store(Protocol[ShardT]):
         Raises:
             Failure: as `Executor.execute`.
         """
+
+
+class Mode(StrEnum):
+    """Say who decides about a circuit. The values are shown to operators and never renamed."""
+
+    AUTO = "auto"
+    """The circuit itself, by how the calls go."""
+    FORCED_OPEN = "forced-open"
+    """An operator: nothing is let through."""
+    DISABLED = "disabled"
+    """Nobody: everything is let through and nothing is judged."""
+    OBSERVE = "observe"
+    """The circuit judges, and tells, as in AUTO, but refuses nobody."""
 
 
 class Metrics(Protocol):

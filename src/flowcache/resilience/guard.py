@@ -135,7 +135,7 @@ class Guard(Generic[ShardT]):
             first = self._beside_call(_as_value(rest))
             return await self._with_hedge(first, shard, circuits, command, began, deadline)
         now = clock()
-        circuit.succeed(permit, now)
+        circuit.succeed(permit, now, now - began)
         if slow_at is not None:
             circuits.patience.observe(now - began)
         return reply
@@ -167,7 +167,8 @@ class Guard(Generic[ShardT]):
             if _is_no_answer(fault):
                 raise why from None
             raise
-        circuit.succeed(permit, self._clock())
+        now = self._clock()
+        circuit.succeed(permit, now, now - began)
         self._elsewheres += 1
         return reply
 
@@ -216,7 +217,7 @@ class Guard(Generic[ShardT]):
             self._settle_failed(circuits.read, permit, fault, began, deadline)
             raise
         now = self._clock()
-        circuits.read.succeed(permit, now)
+        circuits.read.succeed(permit, now, now - began)
         circuits.patience.observe(now - began)
         return reply
 
@@ -233,15 +234,16 @@ class Guard(Generic[ShardT]):
     ) -> None:
         """Give a permit back after a call that has no reply."""
         now = self._clock()
+        seconds = now - began
         if isinstance(fault, Declined):
             circuit.ignore(permit, now)
         elif isinstance(fault, RedisUnavailable):
-            circuit.fail(permit, now)
+            circuit.fail(permit, now, seconds)
         elif isinstance(fault, DeadlineExceeded):
             enough = deadline - began >= self._min_budget
-            (circuit.fail if enough else circuit.ignore)(permit, now)
+            (circuit.fail if enough else circuit.ignore)(permit, now, seconds)
         elif isinstance(fault, Failure):  # Redis answered, and well
-            circuit.succeed(permit, now)
+            circuit.succeed(permit, now, seconds)
         else:  # a cancellation, a bug: they say nothing about Redis
             circuit.ignore(permit, now)
 
@@ -322,7 +324,7 @@ def _status(shard: str, access: Access, circuit: Breaker, now: float) -> Circuit
         snapshot.failures,
         round(snapshot.retry_after, 3),
         snapshot.refused,
-        snapshot.transitions,
+        sum(snapshot.transitions.values()),
     )
 
 
@@ -334,7 +336,8 @@ def _reporter(shard: str, access: Access) -> Callable[[Transition], None]:
             access=access.value,
             before=transition.before.value,
             after=transition.after.value,
-            reason=transition.reason,
+            reason=transition.reason.value,
+            mode=transition.mode.value,
         )
 
     return report
