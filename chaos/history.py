@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum, auto
 from functools import cache
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ __all__ = [
     "SILENT",
     "Call",
     "Found",
+    "Loss",
     "Operation",
     "Strike",
     "holds",
@@ -84,6 +86,17 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.woken - self.scheduled
 
 
+class Loss(IntEnum):
+    """What Redis itself may lose, by its asynchronous replication, when a primary goes away."""
+
+    NOTHING = auto()
+    """No other primary takes over, or the old one hands over in order."""
+    UNACKNOWLEDGED = auto()
+    """What was read there and had not been acknowledged yet: each write waits for the replicas."""
+    ACKNOWLEDGED = auto()
+    """What it acknowledged in its last moments."""
+
+
 @dataclass(slots=True)
 class Strike:
     """Something was broken. ``slots`` are those it struck: all others must not notice."""
@@ -91,9 +104,7 @@ class Strike:
     what: str
     slots: tuple[range, ...]
     at: float
-    may_lose: bool = False
-    """Whether a primary went away that had a replica to take over: Redis itself may then lose what
-    it acknowledged in the last moments."""
+    may_lose: Loss = Loss.NOTHING
     reads_survive: bool = False
     """Whether a replica is left that could answer reads."""
     failed_over: float | None = None

@@ -28,10 +28,10 @@ What makes the check exact
 What is whose fault
 -------------------
 Redis replicates asynchronously: when a primary goes away, its replica may lack the last writes.
-Such a loss is counted apart, as Redis's own, only if the strike is one that lets a replica take
-over, the key's slot was struck, and the write was acknowledged between `REPLICATION_WINDOW` before
-the strike and the end of the failover. Beside it runs a control that does not use flowcache
-(`control.py`): what WAIT confirmed must not be lost.
+Such a loss is counted apart, as Redis's own, only if the strike is one that allows for it
+(`history.Loss`), the key's slot was struck, and the write was acknowledged between
+`REPLICATION_WINDOW` before the strike and the end of the failover. Beside it runs a control that
+does not use flowcache (`control.py`): what WAIT confirmed must not be lost.
 
 A read that says `stale` may be old, and must still be a value that was written.
 
@@ -48,14 +48,14 @@ What it can't see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Any
 
 import msgspec
 
-from chaos.history import LOST, OK, REFUSED, SILENT, Call, Found, Strike, holds
+from chaos.history import LOST, OK, REFUSED, SILENT, Call, Found, Loss, Strike, holds
 
 __all__ = ["REPLICATION_WINDOW", "Finding", "Kind", "judge"]
 
@@ -263,7 +263,8 @@ def _judge_register(
         may_land = write is not None and write.fate is Fate.UNKNOWN
         if may_land and known.since(seq) > writes[newest].began:
             return Finding(Kind.OVERTAKEN, key, what)
-        redis_did = _lost_by_redis(key, since, ended, strikes)
+        loss = Loss.ACKNOWLEDGED if newest in acknowledged else Loss.UNACKNOWLEDGED
+        redis_did = _lost_by_redis(loss, key, since, ended, strikes)
         if lost:
             return Finding(Kind.LOST_BY_REDIS if redis_did else Kind.LOST, key, what)
         return Finding(Kind.WENT_BACK_BY_REDIS if redis_did else Kind.WENT_BACK, key, what)
@@ -339,7 +340,7 @@ def _judge_counter(
         surplus = value - expected
         if surplus < 0:
             since = acknowledged[max(0, len(acknowledged) + surplus)][1] if acknowledged else at
-            redis_did = _lost_by_redis(key, since, at, strikes)
+            redis_did = _lost_by_redis(Loss.ACKNOWLEDGED, key, since, at, strikes)
             kind = Kind.LOST_BY_REDIS if redis_did else Kind.LOST
             findings.append(Finding(kind, key, f"at {value}, {expected} expected", -surplus))
         elif surplus > pending:
@@ -365,8 +366,9 @@ def _judge_counter(
         certain = value
         acknowledged.append((value, acknowledgement.answered))
     known = _Known(acknowledged)
+    numbers = {number for number, _ in acknowledged}
     for call in _in_order_of_answers(history.reads):
-        if wrong := _judge_count(call, history, known, strikes):
+        if wrong := _judge_count(call, history, known, numbers, strikes):
             findings.append(wrong)
     final = _final_count(found)
     if final is None:
@@ -377,7 +379,11 @@ def _judge_counter(
 
 
 def _judge_count(
-    call: Call, history: History, known: _Known, strikes: Sequence[Strike]
+    call: Call,
+    history: History,
+    known: _Known,
+    acknowledged: Set[int],
+    strikes: Sequence[Strike],
 ) -> Finding | None:
     """Judge a read of a counter by what was known before, and by what had been sent."""
     value = 0 if call.data is None else call.data
@@ -391,7 +397,8 @@ def _judge_count(
     known.add(value, call.answered)
     if value >= newest:
         return None
-    redis_did = _lost_by_redis(history.key, since, call.answered, strikes)
+    loss = Loss.ACKNOWLEDGED if newest in acknowledged else Loss.UNACKNOWLEDGED
+    redis_did = _lost_by_redis(loss, history.key, since, call.answered, strikes)
     kind = Kind.WENT_BACK_BY_REDIS if redis_did else Kind.WENT_BACK
     return Finding(kind, history.key, f"{value} was read when {newest} was known")
 
@@ -405,13 +412,15 @@ def _final_count(found: Found | None) -> int | None:
 # -- what is Redis's own --------------------------------------------------------------------------
 
 
-def _lost_by_redis(key: str, acknowledged: float, seen: float, strikes: Sequence[Strike]) -> bool:
-    """Tell whether a write acknowledged then may be missing at ``seen`` by Redis's own doing."""
+def _lost_by_redis(
+    loss: Loss, key: str, known: float, seen: float, strikes: Sequence[Strike]
+) -> bool:
+    """Tell whether what was known then may be missing at ``seen`` by Redis's own doing."""
     return any(
-        strike.may_lose
+        strike.may_lose >= loss
         and strike.at <= seen
-        and strike.at - REPLICATION_WINDOW <= acknowledged
-        and (strike.failed_over is None or acknowledged <= strike.failed_over)
+        and strike.at - REPLICATION_WINDOW <= known
+        and (strike.failed_over is None or known <= strike.failed_over)
         and holds(strike.slots, key)
         for strike in strikes
     )

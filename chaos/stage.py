@@ -17,7 +17,7 @@ import msgspec
 
 from chaos.bars import Bars
 from chaos.control import Control, controlled
-from chaos.history import Found, Strike
+from chaos.history import Found, Loss, Strike
 from chaos.load import Job, Progress, Told
 from chaos.rigs import Rig
 from tests.servers import RedisProcess, eventually
@@ -139,7 +139,7 @@ class Stage(Generic[S]):
         what: str,
         slots: Sequence[range] = EVERY_SLOT,
         *,
-        may_lose: bool = False,
+        may_lose: Loss = Loss.NOTHING,
         reads_survive: bool = False,
     ) -> Strike:
         """Note that something is about to be broken; see `Strike`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from chaos.bars import Bars
-from chaos.history import Strike
+from chaos.history import Loss, Strike
 from chaos.rigs import clustered
 from chaos.stage import Scenario, Stage
 from tests.servers import Cluster, ClusterNode
@@ -47,7 +47,7 @@ def kill_primary(stage: OnCluster) -> None:
         slots = slots_of(primary)
         with stage.controlled(primary, slots):
             stage.calm(0.5)
-            strike = stage.strike("killed", slots, may_lose=True, reads_survive=True)
+            strike = stage.strike("killed", slots, may_lose=Loss.ACKNOWLEDGED, reads_survive=True)
             primary.kill()
         stage.fails_over(strike, partial(serves, replica))
         stage.calm(0.5)
@@ -74,7 +74,7 @@ def stop_primary(stage: OnCluster) -> None:
     primary, replica, slots = first_shard(stage)
     with stage.controlled(primary, slots):
         stage.calm(0.5)
-        strike = stage.strike("stopped", slots, may_lose=True, reads_survive=True)
+        strike = stage.strike("stopped", slots, may_lose=Loss.ACKNOWLEDGED, reads_survive=True)
         primary.pause()
         stage.fails_over(strike, lambda: serves(replica))
         stage.hold(max(0.0, 5.0 - (strike.failed_over or 0.0) + strike.at))
@@ -84,7 +84,7 @@ def stop_primary(stage: OnCluster) -> None:
 
 
 def stop_everything(stage: OnCluster) -> None:
-    strike = stage.strike("stopped", may_lose=True)
+    strike = stage.strike("stopped", may_lose=Loss.ACKNOWLEDGED)
     for node in stage.servers.nodes:
         node.pause()
     stage.calm()

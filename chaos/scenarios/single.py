@@ -8,6 +8,7 @@ from functools import partial
 import redis
 
 from chaos.bars import Bars
+from chaos.history import Loss
 from chaos.rigs import alone, paired, watched
 from chaos.stage import EVERY_SLOT, Scenario, Stage
 from tests.servers import RedisProcess, Replicated, SentinelGroup, eventually
@@ -23,7 +24,7 @@ def kill_watched(stage: Stage[SentinelGroup]) -> None:
     primary = stage.servers.primary()
     with stage.controlled(primary, EVERY_SLOT, replicas=REPLICAS):
         stage.calm(0.5)
-        strike = stage.strike("killed", may_lose=True, reads_survive=True)
+        strike = stage.strike("killed", may_lose=Loss.ACKNOWLEDGED, reads_survive=True)
         primary.kill()
     stage.fails_over(strike, lambda: _other_primary(stage.servers, primary))
     stage.calm()
@@ -32,7 +33,7 @@ def kill_watched(stage: Stage[SentinelGroup]) -> None:
     stage.calm()
 
 
-def order_watched(stage: Stage[SentinelGroup], *, may_lose: bool = True) -> None:
+def order_watched(stage: Stage[SentinelGroup], *, may_lose: Loss = Loss.ACKNOWLEDGED) -> None:
     primary = stage.servers.primary()
     with stage.controlled(primary, EVERY_SLOT, replicas=REPLICAS):
         stage.calm(0.5)
@@ -130,7 +131,7 @@ SCENARIOS = (
         "The same with `redis.confirm_replicas = 2`, as many as there are: now a loss is no "
         "longer Redis's own.",
         watched,
-        partial(order_watched, may_lose=False),
+        partial(order_watched, may_lose=Loss.UNACKNOWLEDGED),
         environment={"FLOWCACHE_REDIS_CONFIRM_REPLICAS": str(REPLICAS)},
     ),
     Scenario(

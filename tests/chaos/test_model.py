@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.history import LOST, OK, REFUSED, Found, Strike, slot_of
+from chaos.history import LOST, OK, REFUSED, Found, Loss, Strike, slot_of
 from chaos.model import REPLICATION_WINDOW, Kind, judge
 from tests.chaos.telling import TTL_MS, Telling, found, value
 
@@ -226,13 +226,20 @@ class TestLossOfRedis:
     def test_last_moments_before_a_failover_are_its_own(self, told: Telling, key: str) -> None:
         """What a primary acknowledged in its last moments may be lost, and is counted apart."""
         told.write(key, data=1 if key == PLAIN else "OK")
-        strike = Strike("killed", SHARD, told.now, may_lose=True, failed_over=told.now + 2)
+        strike = Strike(
+            "killed", SHARD, told.now, may_lose=Loss.ACKNOWLEDGED, failed_over=told.now + 2
+        )
         assert kinds(told, {}, strike) == only(Kind.LOST_BY_REDIS)
 
     @pytest.mark.parametrize(
         ("slots", "may_lose", "earlier"),
-        [(ELSEWHERE, True, 0.0), (SHARD, False, 0.0), (SHARD, True, REPLICATION_WINDOW)],
-        ids=["another shard", "nobody took over", "long before"],
+        [
+            (ELSEWHERE, Loss.ACKNOWLEDGED, 0.0),
+            (SHARD, Loss.NOTHING, 0.0),
+            (SHARD, Loss.UNACKNOWLEDGED, 0.0),
+            (SHARD, Loss.ACKNOWLEDGED, REPLICATION_WINDOW),
+        ],
+        ids=["another shard", "nobody took over", "confirmed", "long before"],
     )
     @pytest.mark.parametrize("key", [LEDGER, PLAIN])
     def test_nothing_else_is(
@@ -240,7 +247,7 @@ class TestLossOfRedis:
         told: Telling,
         key: str,
         slots: tuple[range, ...],
-        may_lose: bool,
+        may_lose: Loss,
         earlier: float,
     ) -> None:
         """No loss is Redis's on another shard, where nobody took over, or of an older write."""
@@ -250,17 +257,31 @@ class TestLossOfRedis:
 
     def test_what_the_new_primary_acknowledged_is_not(self, told: Telling) -> None:
         """Once the failover is over, what is acknowledged must stay."""
-        strike = Strike("killed", SHARD, told.now - 2, may_lose=True, failed_over=told.now - 1)
+        strike = Strike(
+            "killed", SHARD, told.now - 2, may_lose=Loss.ACKNOWLEDGED, failed_over=told.now - 1
+        )
         told.write(LEDGER)
         assert kinds(told, {}, strike) == only(Kind.LOST)
+
+    @pytest.mark.parametrize("key", [REGISTER, PLAIN])
+    def test_what_was_read_too_early_may_vanish(self, told: Telling, key: str) -> None:
+        """What was read and never acknowledged may be lost where each write waits for replicas."""
+        told.write(key, UNSURE)
+        told.read(key, 1 if key == PLAIN else value(key, 1))
+        strike = Strike("killed", SHARD, told.now, may_lose=Loss.UNACKNOWLEDGED)
+        told.read(key, None)
+        assert kinds(told, {key: "1" if key == PLAIN else value(key, 1)}, strike) == only(
+            Kind.WENT_BACK_BY_REDIS
+        )
+        assert kinds(told, {key: "1" if key == PLAIN else value(key, 1)}) == only(Kind.WENT_BACK)
 
     def test_reads_go_back_with_it(self, told: Telling) -> None:
         """A read that misses what Redis lost is counted with it; before the strike it is not."""
         told.write(REGISTER)
         told.write(REGISTER)
-        before = Strike("killed", SHARD, told.now, may_lose=True)
+        before = Strike("killed", SHARD, told.now, may_lose=Loss.ACKNOWLEDGED)
         told.read(REGISTER, value(REGISTER, 1))
-        after = Strike("killed", SHARD, told.now + 0.5, may_lose=True)
+        after = Strike("killed", SHARD, told.now + 0.5, may_lose=Loss.ACKNOWLEDGED)
         end = {REGISTER: value(REGISTER, 2)}
         assert kinds(told, end, before) == only(Kind.WENT_BACK_BY_REDIS)
         assert kinds(told, end, after) == only(Kind.WENT_BACK)
