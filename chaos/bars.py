@@ -85,5 +85,8 @@ def _broken_on_time(figures: Figures, bars: Bars, deadline: float) -> Iterator[s
     for share, when in ((figures.reads_at_once, "within"), (figures.reads_later, "after")):
         if share and share.value < READS:
             yield f"{share} of reads succeeded {when} 1 s of the primary's death, {READS:.0%} must"
-    if figures.writes_recovered and figures.writes_recovered > RECOVERY_SECONDS:
-        yield f"writes failed until {figures.writes_recovered:.2f} s after the servers' failover"
+    recovered = figures.writes_recovered
+    if recovered == float("inf"):
+        yield "writes still failed at the end, long after the servers' failover"
+    elif recovered and recovered > RECOVERY_SECONDS:
+        yield f"writes failed until {recovered:.2f} s after the servers' failover"

@@ -71,7 +71,7 @@ class Figures:
     """Reads that said that they may be old."""
     writes_recovered: float | None
     """How long after the servers' own failover the last write to a struck key was sent that
-    failed; the worst of all strikes."""
+    failed; the worst of all strikes, infinity where writes still failed at the end."""
 
 
 def measure(
@@ -178,19 +178,21 @@ def _outage(calls: Iterable[Call], began: float, ended: float) -> float:
 
 def _recovery(windows: Sequence[_Window], calls: Sequence[Call]) -> float | None:
     """Return how long after a failover the last write was sent that failed; the worst of all."""
+    writes = [call for call in calls if not call.reads]
     delays = [
-        max(
-            (
-                call.woken - window.strike.failed_over
-                for call in calls
-                if not call.reads
-                and not call.ok
-                and window.strike.failed_over <= call.woken < window.until
-                and holds(window.strike.slots, call.key)
-            ),
-            default=0.0,
-        )
+        _last_failure(over, [call for call in writes if _is_after(window, over, call)])
         for window in windows
-        if window.strike.failed_over is not None
+        if (over := window.strike.failed_over) is not None
     ]
     return max(delays, default=None)
+
+
+def _is_after(window: _Window, over: float, call: Call) -> bool:
+    return over <= call.woken < window.until and holds(window.strike.slots, call.key)
+
+
+def _last_failure(over: float, writes: Sequence[Call]) -> float:
+    """Return when the last write failed, infinity when none succeeded thereafter."""
+    failed = max((call.woken for call in writes if not call.ok), default=over)
+    is_over = failed == over or any(call.ok and call.woken > failed for call in writes)
+    return failed - over if is_over else float("inf")

@@ -119,8 +119,14 @@ def _answers_row(result: Result) -> Sequence[str]:
         _share(figures.others),
         _share(figures.reads_at_once),
         _share(figures.reads_later),
-        NONE if figures.writes_recovered is None else f"{figures.writes_recovered:.2f} s",
+        _recovered(figures.writes_recovered),
     )
+
+
+def _recovered(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    return "never" if seconds == float("inf") else f"{seconds:.2f} s"
 
 
 def _share(share: Share | None) -> str:

@@ -68,8 +68,9 @@ class TestTime:
             {"reads_at_once": Share(98, 100)},
             {"reads_later": Share(98, 100)},
             {"writes_recovered": 1.01},
+            {"writes_recovered": float("inf")},
         ],
-        ids=lambda changed: next(iter(changed)),
+        ids=str,
     )
     def test_each_bar_breaks(self, changed: dict[str, Any]) -> None:
         """What is just beyond a bar breaks it, and only it."""

@@ -86,6 +86,7 @@ def test_recovery_is_when_the_last_write_failed() -> None:
         call(105, outcome="lost", reads=False),
         call(106.5, reads=False),
         call(106.7, outcome="lost", reads=False),
+        call(107, reads=False),
         call(109, THERE, "lost", reads=False),
     ]
     assert figures(calls, strike).writes_recovered == pytest.approx(0.7)
@@ -97,8 +98,20 @@ def test_recovery_is_the_worst_of_all_strikes() -> None:
     """With several strikes each has its time until the next, and the slowest recovery counts."""
     first = Strike("killed", SHARD, 102, failed_over=103)
     second = Strike("killed", SHARD, 106, failed_over=107)
-    calls = [call(103.4, outcome="lost", reads=False), call(107.1, outcome="lost", reads=False)]
+    calls = [
+        call(103.4, outcome="lost", reads=False),
+        call(105, reads=False),
+        call(107.1, outcome="lost", reads=False),
+        call(108, reads=False),
+    ]
     assert figures(calls, first, second).writes_recovered == pytest.approx(0.4)
+
+
+def test_recovery_that_does_not_come_is_infinite() -> None:
+    """Where writes still fail at the end, nobody knows when they would have ceased to."""
+    strike = Strike("killed", SHARD, 104, failed_over=106)
+    calls = [call(107, reads=False), call(109, outcome="lost", reads=False)]
+    assert figures(calls, strike).writes_recovered == float("inf")
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 0), (0.5, 5), (0.999, 9), (1.0, 9)])
