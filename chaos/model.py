@@ -63,6 +63,8 @@ REPLICATION_WINDOW = 1.0
 """Seconds before a primary's end in which what it acknowledged may not have reached its replica."""
 
 MAX_TTL_MS = 3_600_000
+NOT_THE_LOADS = ("flowcache:once:", "control:")
+"""How keys begin that are flowcache's records, and those of the control."""
 FOREVER = float("inf")
 FIELDS = 3
 """How many fields a hash has: `key`, `seq`, `same`, all set by each write."""
@@ -180,8 +182,9 @@ def judge(
     """Return everything that is wrong, permitted findings included.
 
     Args:
-        calls: every attempt of every call. Those of one key are in the order of their scheduling.
-        found: what Redis has at the end, by key; other keys than the load's are held to a TTL only.
+        calls: every attempt of every call. Writes to one key are in the order in which they ended.
+        found: what Redis has at the end, by key. Of flowcache's own records and of the control's
+            keys only the TTL is judged.
         strikes: what was broken meanwhile.
     """
     findings: list[Finding] = []
@@ -206,6 +209,8 @@ def judge(
     for key, state in found.items():
         if not 0 <= state.ttl_ms <= MAX_TTL_MS:
             findings.append(Finding(Kind.NO_TTL, key, f"PTTL {state.ttl_ms}"))
+        if key not in histories and not key.startswith(NOT_THE_LOADS):
+            findings.append(Finding(Kind.WRONG_ANSWER, key, "nobody asked for this key"))
     return findings
 
 
@@ -275,7 +280,7 @@ def _judge_register(
     data = None if found is None else found.value
     if wrong := look(data, FOREVER, FOREVER, stale=False, final=True):
         findings.append(wrong)
-    return findings
+    return list(dict.fromkeys(findings))  # what several reads saw happened once
 
 
 class _Known:

@@ -34,7 +34,7 @@ WARM_UP_CALLS = 200
 DEADLINE = 0.8
 """Seconds a call may take; flowcache's default."""
 
-Told_ = Progress | Told
+Said = Progress | Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class LoadProcess:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        decoder = msgspec.json.Decoder(Told_)
+        decoder = msgspec.json.Decoder(Said)
         for line in self._process.stdout:
             said = decoder.decode(line)
             if isinstance(said, Told):
