@@ -61,8 +61,6 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
-    breaker_mode: Mode
-    """Who decides about circuits until somebody switches them."""
     credentials: tuple[Credential, ...]
     audit_ring: int
     log_level: str
@@ -244,6 +242,14 @@ SETTINGS: tuple[Setting, ...] = (
         _secret,
         None,
         "bearer token of GET /inspector; without one nobody can read it",
+    ),
+    Setting(
+        "inspector",
+        "control_token",
+        _secret,
+        None,
+        "bearer token that may switch circuits, and read the inspector as well; without one nobody "
+        "can",
     ),
     Setting(
         "redis",
@@ -530,7 +536,7 @@ def _masked(setting: Setting, raw: Any) -> str:
 def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
     """Check what concerns several settings, and hand each part its own record."""
     v = values
-    flow, inspector = v["auth.token"], v["inspector.token"]
+    flow, inspector, control = v["auth.token"], v["inspector.token"], v["inspector.control_token"]
     if flow is None and not any(fault.startswith("auth.token") for fault in faults):
         faults.append(
             "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
@@ -538,6 +544,12 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         )
     if flow is not None and flow == inspector:
         faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
+    if control is not None and control == flow:
+        faults.append("inspector.control_token: the same as auth.token; a flow must not switch")
+    if control is not None and control == inspector:
+        faults.append(
+            "inspector.control_token: the same as inspector.token; who reads must not switch"
+        )
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -569,9 +581,9 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
             v["redis.hedge_share"],
+            Mode(v["breaker.mode"]),
         ),
-        Mode(v["breaker.mode"]),
-        _credentials(flow, inspector),
+        _credentials(flow, inspector, control),
         v["audit.ring"],
         v["log.level"],
         _shown(v),
@@ -651,13 +663,19 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
     )
 
 
-def _credentials(flow: Secret, inspector: Secret | None) -> tuple[Credential, ...]:
-    data = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
-    credentials = [Credential(flow, Principal("flow", data))]
-    if inspector is not None:
-        inspect = frozenset({Permission.INSPECT_READ})
-        credentials.append(Credential(inspector, Principal("inspector", inspect)))
-    return tuple(credentials)
+def _credentials(
+    flow: Secret, inspector: Secret | None, control: Secret | None
+) -> tuple[Credential, ...]:
+    everybody: tuple[tuple[str, Secret | None, set[Permission]], ...] = (
+        ("flow", flow, {Permission.DATA_READ, Permission.DATA_WRITE}),
+        ("inspector", inspector, {Permission.INSPECT_READ}),
+        ("control", control, {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}),
+    )
+    return tuple(
+        Credential(token, Principal(name, frozenset(permissions)))
+        for name, token, permissions in everybody
+        if token is not None
+    )
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
