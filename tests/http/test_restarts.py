@@ -74,6 +74,7 @@ def test_who_waits_to_be_accepted_at_sigterm_is_served() -> None:
             for client in clients:
                 client.send(request(operation="GET", key="k"))
             running.process.send_signal(signal.SIGTERM)
+            eventually(lambda: has_pending(worker, signal.SIGTERM), what="the worker's signal")
         finally:
             os.kill(worker, signal.SIGCONT)
         for client in clients:
@@ -81,6 +82,13 @@ def test_who_waits_to_be_accepted_at_sigterm_is_served() -> None:
             assert (answer.status, answer.headers["connection"]) == (200, "close")
             assert client.is_over()
         assert running.process.wait(15) == 0
+
+
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a signal waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (pending,) = (line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_an_idle_connection_may_still_be_used_at_sigterm() -> None:

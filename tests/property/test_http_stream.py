@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from itertools import count, pairwise
 from typing import Any, cast
 
@@ -33,8 +34,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 class Memory(asyncio.Transport):
     """A transport that keeps what is written."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})  # its queues are looked at; nothing goes through it
         self.written = b""
         self.reads = True
         self.is_shut = False
@@ -79,13 +80,13 @@ async def turns(connection: Connection, wire: Memory) -> None:
     raise AssertionError("a hang")
 
 
-async def play(segments: list[bytes], *, end: bool) -> Memory:
+async def play(segments: list[bytes], sock: socket.socket, *, end: bool) -> Memory:
     """Feed a connection; stop where it has closed or doesn't want to read."""
     loop = asyncio.get_running_loop()
     ids = count()
     site = Site(echo, loop, lambda: 0.0, lambda: str(next(ids)), lambda: None)
     site.heads.tell_time(b"now")
-    connection, wire = Connection(site), Memory()
+    connection, wire = Connection(site), Memory(sock)
     connection.connection_made(wire)
     for segment in segments:
         if wire.closed or not segment:
@@ -102,7 +103,9 @@ async def play(segments: list[bytes], *, end: bool) -> Memory:
 
 
 def played(segments: list[bytes], *, end: bool = True) -> Memory:
-    return asyncio.run(play(segments, end=end))
+    one, other = socket.socketpair()
+    with one, other:
+        return asyncio.run(play(segments, one, end=end))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

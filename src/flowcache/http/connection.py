@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
     def close_if_quiet(self) -> bool:
         """Close, unless a request is on its way in: a last look at what has not been read."""
         wire = self._transport
-        if wire is None or _bytes_to_read(wire):
+        if wire is None or _bytes_queued(wire, termios.FIONREAD):
             return False
         self._enter(State.CLOSING)
         wire.close()
@@ -423,7 +423,12 @@ class Connection(asyncio.Protocol):
         self.since = self._site.clock()
 
     def _bytes_unsent(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        """Return how much the client has not taken. The kernel's part may be megabytes: who takes
+        that slowly makes progress that the transport doesn't see for long."""
+        wire = self._transport
+        if wire is None:
+            return 0
+        return wire.get_write_buffer_size() + _bytes_queued(wire, termios.TIOCOUTQ)
 
     def _leave(self) -> None:
         self._site.connections.discard(self)
@@ -434,10 +439,11 @@ def _address(found: object) -> tuple[str, int] | None:
     return (found[0], found[1]) if isinstance(found, tuple) else None
 
 
-def _bytes_to_read(wire: asyncio.Transport) -> int:
-    waiting = array("i", [0])
-    fcntl.ioctl(wire.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
-    return waiting[0]
+def _bytes_queued(wire: asyncio.Transport, queue: int) -> int:
+    """Return the bytes in one of the kernel's queues of a socket; see tcp(7)."""
+    there = array("i", [0])
+    fcntl.ioctl(wire.get_extra_info("socket").fileno(), queue, there)
+    return there[0]
 
 
 def _envelope(failure: Failure, request_id: str) -> bytes:
