@@ -140,9 +140,12 @@ class Service:
 
 @contextmanager
 def service(
-    environment: Mapping[str, str], *arguments: str, ready: bool = True
+    environment: Mapping[str, str], *arguments: str, ready: bool = True, port: int | None = None
 ) -> Iterator[Service]:
-    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while."""
+    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
+
+    ``port`` is that of an earlier one which this one follows; any free one by default.
+    """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
         inherited = {
@@ -156,7 +159,8 @@ def service(
             "FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN,
             "TMPDIR": directory,
         }
-        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(claim.port)]
+        port = claim.port if port is None else port
+        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *arguments],
@@ -164,7 +168,7 @@ def service(
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        running = Service(process, claim.port, log)
+        running = Service(process, port, log)
         try:
             eventually(lambda: _listens(running), what="flowcache to listen")
             if ready:
