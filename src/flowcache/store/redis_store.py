@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Set
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, RedisUnavailable
+from flowcache.errors import RedisUnavailable, Unconfirmed
 from flowcache.ports import Clock, Command, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import PING, Packed, pack, pack_wait
@@ -91,7 +91,7 @@ class RedisStore:
         confirmed = await replicas
         if type(confirmed) is int and confirmed >= self._confirm:
             return done
-        raise DeadlineExceeded(
+        raise Unconfirmed(
             "Redis did the write, but its replicas did not confirm in time that they have it.",
             retryable=is_repeatable(command),
         )
