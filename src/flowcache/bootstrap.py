@@ -66,7 +66,7 @@ class Worker:
         self._store = RedisStore(
             settings.store,
             monotonic,
-            on_back=lambda shard, primary: self._guard.came_back(shard, primary),
+            on_back=lambda shard, accesses: self._guard.came_back(shard, accesses),
         )
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)

@@ -37,7 +37,6 @@ class Budget:
     def withdraw(self, now: float) -> bool:
         """Take a token, if there is one; ``now`` is in monotonic seconds."""
         if not self._share:
-            self.refused += 1
             return False
         income = 0.0 if self._at is None else (now - self._at) * _INCOME
         self._at = now

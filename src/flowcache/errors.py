@@ -17,7 +17,7 @@
     │   ├── NotYet               Redis answers, and can't serve before a moment has passed
     │   └── Overloaded           flowcache has too much to do; Redis was not asked
     └── DeadlineExceeded    504  no answer came in time
-        └── Unconfirmed          the write is done; its replicas did not say in time they have it
+        └── Unconfirmed          the replicas did not say in time that they have what was written
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
@@ -195,7 +195,10 @@ class DeadlineExceeded(Failure):
 
 
 class Unconfirmed(DeadlineExceeded):
-    """The primary did the write, and its replicas did not confirm in time that they have it."""
+    """The replicas did not confirm in time that they have the write, or one before it.
+
+    The message says whether the primary did it.
+    """
 
     __slots__ = ()
     probe_soon = True

@@ -10,15 +10,14 @@ led to is kept for a while: a server that is about to take slots over belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from enum import StrEnum
 from itertools import count
 
 import structlog
 
 from flowcache.errors import RedisUnavailable
-from flowcache.ports import Clock
-from flowcache.store.backoff import reconnect_delay
+from flowcache.ports import Access, Clock
 from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import Deadlines, Waiter
@@ -46,8 +45,8 @@ _REDIRECTED_KEPT = 30.0
 
 _log = structlog.get_logger(__name__)
 
-OnBack = Callable[[str, bool], None]
-"""Told the name of a shard one of whose servers can be reached again, and whether its primary."""
+OnBack = Callable[[str, Set[Access]], None]
+"""Told the name of a shard one of whose servers can be reached again, and for which access."""
 
 
 class Role(StrEnum):
@@ -87,6 +86,10 @@ class ShardRoute:
         self._from_replica = read_from is ReadFrom.REPLICA
         self._turn = count()
 
+    def essential(self) -> tuple[Link, ...]:
+        """Return the links without which some calls fail."""
+        return (self.primary,) if self.writer is self.primary else (self.primary, self.writer)
+
     def reader(self) -> Link:
         """Return where reads go: the primary, or if so configured the next connected replica."""
         return (self._replica() or self.primary) if self._from_replica else self.primary
@@ -104,6 +107,16 @@ class ShardRoute:
             if link.state is LinkState.READY:
                 return True
         return False
+
+    def accesses_by(self, link: Link) -> Set[Access]:
+        """Return what ``link`` is for."""
+        first: tuple[Link, ...] = (self.primary,)
+        second = self.replicas
+        if self._from_replica:
+            first, second = second, first
+        found = {Access.WRITE} if link is self.writer else set()
+        found |= {Access.READ} if link in first else set()
+        return found | ({Access.FALLBACK} if link in second else set())
 
     def _replica(self) -> Link | None:
         ready = [link for link in self.replicas if link.state is LinkState.READY]
@@ -197,8 +210,8 @@ class Routes:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._refreshed.wait()
                 for shard in tuple(self.shards.values()):
-                    await shard.primary.settled()
-                    await shard.writer.settled()
+                    for link in shard.essential():
+                        await link.settled()
         except TimeoutError:
             pass  # the calls that come will say what is wrong
 
@@ -227,7 +240,6 @@ class Routes:
     # -- keeping true -----------------------------------------------------------------------------
 
     async def _refresher(self) -> None:
-        failures = 0
         # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
         # cancellation.
         while not self._closed:
@@ -244,15 +256,15 @@ class Routes:
                 if self._closed:
                     return
                 self._apply(topology)
-                self.fault, failures = None, 0
+                self.fault, failed = None, False
             except ConnectFault as fault:
-                failures += 1
+                failed = True
                 if self.fault != str(fault):
                     _log.warning("redis topology unknown", fault=str(fault))
                 self.fault = str(fault)
             except Exception as bug:
                 # Whatever it is, a store that no longer asks would follow no failover.
-                failures += 1
+                failed = True
                 _log.error("a bug", task="topology", exc_info=bug)
                 self.fault = f"a bug in flowcache: {type(bug).__name__}"
             self._refreshed.set()
@@ -260,8 +272,8 @@ class Routes:
             self._refreshed_at = self._clock()
             if self.kind is None:
                 self._refresh_wanted.set()  # nothing works yet: go on asking
-            pause = reconnect_delay(failures, 0.5) if failures else 0.0
-            await asyncio.sleep(max(_REFRESH_PAUSE, pause))
+            # No longer when it failed often: until a failover is over, that is what it does.
+            await asyncio.sleep(_FAILOVER_INTERVAL if failed else _REFRESH_PAUSE)
 
     def _refresh_interval(self) -> float:
         interval = self._settings.refresh_interval
@@ -289,7 +301,7 @@ class Routes:
                     await self._ask_after(link)
             stuck = still
             if now - self._refreshed_at >= _FAILOVER_INTERVAL and any(
-                shard.primary.is_stuck(now) for shard in self.shards.values()
+                link.is_stuck(now) for shard in self.shards.values() for link in shard.essential()
             ):
                 self._refresh_wanted.set()
 
@@ -373,8 +385,9 @@ class Routes:
 
     def _tell_back(self, link: Link) -> None:
         for shard in self.shards.values():
-            if link is shard.primary or link in shard.replicas:
-                self._on_back(shard.name, link is shard.primary)
+            accesses = shard.accesses_by(link)
+            if accesses:
+                self._on_back(shard.name, accesses)
 
     def _retire_all_but(self, wanted: Iterable[_Place]) -> None:
         """Drain the links that are no longer part of the map, and not just redirected to."""
