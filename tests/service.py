@@ -147,6 +147,8 @@ def service(
             "SERVICE_BEARER_TOKEN": TOKEN,
             "FLOWCACHE_INSPECTOR_TOKEN": INSPECTOR_TOKEN,
             "TMPDIR": directory,
+            # Tests that show wrong credentials share an address and a service.
+            "FLOWCACHE_AUTH_FAILURES_PER_MINUTE": "1000000",
         }
         command = [sys.executable, "-m", "flowcache", "serve", "--port", str(claim.port)]
         with log.open("wb") as output:

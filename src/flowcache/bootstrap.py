@@ -18,7 +18,11 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction, request_ids
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.gate import Gate
 from flowcache.policy.principals import Principals
+from flowcache.policy.rates import Bucket, Limiter
+from flowcache.policy.shared_rates import SharedBucket
+from flowcache.ports import Executor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
@@ -62,16 +66,20 @@ class Worker:
         self._counters = Counters(CATALOGUE)
         self._audit = AuditRing(settings.audit_ring)
         self._fleet = Fleet(fleet_directory, self._report)
-        principals = Principals(settings.credentials)
+        self._limiters = _limiters(settings, self._guard)
+        gate = Gate(
+            Principals(settings.credentials, time), settings.gate, self._limiters, monotonic
+        )
         self.data_action = DataAction(
-            settings.data_action, principals, self._guard, self._counters, self._audit, monotonic
+            settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
-            principals,
+            gate,
             self._gather,
             self._ready,
             request_ids(),
+            self._audit,
         )
 
     async def start(self) -> None:
@@ -81,6 +89,9 @@ class Worker:
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
         await self._fleet.close()
+        for limiter in self._limiters.values():
+            if isinstance(limiter, SharedBucket):
+                await limiter.close()
         await self._guard.close()
         await self._store.close()
 
@@ -109,6 +120,18 @@ class Worker:
         left = [_read(report) for report in self._fleet.left()]
         gone = [structs.replace(status, alive=False) for status in left if status is not None]
         return [*(status for status in living if status is not None), *gone]
+
+
+def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
+    """Return a bucket for each client that has a rate."""
+    limited = {each.principal.name: each.principal.rate for each in settings.credentials}
+    return {
+        name: SharedBucket(name, rate, store, monotonic)
+        if settings.gate.shared_rates
+        else Bucket(rate)
+        for name, rate in limited.items()
+        if rate is not None
+    }
 
 
 def _read(report: bytes) -> WorkerStatus | None:

@@ -19,8 +19,15 @@ import msgspec
 
 from flowcache.contract.request import Limits
 from flowcache.http.data_action import DataActionSettings
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.clients import read_clients, shown_clients
+from flowcache.policy.gate import GateSettings
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
 from flowcache.secret import Secret
@@ -64,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
     breaker_mode: Mode
     """Who decides about circuits until somebody switches them."""
     credentials: tuple[Credential, ...]
+    gate: GateSettings
     audit_ring: int
     log_level: str
     shown: dict[str, dict[str, Any]]
@@ -208,7 +216,17 @@ def _location(value: Any) -> Location:
     return parse_location(_text(value))
 
 
+def _networks(value: Any) -> Networks:
+    """Read networks: a text with commas, or in TOML also a list."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    return Networks(read_network(each.strip()) for each in _text(value).split(","))
+
+
 # -- the table -------------------------------------------------------------------------------------
+
+_MOST_TTL = 315_360_000
+"""Ten years, in seconds."""
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("http", "host", _text, "127.0.0.1", "address to listen on", ("FLOWCACHE_HOST",)),
@@ -230,6 +248,27 @@ SETTINGS: tuple[Setting, ...] = (
         "how long a body may take to arrive",
     ),
     Setting("http", "max_answer_bytes", _number(1024, 16 << 20), 512 * 1024, "longest answer"),
+    Setting(
+        "http",
+        "trusted_proxies",
+        _networks,
+        None,
+        "networks of proxies that are believed about who calls (`X-Forwarded-For`); none",
+    ),
+    Setting(
+        "auth",
+        "failures_per_minute",
+        _number(1, 1_000_000),
+        60,
+        "wrong credentials that an address may show a worker; further ones get rate_limited",
+    ),
+    Setting(
+        "auth",
+        "shared_rates",
+        _flag,
+        False,
+        "whether the `rate` of a client is that of all instances together; else of each worker",
+    ),
     Setting(
         "auth",
         "token",
@@ -320,8 +359,8 @@ SETTINGS: tuple[Setting, ...] = (
         15.0,
         "how often the topology is asked for without any cause",
     ),
-    Setting("data", "default_ttl", _number(1, 315_360_000), 3600, "seconds, when a call says none"),
-    Setting("data", "max_ttl", _number(1, 315_360_000), 2_592_000, "longest ttl, seconds"),
+    Setting("data", "default_ttl", _number(1, _MOST_TTL), 3600, "seconds, when a call says none"),
+    Setting("data", "max_ttl", _number(1, _MOST_TTL), 2_592_000, "longest ttl, seconds"),
     Setting(
         "data",
         "deadline_ms",
@@ -440,7 +479,7 @@ def load(
     _find_unknown(document, environment, faults)
     sources = _Sources(overrides or {}, environment, document, fallbacks or {})
     values = {s.name: _value(s, sources, faults) for s in SETTINGS}
-    settings = _assemble(values, faults)
+    settings = _assemble(values, document.get("clients", {}), faults)
     if faults or settings is None:
         raise ConfigurationError(faults)
     return settings
@@ -464,6 +503,8 @@ def _find_unknown(
     known = {s.name for s in SETTINGS}
     sections = {s.section for s in SETTINGS}
     for section, keys in document.items():
+        if section == "clients":
+            continue  # a section for each client: `policy.clients` knows them
         if not isinstance(keys, dict):
             faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
             continue
@@ -527,17 +568,10 @@ def _masked(setting: Setting, raw: Any) -> str:
         return "a very long number"
 
 
-def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
+def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
     """Check what concerns several settings, and hand each part its own record."""
     v = values
-    flow, inspector = v["auth.token"], v["inspector.token"]
-    if flow is None and not any(fault.startswith("auth.token") for fault in faults):
-        faults.append(
-            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
-            "(serve --embedded makes one)"
-        )
-    if flow is not None and flow == inspector:
-        faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
+    credentials = _credentials(v, clients, faults)
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -571,10 +605,15 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             v["redis.hedge_share"],
         ),
         Mode(v["breaker.mode"]),
-        _credentials(flow, inspector),
+        credentials,
+        GateSettings(
+            v["http.trusted_proxies"] or Networks(()),
+            Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
+            v["auth.shared_rates"],
+        ),
         v["audit.ring"],
         v["log.level"],
-        _shown(v),
+        _shown(v) | {"clients": shown_clients(clients)},
     )
 
 
@@ -651,13 +690,43 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
     )
 
 
-def _credentials(flow: Secret, inspector: Secret | None) -> tuple[Credential, ...]:
-    data = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
-    credentials = [Credential(flow, Principal("flow", data))]
-    if inspector is not None:
-        inspect = frozenset({Permission.INSPECT_READ})
-        credentials.append(Credential(inspector, Principal("inspector", inspect)))
-    return tuple(credentials)
+_DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+_OWN: dict[str, Principal] = {
+    "auth.token": Principal("flow", _DATA, ALL_KEYS),
+    "inspector.token": Principal("inspector", frozenset({Permission.INSPECT_READ})),
+}
+"""Whose tokens are settings. Their names are taken, whether they have a token or not."""
+
+
+def _credentials(v: dict[str, Any], clients: Any, faults: list[str]) -> tuple[Credential, ...]:
+    """Return everybody's credentials: those that are settings, and the clients'."""
+    token_is_well = not any(fault.startswith("auth.token") for fault in faults)
+    if v["auth.token"] is None and not clients and token_is_well:
+        faults.append(
+            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
+            "(serve --embedded makes one), or name [clients]"
+        )
+    own = {
+        setting: Credential(Token(digest(v[setting].reveal().encode())), principal)
+        for setting, principal in _OWN.items()
+        if v[setting] is not None
+    }
+    needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
+    limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or _MOST_TTL)
+    theirs = read_clients(clients, needed, limits, faults)
+    owners: dict[bytes, str] = {}
+    named = [*own.items(), *((f"clients.{each.principal.name}.tokens", each) for each in theirs)]
+    for where, credential in named:
+        other = owners.setdefault(credential.token.digest, where)
+        if other != where:
+            faults.append(f"{where}: the same as {other}; a token tells who calls")
+    if isinstance(clients, dict):
+        faults.extend(
+            f"clients.{principal.name}: this name is that of {setting}"
+            for setting, principal in _OWN.items()
+            if principal.name in clients
+        )
+    return (*own.values(), *theirs)
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -668,7 +737,7 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             value = "***"
         elif isinstance(value, Location):
             value = [str(node) for node in value.nodes]
-        elif isinstance(value, Window):
+        elif isinstance(value, Window | Networks):
             value = str(value)
         shown.setdefault(setting.section, {})[setting.key] = value
     return shown

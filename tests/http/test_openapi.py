@@ -16,6 +16,7 @@ import schemathesis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flowcache.audit.ring import AuditRing
 from flowcache.contract import answer, request
 from flowcache.errors import Failure, all_failures
 from flowcache.http.app import ROUTE
@@ -25,7 +26,6 @@ from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.policy.principals import Principals
 from flowcache.ports import AuditRecord
 from flowcache.status import (
     CircuitStatus,
@@ -35,6 +35,7 @@ from flowcache.status import (
     WorkerStatus,
 )
 from flowcache.telemetry.metrics import Counters
+from tests.unit.http.asgi import gate
 
 if TYPE_CHECKING:
     from tests.service import Service
@@ -123,7 +124,7 @@ def test_it_names_every_route() -> None:
     async def none(*_: object) -> Any:
         raise NotImplementedError
 
-    served = pages(PagesSettings("1", {}), Principals(()), none, none, str)
+    served = pages(PagesSettings("1", {}), gate({}), none, none, str, AuditRing(0))
     assert set(DOCUMENT["paths"]) == {ROUTE} | {getattr(r, "path", "") for r in served.routes}
 
 

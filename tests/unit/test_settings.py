@@ -12,8 +12,10 @@ from typing import Any
 import hypothesis
 import pytest
 
+from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principals
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
 from flowcache.store.settings import Address, ReadFrom, Tls
@@ -124,6 +126,11 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
     return lambda settings: settings.store.tls and read(settings.store.tls)
 
 
+def has_token(settings: Settings, token: str) -> bool:
+    """Tell whether ``token`` is somebody's."""
+    return digest(token.encode()) in [each.token.digest for each in settings.credentials]
+
+
 ROWS: dict[str, tuple[str, Read, object]] = {
     "http.host": ("0.0.0.0", lambda s: s.server.host, "0.0.0.0"),
     "http.port": ("8080", lambda s: s.server.port, 8080),
@@ -132,8 +139,15 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
     "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
     "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
-    "auth.token": ("other-token", lambda s: s.credentials[0].token.reveal(), "other-token"),
-    "inspector.token": ("see", lambda s: [c.token.reveal() for c in s.credentials][1:], ["see"]),
+    "http.trusted_proxies": (
+        "10.0.0.0/8, ::1",
+        lambda s: [s.gate.proxies.hold(each) for each in ("10.1.2.3", "::1", "11.0.0.1")],
+        [True, True, False],
+    ),
+    "auth.failures_per_minute": ("90", lambda s: s.gate.failures, Rate(1.5, 90)),
+    "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
+    "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
+    "inspector.token": ("see", lambda s: has_token(s, "see"), True),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -273,11 +287,10 @@ def test_an_empty_variable_is_none() -> None:
 def test_a_fallback_stands_in_for_a_default_only(write: Write) -> None:
     """A fallback counts where nothing is configured, and nowhere else."""
     fallback = {"auth.token": "made-up"}
-    token = ROWS["auth.token"][1]
-    assert token(load(None, {}, None, fallback)) == "made-up"
-    assert token(load(None, TOKEN, None, fallback)) == "flow-token"
-    assert token(load(write('[auth]\ntoken = "filed"'), {}, None, fallback)) == "filed"
-    assert token(load(None, {}, {"auth.token": "given"}, fallback)) == "given"
+    assert has_token(load(None, {}, None, fallback), "made-up")
+    assert has_token(load(None, TOKEN, None, fallback), "flow-token")
+    assert has_token(load(write('[auth]\ntoken = "filed"'), {}, None, fallback), "filed")
+    assert has_token(load(None, {}, {"auth.token": "given"}, fallback), "given")
 
 
 def test_an_override_of_nothing_overrides_nothing() -> None:
@@ -361,6 +374,9 @@ def test_an_inspector_shows_the_window_as_it_is_written() -> None:
 # -- faults ----------------------------------------------------------------------------------------
 
 BAD: dict[str, str] = {
+    "http.trusted_proxies": "10.0.0.1/8",
+    "auth.failures_per_minute": "0",
+    "auth.shared_rates": "sometimes",
     "http.host": "  ",
     "http.port": "70000",
     "http.workers": "0",
@@ -631,8 +647,9 @@ def test_the_flows_and_the_inspector_have_different_tokens() -> None:
 def test_each_token_may_do_its_own() -> None:
     """The flow's token reads and writes data, the inspector's inspects, neither does more."""
     settings = loaded({"FLOWCACHE_INSPECTOR_TOKEN": "see"})
-    known = Principals(settings.credentials)
-    flow, inspector = known.authenticate(b"Bearer flow-token"), known.authenticate(b"Bearer see")
+    known = {each.token.digest: each.principal for each in settings.credentials}
+    flow, inspector = known[digest(b"flow-token")], known[digest(b"see")]
+    assert flow.keys == ALL_KEYS
     assert flow.permissions == {Permission.DATA_READ, Permission.DATA_WRITE}
     assert inspector.permissions == {Permission.INSPECT_READ}
 

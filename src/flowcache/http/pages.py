@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from time import time
 from typing import Any
 
 import msgspec
@@ -20,8 +21,9 @@ from flowcache.http.data_action import DataActionSettings, bug, failure_headers
 from flowcache.http.docs import page
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
+from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principals
+from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
@@ -44,12 +46,43 @@ class PagesSettings(msgspec.Struct, frozen=True):
 
 def pages(
     settings: PagesSettings,
-    principals: Principals,
+    gate: Gate,
     gather: Gather,
     ready: Ready,
     next_id: Callable[[], str],
+    audit: AuditSink,
 ) -> Starlette:
     """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
+
+    def require(request: Request, permission: Permission) -> None:
+        """Pass if the caller has the permission; who may not is on record."""
+        headers = request.headers.raw
+        address = gate.address(request.scope.get("client"), headers)
+        client = None
+        try:
+            principal = gate.identify(headers, address)
+            client = principal.name
+            principal.require(permission)
+        except Failure as failure:
+            refused(request, client, failure)
+            raise
+
+    def refused(request: Request, client: str | None, failure: Failure) -> None:
+        request.state.id = next_id()
+        audit.record(
+            AuditRecord(
+                at=time(),
+                request_id=request.state.id,
+                client=client,
+                flow_id=None,
+                interaction_id=None,
+                operation=None,
+                key=None,
+                outcome=failure.code,
+                hit=None,
+                latency_ms=0.0,
+            )
+        )
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -67,9 +100,7 @@ def pages(
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
-        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
-        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
-        principal.require(Permission.INSPECT_READ)
+        require(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
         workers = await gather(Question.EVERYTHING)
         return _json(view(workers, wanted, settings.configuration, settings.version))
@@ -81,7 +112,7 @@ def pages(
         return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
     async def failed(request: Request, fault: Exception) -> Response:
-        request_id = next_id()
+        request_id = getattr(request.state, "id", None) or next_id()
         failure = _as_failure(request, fault, request_id)
         body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
