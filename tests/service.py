@@ -19,10 +19,11 @@ from typing import Any
 from tests.servers import eventually
 from tests.servers.ports import PortClaim
 
-__all__ = ["INSPECTOR_TOKEN", "ROUTE", "TOKEN", "Answer", "Service", "service"]
+__all__ = ["CONTROL_TOKEN", "INSPECTOR_TOKEN", "ROUTE", "TOKEN", "Answer", "Service", "service"]
 
 TOKEN = "flow-token-of-the-tests"
 INSPECTOR_TOKEN = "inspector-token-of-the-tests"
+CONTROL_TOKEN = "control-token-of-the-tests"
 ROUTE = "/data-action/redis"
 
 
@@ -63,6 +64,7 @@ class Service:
         self.port = port
         self.token = TOKEN
         self.inspector_token = INSPECTOR_TOKEN
+        self.control_token = CONTROL_TOKEN
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
 
@@ -146,6 +148,7 @@ def service(
         given = {
             "SERVICE_BEARER_TOKEN": TOKEN,
             "FLOWCACHE_INSPECTOR_TOKEN": INSPECTOR_TOKEN,
+            "FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN,
             "TMPDIR": directory,
             # Tests that show wrong credentials share an address and a service.
             "FLOWCACHE_AUTH_FAILURES_PER_MINUTE": "1000000",

@@ -16,13 +16,14 @@ from flowcache.audit.ring import AuditRing
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction, request_ids
+from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
-from flowcache.ports import Executor
+from flowcache.ports import AuditRecord, Executor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
@@ -30,6 +31,7 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
+from flowcache.telemetry.wishes import Wishes
 
 __all__ = ["application"]
 
@@ -70,6 +72,9 @@ class Worker:
         gate = Gate(
             Principals(settings.credentials, time), settings.gate, self._limiters, monotonic
         )
+        self._wishes = Wishes(
+            fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
+        )
         self.data_action = DataAction(
             settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
         )
@@ -78,13 +83,16 @@ class Worker:
             gate,
             self._gather,
             self._ready,
+            Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
         )
 
     async def start(self) -> None:
         await self._store.start()
+        self._wishes.follow()
         await self._fleet.start()
+        self._wishes.follow()  # one that nobody could tell us of a moment ago
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
@@ -98,7 +106,40 @@ class Worker:
     async def _ready(self) -> None:
         await self._store.ping(monotonic() + _READY_SECONDS)
 
+    async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
+        """Carry an order about circuits out in all workers, and keep a record of who gave it."""
+        at = time()
+        self._wishes.add(order.mode, order.shard, order.access, by, at)
+        answers, silent = await self._fleet.tell(Question.WISHES)
+        switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
+        _log.warning(
+            "circuits switched",
+            by=by,
+            request_id=request_id,
+            **order._asdict(),
+            **switched._asdict(),
+        )
+        self._audit.record(
+            AuditRecord(
+                at=at,
+                request_id=request_id,
+                client=by,
+                flow_id=None,
+                interaction_id=None,
+                operation=f"SWITCH {order.mode}".upper(),
+                key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
+                outcome="ok",
+                hit=None,
+                latency_ms=round((time() - at) * 1000, 3),
+            )
+        )
+        return switched
+
     def _report(self, question: Question) -> bytes:
+        # Whatever is asked: a wish that we were too slow to hear of is followed now.
+        switched = self._wishes.follow()
+        if question is Question.WISHES:
+            return b"%d" % switched
         with_audit = question is Question.EVERYTHING
         status = WorkerStatus(
             pid=os.getpid(),
@@ -132,6 +173,10 @@ def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
         for name, rate in limited.items()
         if rate is not None
     }
+
+
+def _number(answer: bytes) -> int:
+    return int(answer) if answer.isdigit() else 0
 
 
 def _read(report: bytes) -> WorkerStatus | None:

@@ -18,6 +18,7 @@ import typer
 from msgspec import structs
 
 from flowcache import __version__
+from flowcache.control import circuits
 
 if TYPE_CHECKING:
     from flowcache.settings import Settings
@@ -32,6 +33,8 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+_app.add_typer(circuits, name="circuits")
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")

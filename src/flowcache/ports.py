@@ -14,8 +14,10 @@ import msgspec
 __all__ = [
     "RESERVED_PREFIX",
     "TAKE",
+    "Access",
     "AuditRecord",
     "AuditSink",
+    "Circuits",
     "Clock",
     "Command",
     "Executor",
@@ -154,6 +156,15 @@ class Store(Protocol[ShardT]):
         """
 
 
+class Access(StrEnum):
+    """What a circuit is about. The values are shown to operators and never renamed."""
+
+    READ = "read"
+    WRITE = "write"
+    FALLBACK = "fallback"
+    """Reads that a second server answers in place of the first."""
+
+
 class Mode(StrEnum):
     """Say who decides about a circuit. The values are shown to operators and never renamed."""
 
@@ -165,6 +176,16 @@ class Mode(StrEnum):
     """Nobody: everything is let through and nothing is judged."""
     OBSERVE = "observe"
     """The circuit judges, and tells, as in AUTO, but refuses nobody."""
+
+
+class Circuits(Protocol):
+    """Circuits whose mode can be switched: those of a guard."""
+
+    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
+        """Switch circuits, all or those of a shard and a kind of access; return how many.
+
+        Those that are made later begin in their mode.
+        """
 
 
 class Metrics(Protocol):

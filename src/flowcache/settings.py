@@ -68,8 +68,6 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
-    breaker_mode: Mode
-    """Who decides about circuits until somebody switches them."""
     credentials: tuple[Credential, ...]
     gate: GateSettings
     audit_ring: int
@@ -283,6 +281,14 @@ SETTINGS: tuple[Setting, ...] = (
         _secret,
         None,
         "bearer token of GET /inspector; without one nobody can read it",
+    ),
+    Setting(
+        "inspector",
+        "control_token",
+        _secret,
+        None,
+        "bearer token that may switch circuits, and read the inspector as well; without one nobody "
+        "can",
     ),
     Setting(
         "redis",
@@ -603,8 +609,8 @@ def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settin
             _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
             v["redis.hedge_share"],
+            Mode(v["breaker.mode"]),
         ),
-        Mode(v["breaker.mode"]),
         credentials,
         GateSettings(
             v["http.trusted_proxies"] or Networks(()),
@@ -694,6 +700,9 @@ _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
 _OWN: dict[str, Principal] = {
     "auth.token": Principal("flow", _DATA, ALL_KEYS),
     "inspector.token": Principal("inspector", frozenset({Permission.INSPECT_READ})),
+    "inspector.control_token": Principal(
+        "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
+    ),
 }
 """Whose tokens are settings. Their names are taken, whether they have a token or not."""
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from flowcache.ports import AuditRecord
+from flowcache.ports import Access, AuditRecord, Mode
 
 __all__ = [
     "CIRCUIT_STATES",
     "CircuitStatus",
+    "CircuitWish",
     "LinkStatus",
     "OperationStats",
     "ReadStats",
@@ -58,16 +59,28 @@ class StoreStatus(msgspec.Struct, frozen=True):
     """Those that the budget did not allow."""
 
 
-class CircuitStatus(msgspec.Struct, frozen=True):
-    """A shard's circuit. ``retry_after`` is in seconds, 0 when calls are let through."""
+class CircuitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A shard's circuit for one kind of access.
+
+    ``failures`` are those in a row. ``failure_rate`` and ``slow_rate`` are shares of ``calls``,
+    None while there are none. ``retry_after`` is in seconds, 0 when calls are let through.
+    ``reopened`` counts since the circuit was last closed; ``refused``, ``would_refuse`` (in mode
+    observe) and ``transitions`` (by the state that was entered) since it was made.
+    """
 
     shard: str
     access: str
+    mode: str
     state: str
     failures: int
+    calls: int
+    failure_rate: float | None
+    slow_rate: float | None
     retry_after: float
+    reopened: int
     refused: int
-    transitions: int
+    would_refuse: int
+    transitions: dict[str, int]
 
 
 class ReadStats(msgspec.Struct, frozen=True):
@@ -81,6 +94,25 @@ class ReadStats(msgspec.Struct, frozen=True):
     """Of these, the ones that had no reply at half of their deadline: a second server was asked."""
     elsewhere: int = 0
     """Reads that the second server answered."""
+
+
+class CircuitWish(msgspec.Struct, frozen=True):
+    """What an operator wants of circuits: of one shard or all, of one kind of access or all.
+
+    Of two wishes for one circuit that with the higher ``number`` counts. ``by`` is the principal
+    who had it, ``at`` when, in Unix seconds.
+    """
+
+    number: int
+    mode: Mode
+    shard: str | None
+    access: Access | None
+    by: str
+    at: float
+
+    def covers(self, other: CircuitWish) -> bool:
+        """Tell whether every circuit that ``other`` is for is one that this is for."""
+        return self.shard in (None, other.shard) and self.access in (None, other.access)
 
 
 class OperationStats(msgspec.Struct, frozen=True):

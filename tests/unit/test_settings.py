@@ -148,6 +148,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
     "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
     "inspector.token": ("see", lambda s: has_token(s, "see"), True),
+    "inspector.control_token": ("turn", lambda s: has_token(s, "turn"), True),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -189,7 +190,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "breaker.open_seconds": ("2.5", lambda s: s.guard.breaker.open_seconds, 2.5),
     "breaker.open_max_seconds": ("120", lambda s: s.guard.breaker.open_max_seconds, 120.0),
     "breaker.probes": ("3", lambda s: s.guard.breaker.probes, 3),
-    "breaker.mode": ("observe", lambda s: s.breaker_mode, Mode.OBSERVE),
+    "breaker.mode": ("observe", lambda s: s.guard.mode, Mode.OBSERVE),
     "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
     "audit.ring": ("5", lambda s: s.audit_ring, 5),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
@@ -422,7 +423,13 @@ BAD: dict[str, str] = {
     "cxone.api_base": " ",
     "cxone.client_id": " ",
 }
-SECRETS = ["auth.token", "inspector.token", "redis.password", "redis.sentinel_password"]
+SECRETS = [
+    "auth.token",
+    "inspector.token",
+    "inspector.control_token",
+    "redis.password",
+    "redis.sentinel_password",
+]
 SECRETS += ["cxone.client_secret"]
 
 
@@ -654,6 +661,24 @@ def test_each_token_may_do_its_own() -> None:
     assert inspector.permissions == {Permission.INSPECT_READ}
 
 
+@pytest.mark.parametrize("other", ["auth.token", "inspector.token"])
+def test_who_switches_has_a_token_of_their_own(other: str) -> None:
+    """Neither a flow nor whoever reads the inspector may come to switch circuits by chance."""
+    variables = {"FLOWCACHE_INSPECTOR_TOKEN": "see"}
+    token = {"auth.token": "flow-token", "inspector.token": "see"}[other]
+    (fault,) = faults(None, TOKEN | variables | {"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": token})
+    assert fault.startswith(f"inspector.control_token: the same as {other}")
+    assert token not in fault.replace(other, "")
+
+
+def test_who_switches_may_inspect_and_touch_no_data() -> None:
+    """The operator's token is for the service, not for what is stored in it."""
+    settings = loaded({"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": "turn"})
+    known = {each.token.digest: each.principal for each in settings.credentials}
+    operator = known[digest(b"turn")]
+    assert operator.permissions == {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}
+
+
 def test_without_an_inspector_token_nobody_inspects() -> None:
     """The default is to refuse."""
     allowed = {p for credential in loaded().credentials for p in credential.principal.permissions}
@@ -667,7 +692,7 @@ WORD = "hunter2"
 
 def test_no_secret_shows_in_settings() -> None:
     """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
-    environment = {row.variable: WORD + row.section for row in SETTINGS if row.name in SECRETS}
+    environment = {row.variable: WORD + row.name for row in SETTINGS if row.name in SECRETS}
     settings = loaded(environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
     assert WORD not in repr(settings)
     assert WORD not in json.dumps(settings.shown)

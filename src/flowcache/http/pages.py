@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from time import time
 from typing import Any
@@ -10,19 +11,21 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flowcache.contract import answer
-from flowcache.errors import Failure, NotFound, RedisUnavailable
+from flowcache.errors import Failure, InvalidRequest, NotFound, RedisUnavailable, TooLarge
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings, bug, failure_headers
 from flowcache.http.docs import page
+from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
@@ -31,6 +34,9 @@ from flowcache.telemetry.fleet import Question
 __all__ = ["PagesSettings", "pages"]
 
 _log = structlog.get_logger(__name__)
+
+_MAX_ORDER_BYTES = 4096
+_ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
@@ -49,13 +55,14 @@ def pages(
     gate: Gate,
     gather: Gather,
     ready: Ready,
+    control: Control,
     next_id: Callable[[], str],
     audit: AuditSink,
 ) -> Starlette:
     """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
 
-    def require(request: Request, permission: Permission) -> None:
-        """Pass if the caller has the permission; who may not is on record."""
+    def allowed(request: Request, permission: Permission) -> Principal:
+        """Return who calls, if they have the permission; who may not is on record."""
         headers = request.headers.raw
         address = gate.address(request.scope.get("client"), headers)
         client = None
@@ -63,6 +70,7 @@ def pages(
             principal = gate.identify(headers, address)
             client = principal.name
             principal.require(permission)
+            return principal
         except Failure as failure:
             refused(request, client, failure)
             raise
@@ -100,10 +108,25 @@ def pages(
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
-        require(request, Permission.INSPECT_READ)
+        allowed(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
         workers = await gather(Question.EVERYTHING)
         return _json(view(workers, wanted, settings.configuration, settings.version))
+
+    async def circuits(request: Request) -> Response:
+        if request.method == "POST":
+            return await switch(request)
+        allowed(request, Permission.INSPECT_READ)
+        workers = await gather(Question.TOTALS)
+        return _json(circuits_view(workers, control.wishes(), control.configured))
+
+    async def switch(request: Request) -> Response:
+        principal = allowed(request, Permission.CIRCUITS_WRITE)
+        body = await _read(request)
+        shards = shards_of(await gather(Question.TOTALS), control.wishes())
+        order = read_order(body, shards)
+        switched = await control.switch(order, principal.name, next_id())
+        return _json(order._asdict() | switched._asdict())
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
@@ -128,6 +151,7 @@ def pages(
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/inspector", inspector),
+            Route("/inspector/circuits", circuits, methods=["GET", "POST"]),
             Route("/openapi.json", openapi),
             Route("/docs", docs),
         ],
@@ -135,6 +159,27 @@ def pages(
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application
+
+
+async def _read(request: Request) -> bytes:
+    """Return a small body.
+
+    Raises:
+        TooLarge: it is longer than any order.
+        InvalidRequest: it did not arrive in time, or broke off.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_ORDER_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_ORDER_BYTES:
+                    raise TooLarge(f"body: over the limit of {_MAX_ORDER_BYTES} bytes.")
+    except TimeoutError:
+        raise InvalidRequest(f"body: it was not complete after {_ORDER_SECONDS:g} s.") from None
+    except ClientDisconnect:
+        raise InvalidRequest("body: it broke off.") from None
+    return bytes(body)
 
 
 def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:

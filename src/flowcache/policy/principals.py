@@ -90,4 +90,4 @@ class Principals:
         return principal
 
 
-_UNKNOWN = "Unknown credential."
+_UNKNOWN = "Unknown token."

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from enum import StrEnum
 from typing import Any, Generic, NamedTuple
 
 import structlog
@@ -35,22 +34,14 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Clock, Command, Reply, ShardT, Slow, Store
+from flowcache.ports import Access, Clock, Command, Mode, Reply, ShardT, Slow, Store
 from flowcache.resilience.breaker import Breaker, BreakerSettings, Permit, Refused, Transition
 from flowcache.resilience.hedging import Patience
 from flowcache.status import CircuitStatus, ReadStats
 
-__all__ = ["Access", "Guard", "GuardSettings"]
+__all__ = ["Guard", "GuardSettings"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Access(StrEnum):
-    """What a circuit is about. The values are shown to operators and never renamed."""
-
-    READ = "read"
-    WRITE = "write"
-    FALLBACK = "fallback"
 
 
 class GuardSettings(NamedTuple):
@@ -63,6 +54,19 @@ class GuardSettings(NamedTuple):
     breaker: BreakerSettings
     min_budget: float
     hedge_share: float = 0.1
+    mode: Mode = Mode.AUTO
+    """Who decides about circuits until somebody switches them."""
+
+
+class _Wish(NamedTuple):
+    """What an operator wants of the circuits of a shard and an access; None: of all."""
+
+    mode: Mode
+    shard: str | None
+    access: Access | None
+
+    def concerns(self, shard: str | None, access: Access | None) -> bool:
+        return self.shard in (None, shard) and self.access in (None, access)
 
 
 class _Circuits:
@@ -92,6 +96,8 @@ class Guard(Generic[ShardT]):
         self._clock = clock
         self._circuits: dict[str, _Circuits] = {}
         self._hedges = Budget(settings.hedge_share)
+        self._wishes: list[_Wish] = []
+        """The last one that concerns a circuit counts."""
         self._rescues = 0
         self._elsewheres = 0
         self._beside: set[asyncio.Task[Reply | Failure]] = set()
@@ -258,6 +264,31 @@ class Guard(Generic[ShardT]):
                 if (access is not Access.FALLBACK) is primary:
                     circuit.invite(now)
 
+    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
+        """Switch circuits to ``mode``: those there are, and those that are made later.
+
+        Without ``shard`` or ``access`` it concerns all of them. Returns how many there are.
+        """
+        wish = _Wish(mode, shard, access)
+        # What the new wish concerns entirely has no more say: so the list stays short.
+        self._wishes = [w for w in self._wishes if not wish.concerns(w.shard, w.access)]
+        self._wishes.append(wish)
+        now = self._clock()
+        concerned = [
+            circuit
+            for name, circuits in self._circuits.items()
+            for kind, circuit in circuits
+            if wish.concerns(name, kind)
+        ]
+        for circuit in concerned:
+            circuit.switch(mode, now)
+        return len(concerned)
+
+    def _mode(self, shard: str, access: Access) -> Mode:
+        """Return the mode that a new circuit begins in."""
+        wishes = (w.mode for w in reversed(self._wishes) if w.concerns(shard, access))
+        return next(wishes, self._settings.mode)
+
     def circuits(self) -> list[CircuitStatus]:
         """Return the circuits of each shard that has been called."""
         self._forget_the_gone()
@@ -282,7 +313,9 @@ class Guard(Generic[ShardT]):
     def _new_circuits(self, shard: str) -> _Circuits:
         self._forget_the_gone()
         made = self._circuits[shard] = _Circuits(
-            lambda access: Breaker(self._settings.breaker, _reporter(shard, access))
+            lambda access: Breaker(
+                self._settings.breaker, _reporter(shard, access), mode=self._mode(shard, access)
+            )
         )
         return made
 
@@ -318,13 +351,19 @@ def _as_reply(result: Reply | Failure) -> Reply:
 def _status(shard: str, access: Access, circuit: Breaker, now: float) -> CircuitStatus:
     snapshot = circuit.snapshot(now)
     return CircuitStatus(
-        shard,
-        access.value,
-        snapshot.state.value,
-        snapshot.failures,
-        round(snapshot.retry_after, 3),
-        snapshot.refused,
-        sum(snapshot.transitions.values()),
+        shard=shard,
+        access=access.value,
+        mode=snapshot.mode.value,
+        state=snapshot.state.value,
+        failures=snapshot.failures,
+        calls=snapshot.calls,
+        failure_rate=snapshot.failure_rate,
+        slow_rate=snapshot.slow_rate,
+        retry_after=round(snapshot.retry_after, 3),
+        reopened=snapshot.reopened,
+        refused=snapshot.refused,
+        would_refuse=snapshot.would_refuse,
+        transitions={state.value: count for state, count in snapshot.transitions.items()},
     )
 
 

@@ -30,6 +30,8 @@ class Question(Enum):
     TOTALS = b"t"
     """Everything but audit records."""
     EVERYTHING = b"e"
+    WISHES = b"w"
+    """To follow what operators want of circuits; answered by how many were switched."""
 
 
 class Fleet:
@@ -71,7 +73,7 @@ class Fleet:
 
         One that is too slow this time is told of as it was when it last answered.
         """
-        others = sorted(p for p in self._directory.glob("*.worker") if p != self._path)
+        others = self._siblings()
         reports = await asyncio.gather(*(_ask(path, question) for path in others))
         before = self._last_known.get(question, {})
         known = {
@@ -80,6 +82,18 @@ class Fleet:
         }
         self._last_known[question] = known
         return [self._report(question), *(report for report in known.values() if report)]
+
+    async def tell(self, question: Question) -> tuple[list[bytes], int]:
+        """Have all workers do what ``question`` says; return their answers, this one's first.
+
+        The number is of those that live and did not answer in time: they may do it later.
+        """
+        answers = await asyncio.gather(*(_ask(path, question) for path in self._siblings()))
+        told = [answer for answer in answers if answer]
+        return [self._report(question), *told], answers.count(None)
+
+    def _siblings(self) -> list[Path]:
+        return sorted(p for p in self._directory.glob("*.worker") if p != self._path)
 
     def left(self) -> list[bytes]:
         """Return the last totals of the workers that have ended."""
