@@ -135,9 +135,12 @@ class Service:
 
 @contextmanager
 def service(
-    environment: Mapping[str, str], *arguments: str, ready: bool = True
+    environment: Mapping[str, str], *arguments: str, ready: bool = True, port: int | None = None
 ) -> Iterator[Service]:
-    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while."""
+    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
+
+    ``port`` is that of an earlier one which this one follows; any free one by default.
+    """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
         inherited = {
@@ -153,7 +156,8 @@ def service(
             # Tests that show wrong credentials share an address and a service.
             "FLOWCACHE_AUTH_FAILURES_PER_MINUTE": "1000000",
         }
-        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(claim.port)]
+        port = claim.port if port is None else port
+        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *arguments],
@@ -161,7 +165,7 @@ def service(
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        running = Service(process, claim.port, log)
+        running = Service(process, port, log)
         try:
             eventually(lambda: _listens(running), what="flowcache to listen")
             if ready:

@@ -15,9 +15,11 @@ from flowcache import __version__
 from flowcache.audit.ring import AuditRing
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
-from flowcache.http.data_action import DataAction, request_ids
+from flowcache.http.data_action import DataAction
+from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.pages import PagesSettings, pages
+from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
 from flowcache.policy.principals import Principals
@@ -33,13 +35,18 @@ from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
 from flowcache.telemetry.wishes import Wishes
 
-__all__ = ["application"]
+__all__ = ["application", "service"]
 
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
+
+
+def service(settings: Settings, fleet_directory: Path) -> Service:
+    """Return what a supervisor starts workers of."""
+    return Service(lambda: application(settings, fleet_directory), settings.server)
 
 
 def application(settings: Settings, fleet_directory: Path) -> App:

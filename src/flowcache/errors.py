@@ -13,7 +13,8 @@
     ├── Internal            500  a bug
     ├── CircuitOpen         503  the shard's circuit is open
     ├── RedisUnavailable    503  no answer is to be had from Redis now
-    │   └── Declined             Redis is well, and declines this call
+    │   ├── Declined             Redis is well, and declines this call
+    │   └── Overloaded           flowcache has too much to do; Redis was not asked
     └── DeadlineExceeded    504  no answer came in time
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
@@ -36,6 +37,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidResponse",
     "NotFound",
+    "Overloaded",
     "RateLimited",
     "RedisUnavailable",
     "TooLarge",
@@ -159,6 +161,12 @@ class Declined(RedisUnavailable):
 
     It says nothing about the health of the shard: other calls go on.
     """
+
+    __slots__ = ()
+
+
+class Overloaded(RedisUnavailable):
+    """flowcache itself has too much to do, and has not asked Redis: any call may be repeated."""
 
     __slots__ = ()
 

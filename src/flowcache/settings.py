@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flowcache.contract.request import Limits
+from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
+from flowcache.http.listener import Limits as ConnectionLimits
+from flowcache.http.worker import ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
@@ -41,7 +44,7 @@ from flowcache.store.settings import (
 )
 from flowcache.telemetry.logs import LEVELS
 
-__all__ = ["SETTINGS", "ConfigurationError", "ServerSettings", "Setting", "Settings", "load"]
+__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "load"]
 
 
 class ConfigurationError(Exception):
@@ -50,15 +53,6 @@ class ConfigurationError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
-
-
-class ServerSettings(msgspec.Struct, frozen=True):
-    """Where the service listens and how it ends. ``grace`` is in seconds."""
-
-    host: str
-    port: int
-    workers: int
-    grace: float
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -236,6 +230,44 @@ SETTINGS: tuple[Setting, ...] = (
         _seconds(0.1, 300),
         10.0,
         "how long calls in flight may take to finish after SIGTERM",
+    ),
+    Setting(
+        "http",
+        "drain_seconds",
+        _seconds(0, 60),
+        1.0,
+        "how long a worker that ends keeps an idle connection for a request on its way",
+    ),
+    Setting(
+        "http", "max_connections", _number(1, 1_000_000), 4096, "connections that a worker keeps"
+    ),
+    Setting(
+        "http",
+        "keep_alive_seconds",
+        _seconds(1, 3600),
+        75.0,
+        "how long a connection may be idle; more than the load balancer's own limit",
+    ),
+    Setting(
+        "http",
+        "head_timeout_seconds",
+        _seconds(0.1, 60),
+        5.0,
+        "how long the head of a request may take to arrive",
+    ),
+    Setting(
+        "http",
+        "max_in_flight",
+        _number(1, 1_000_000),
+        1024,
+        "calls that a worker works on at once; further ones get redis_unavailable",
+    ),
+    Setting(
+        "http",
+        "max_unfinished_bytes",
+        _number(64 * 1024, 1 << 40),
+        32 << 20,
+        "bytes of bodies that are not complete, a worker; past it the oldest is ended",
     ),
     Setting("http", "max_body_bytes", _number(1024, 16 << 20), 256 * 1024, "longest body"),
     Setting(
@@ -591,17 +623,34 @@ def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settin
     if shortest is not None and longest is not None and shortest > longest:
         faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
     _check_breaker(v, faults)
+    body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
+    if body is not None and bodies is not None and body > bodies:
+        faults.append(
+            f"http.max_unfinished_bytes = {bodies}: less than http.max_body_bytes = {body}"
+        )
     if faults:
         return None
     deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
     return Settings(
-        ServerSettings(v["http.host"], v["http.port"], v["http.workers"], v["http.grace_seconds"]),
+        ServerSettings(
+            v["http.host"],
+            v["http.port"],
+            v["http.workers"],
+            v["http.grace_seconds"],
+            v["http.drain_seconds"],
+            ConnectionLimits(
+                v["http.max_connections"],
+                Patience(head=v["http.head_timeout_seconds"], idle=v["http.keep_alive_seconds"]),
+            ),
+        ),
         DataActionSettings(
             limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
             max_answer=v["http.max_answer_bytes"],
+            max_in_flight=v["http.max_in_flight"],
+            max_unfinished=v["http.max_unfinished_bytes"],
             once_lifetime=v["data.idempotency_seconds"],
         ),
         _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),

@@ -151,14 +151,16 @@ def test_a_client_that_may_inspect_reads_the_inspector(running: Service) -> None
 
 CRAFTED = [
     *("k", "{k}", "a:k", ":k", "k:", "acme:k", "acme-2:k", "ns:acme:k", "\0k", "../acme/k"),
+    *("flowcache", "flowcache:", "flowcache:ns:acme:k", "flowcache:ns:acme-2:k"),
     *(
-        "flowcache",
-        "flowcache:",
-        "flowcache:ns:acme:k",
-        "flowcache:ns:acme-2:k",
         "{flowcache:ns:}k",
+        "2:k",
+        "-2:k",
+        "}k{",
+        "{acme}:k",
+        "flowcache:ns:acme",
+        "FLOWCACHE:ns:acme:k",
     ),
-    *("2:k", "-2:k", "}k{", "{acme}:k", "flowcache:ns:acme", "FLOWCACHE:ns:acme:k"),
 ]
 
 

@@ -112,6 +112,14 @@ def test_a_connection_is_given_more_time_than_any_call() -> None:
     assert all(told in fault for told in ("redis.reply_timeout_seconds", "0.7", "data.deadline_ms"))
 
 
+def test_a_body_may_be_held_until_it_is_complete() -> None:
+    """No body that is within its own limit could be over that of all bodies together."""
+    at_least = {"FLOWCACHE_HTTP_MAX_UNFINISHED_BYTES": "65536"}
+    (fault,) = faults(None, TOKEN | at_least)
+    assert all(told in fault for told in ("http.max_unfinished_bytes", "65536", "262144"))
+    assert loaded(at_least | {"FLOWCACHE_HTTP_MAX_BODY_BYTES": "65536"})
+
+
 # -- every row, by every name ----------------------------------------------------------------------
 
 Read = Callable[[Settings], object]
@@ -136,6 +144,12 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "http.port": ("8080", lambda s: s.server.port, 8080),
     "http.workers": ("4", lambda s: s.server.workers, 4),
     "http.grace_seconds": ("2.5", lambda s: s.server.grace, 2.5),
+    "http.drain_seconds": ("0.5", lambda s: s.server.drain, 0.5),
+    "http.max_connections": ("99", lambda s: s.server.limits.connections, 99),
+    "http.keep_alive_seconds": ("620", lambda s: s.server.limits.patience.idle, 620.0),
+    "http.head_timeout_seconds": ("1.5", lambda s: s.server.limits.patience.head, 1.5),
+    "http.max_in_flight": ("77", lambda s: s.data_action.max_in_flight, 77),
+    "http.max_unfinished_bytes": ("1048576", lambda s: s.data_action.max_unfinished, 1048576),
     "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
     "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
     "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
@@ -382,6 +396,12 @@ BAD: dict[str, str] = {
     "http.port": "70000",
     "http.workers": "0",
     "http.grace_seconds": "0",
+    "http.drain_seconds": "-1",
+    "http.max_connections": "0",
+    "http.keep_alive_seconds": "0.5",
+    "http.head_timeout_seconds": "0",
+    "http.max_in_flight": "0",
+    "http.max_unfinished_bytes": "32M",
     "http.max_body_bytes": "1k",
     "http.body_timeout_seconds": "nan",
     "http.max_answer_bytes": "-1",

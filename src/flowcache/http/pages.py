@@ -18,8 +18,9 @@ from starlette.routing import Route
 from flowcache.contract import answer
 from flowcache.errors import Failure, InvalidRequest, NotFound, RedisUnavailable, TooLarge
 from flowcache.http.app import ROUTE
-from flowcache.http.data_action import DataActionSettings, bug, failure_headers
+from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
+from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document

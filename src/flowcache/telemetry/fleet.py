@@ -43,20 +43,27 @@ class Fleet:
         self._report = report
         self._last_known: dict[Question, dict[Path, bytes]] = {}
         self._server: asyncio.AbstractServer | None = None
+        self._handing_over: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen for siblings."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._hand_over, self._path)
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
 
     async def close(self) -> None:
         """Stop listening, and leave the last totals behind."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+            await asyncio.gather(*self._handing_over)  # else a sibling would get half a report
         self._path.unlink(missing_ok=True)
         if self._directory.is_dir():
             self._path.with_suffix(".left").write_bytes(self._report(Question.TOTALS))
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._hand_over(reader, writer))
+        self._handing_over.add(task)
+        task.add_done_callback(self._handing_over.discard)
 
     async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
