@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,47 @@ def test_two_instances_share_a_rate(fresh_standalone: RedisProcess, tmp_path: Pa
         )
         assert let_through < 12  # less than a burst of each
         assert other.call(operation="GET", key="k").status == 200
+
+
+# -- rotation: the configuration, read again -------------------------------------------------------
+
+
+def section(client: str, *tokens: str) -> str:
+    listed = ", ".join(f'"{HASHES[token]}"' for token in tokens)
+    return (
+        f"[clients.{client}]\ntokens = [{listed}]\n"
+        f'permissions = ["data:read"]\nnamespace = "{client}"\n'
+    )
+
+
+def test_clients_and_tokens_come_and_go_with_sighup(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """A token is replaced without one refused call; a client that was removed is nobody."""
+    with serving(nodes(standalone_server), tmp_path, section("acme", "acme")) as running:
+
+        def status(token: str) -> int:
+            return act(running, token, operation="GET", key="k").status
+
+        def reload(text: str, done: Callable[[], bool]) -> None:
+            """Have the configuration read again while somebody keeps calling with `next`."""
+            (tmp_path / "flowcache.toml").write_text(text)
+            running.process.send_signal(signal.SIGHUP)
+            eventually(done, what="the new configuration to be in force")
+
+        assert [status(token) for token in ("acme", "next", "other")] == [200, 401, 401]
+        reload(section("acme", "acme", "next"), lambda: status("next") == 200)
+        assert status("acme") == 200  # both count: the flows change over one by one
+
+        def old_is_out() -> bool:
+            assert status("next") == 200
+            return status("acme") == 401
+
+        reload(section("acme", "next"), old_is_out)
+        reload(section("other", "other"), lambda: status("other") == 200)
+        eventually(lambda: status("next") == 401, what="the removed client to be refused")
+        # A configuration with a fault changes nothing: nobody is let in or locked out by a slip.
+        (tmp_path / "flowcache.toml").write_text("[clients.acme]\ntokens = [1]\n")
+        running.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "clients.acme.tokens" in running.log, what="the fault to be told")
+        assert [status(token) for token in ("next", "other")] == [401, 200]

@@ -802,3 +802,16 @@ def test_a_secret_of_another_type_keeps_its_value(name: str, write: Write) -> No
     section, _, key = name.partition(".")
     told = faults(write(f'[{section}]\n{key} = ["{WORD}"]'), {} if section == "auth" else TOKEN)
     assert [fault.partition(":")[0] for fault in told] == [f"{name} = '***'"]
+
+
+# -- documentation ---------------------------------------------------------------------------------
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_the_configurations_of_the_documentation_are_valid(write: Write) -> None:
+    """What an operator copies from the page loads as it stands."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", OPERATIONS.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        load(write(block), TOKEN)
