@@ -22,6 +22,7 @@ from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
+from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
@@ -76,9 +77,16 @@ class Worker:
         self._audit = AuditRing(settings.audit_ring)
         self._fleet = Fleet(fleet_directory, self._report)
         self._limiters = _limiters(settings, self._guard)
-        gate = Gate(
-            Principals(settings.credentials, time), settings.gate, self._limiters, monotonic
-        )
+        known = Principals(settings.credentials, time)
+        self._keys: KeyRefresh | None = None
+        if settings.jwt is not None:
+            # Imported here: it brings a whole library of cryptography, and few have an issuer.
+            from flowcache.policy.jwt import Jwts
+
+            stated = Jwts(settings.jwt, settings.principals, time)
+            self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            known = Principals(settings.credentials, time, stated.credential)
+        gate = Gate(known, settings.gate, self._limiters, monotonic)
         self._wishes = Wishes(
             fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
         )
@@ -96,6 +104,8 @@ class Worker:
         )
 
     async def start(self) -> None:
+        if self._keys is not None:
+            await self._keys.start()
         await self._store.start()
         self._wishes.follow()
         await self._fleet.start()
@@ -104,6 +114,8 @@ class Worker:
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
         await self._fleet.close()
+        if self._keys is not None:
+            await self._keys.close()
         for limiter in self._limiters.values():
             if isinstance(limiter, SharedBucket):
                 await limiter.close()
@@ -172,13 +184,12 @@ class Worker:
 
 def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
     """Return a bucket for each client that has a rate."""
-    limited = {each.principal.name: each.principal.rate for each in settings.credentials}
     return {
-        name: SharedBucket(name, rate, store, monotonic)
+        who.name: SharedBucket(who.name, who.rate, store, monotonic)
         if settings.gate.shared_rates
-        else Bucket(rate)
-        for name, rate in limited.items()
-        if rate is not None
+        else Bucket(who.rate)
+        for who in settings.principals
+        if who.rate is not None
     }
 
 

@@ -243,7 +243,7 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
     settings = _valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
-    for line in overview(settings.credentials, time()):
+    for line in overview(settings.principals, settings.credentials, time()):
         print(line)
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")

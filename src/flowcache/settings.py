@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,8 +24,9 @@ from flowcache.http.data_action import DataActionSettings
 from flowcache.http.listener import Limits as ConnectionLimits
 from flowcache.http.worker import ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.clients import read_clients, shown_clients
+from flowcache.policy.clients import Clients, read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
+from flowcache.policy.jwks import JwtSettings
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
@@ -62,7 +64,10 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
+    principals: tuple[Principal, ...]
     credentials: tuple[Credential, ...]
+    jwt: JwtSettings | None
+    """Whose JSON Web Tokens count; None: nobody's."""
     gate: GateSettings
     audit_ring: int
     log_level: str
@@ -215,6 +220,18 @@ def _networks(value: Any) -> Networks:
     return Networks(read_network(each.strip()) for each in _text(value).split(","))
 
 
+def _keys(value: Any) -> str:
+    """Read where keys are. In clear from this host only: on the way they could be altered."""
+    location = _text(value)
+    if "://" not in location:
+        return _file(location)
+    url = urlsplit(location)
+    is_here = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
+    if not url.hostname or url.username is not None or not (url.scheme == "https" or is_here):
+        raise ValueError("expected a file, or an https:// URL without credentials")
+    return location
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 _MOST_TTL = 315_360_000
@@ -321,6 +338,18 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "bearer token that may switch circuits, and read the inspector as well; without one nobody "
         "can",
+    ),
+    Setting(
+        "jwt",
+        "keys",
+        _keys,
+        None,
+        "where the keys of an issuer of JSON Web Tokens are (JWKS): a file, or an https:// URL",
+    ),
+    Setting("jwt", "issuer", _text, None, "who must have issued a token (`iss`)"),
+    Setting("jwt", "audience", _text, None, "for whom a token must be made (`aud`)"),
+    Setting(
+        "jwt", "refresh_seconds", _seconds(1, 86_400), 300.0, "how often the keys are read again"
     ),
     Setting(
         "redis",
@@ -601,6 +630,8 @@ def _masked(setting: Setting, raw: Any) -> str:
             nodes = raw if isinstance(raw, list) else [raw]
             shown = [without_credentials(n) if isinstance(n, str) else "***" for n in nodes]
             return repr(",".join(shown))[:200]
+        if setting.read is _keys and isinstance(raw, str):
+            raw = without_credentials(raw)
         return repr(raw)[:200]
     except ValueError:  # Python shows no integer of more than 4,300 digits
         return "a very long number"
@@ -609,7 +640,8 @@ def _masked(setting: Setting, raw: Any) -> str:
 def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
     """Check what concerns several settings, and hand each part its own record."""
     v = values
-    credentials = _credentials(v, clients, faults)
+    known = _clients(v, clients, faults)
+    _check_jwt(v, known, faults)
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -660,7 +692,9 @@ def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settin
             v["redis.hedge_share"],
             Mode(v["breaker.mode"]),
         ),
-        credentials,
+        known.principals,
+        known.credentials,
+        _jwt(v),
         GateSettings(
             v["http.trusted_proxies"] or Networks(()),
             Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
@@ -756,8 +790,8 @@ _OWN: dict[str, Principal] = {
 """Whose tokens are settings. Their names are taken, whether they have a token or not."""
 
 
-def _credentials(v: dict[str, Any], clients: Any, faults: list[str]) -> tuple[Credential, ...]:
-    """Return everybody's credentials: those that are settings, and the clients'."""
+def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
+    """Return everybody: those whose tokens are settings, and the clients."""
     token_is_well = not any(fault.startswith("auth.token") for fault in faults)
     if v["auth.token"] is None and not clients and token_is_well:
         faults.append(
@@ -773,8 +807,8 @@ def _credentials(v: dict[str, Any], clients: Any, faults: list[str]) -> tuple[Cr
     limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or _MOST_TTL)
     theirs = read_clients(clients, needed, limits, faults)
     owners: dict[bytes, str] = {}
-    named = [*own.items(), *((f"clients.{each.principal.name}.tokens", each) for each in theirs)]
-    for where, credential in named:
+    named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
+    for where, credential in (*own.items(), *named):
         other = owners.setdefault(credential.token.digest, where)
         if other != where:
             faults.append(f"{where}: the same as {other}; a token tells who calls")
@@ -784,7 +818,34 @@ def _credentials(v: dict[str, Any], clients: Any, faults: list[str]) -> tuple[Cr
             for setting, principal in _OWN.items()
             if principal.name in clients
         )
-    return (*own.values(), *theirs)
+    return Clients(
+        (*(each.principal for each in own.values()), *theirs.principals),
+        (*own.values(), *theirs.credentials),
+    )
+
+
+_JWT = ("jwt.keys", "jwt.issuer", "jwt.audience")
+
+
+def _check_jwt(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
+    """Refuse half of an issuer, and subjects without one."""
+    if any(fault.startswith("jwt.") for fault in faults):
+        return
+    missing = [name for name in _JWT if v[name] is None]
+    if 0 < len(missing) < len(_JWT):
+        faults.append(f"{' and '.join(missing)}: needed with the others of [jwt]")
+    if len(missing) == len(_JWT):
+        faults.extend(
+            f"clients.{who.name}.subject: no issuer is configured in [jwt]"
+            for who in known.principals
+            if who.subject is not None
+        )
+
+
+def _jwt(v: dict[str, Any]) -> JwtSettings | None:
+    if v["jwt.keys"] is None:
+        return None
+    return JwtSettings(v["jwt.issuer"], v["jwt.audience"], v["jwt.keys"], v["jwt.refresh_seconds"])
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -8,11 +8,14 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet
 
 from flowcache.policy.tokens import show_digest
 from flowcache.secret import Secret
@@ -357,3 +360,50 @@ def test_clients_and_tokens_come_and_go_with_sighup(
         running.process.send_signal(signal.SIGHUP)
         eventually(lambda: "clients.acme.tokens" in running.log, what="the fault to be told")
         assert [status(token) for token in ("next", "other")] == [401, 200]
+
+
+# -- tokens of an issuer ---------------------------------------------------------------------------
+
+
+def test_an_issuers_tokens_name_clients(standalone_server: RedisProcess, tmp_path: Path) -> None:
+    """What it signed for us is its subject, as far as its scope goes; nothing else gets in."""
+    key, stranger = (ECKey.generate_key("P-256", {"kid": "one"}) for _ in range(2))
+    keys = tmp_path / "jwks.json"
+    keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    text = f"""
+[jwt]
+keys = "{keys}"
+issuer = "https://idp.example/"
+audience = "flowcache"
+
+[clients.app]
+subject = "app-1"
+permissions = ["data:read", "data:write"]
+namespace = "app"
+"""
+    claims = {
+        **{"iss": "https://idp.example/", "aud": "flowcache", "sub": "app-1"},
+        **{"exp": int(time()) + 3600, "scope": "data:read data:write"},
+    }
+
+    def send(signer: ECKey, operation: str = "SET", **changes: Any) -> Answer:
+        """Post a data action with a token that ``signer`` signed."""
+        token = jwt.encode({"alg": "ES256", "kid": "one"}, claims | changes, signer)
+        body = json.dumps({"operation": operation, "key": "k", "value": 7}).encode()
+        header = {"authorization": f"Bearer {token}"}
+        return served.request("POST", ROUTE, body, header)
+
+    with serving(nodes(standalone_server), tmp_path, text) as served:
+        assert send(key).data == "OK"
+        assert send(key, "GET").data == 7
+        assert served.inspect()["auditLogs"][-1]["client"] == "app"
+        assert standalone_server.cli("EXISTS", "flowcache:ns:app:k") in (1, "1")
+        assert send(key, "GET", scope="data:read").data == 7
+        assert send(key, scope="data:read").code == "forbidden"
+        for refused in (
+            send(stranger),
+            send(key, aud="other"),
+            send(key, exp=int(time()) - 60),
+            send(key, sub="app-2"),
+        ):
+            assert refused.code == "unauthorized"

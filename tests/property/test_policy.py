@@ -71,7 +71,7 @@ def principal(table: dict[str, Any]) -> Principal:
     faults: list[str] = []
     read = read_clients({"c": table}, NEEDED, LIMITS, faults)
     assume(not faults)
-    return read[0].principal
+    return read.principals[0]
 
 
 def oracle(table: dict[str, Any], body: dict[str, Any]) -> str:

@@ -134,6 +134,13 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
     return lambda settings: settings.store.tls and read(settings.store.tls)
 
 
+ISSUER = {
+    "FLOWCACHE_JWT_KEYS": "https://idp/jwks",
+    "FLOWCACHE_JWT_ISSUER": "https://idp/",
+    "FLOWCACHE_JWT_AUDIENCE": "flowcache",
+}
+
+
 def has_token(settings: Settings, token: str) -> bool:
     """Tell whether ``token`` is somebody's."""
     return digest(token.encode()) in [each.token.digest for each in settings.credentials]
@@ -163,6 +170,10 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
     "inspector.token": ("see", lambda s: has_token(s, "see"), True),
     "inspector.control_token": ("turn", lambda s: has_token(s, "turn"), True),
+    "jwt.keys": ("https://idp/keys", lambda s: s.jwt and s.jwt.keys, "https://idp/keys"),
+    "jwt.issuer": ("iss", lambda s: s.jwt and s.jwt.issuer, "iss"),
+    "jwt.audience": ("aud", lambda s: s.jwt and s.jwt.audience, "aud"),
+    "jwt.refresh_seconds": ("60", lambda s: s.jwt and s.jwt.refresh, 60.0),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -225,6 +236,7 @@ NEEDS = {
     "redis.tls_cert_file": PAIR,
     "redis.tls_key_file": PAIR,
     "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
+    **dict.fromkeys(("jwt.keys", "jwt.issuer", "jwt.audience", "jwt.refresh_seconds"), ISSUER),
 }
 """What else must be configured for a setting to show."""
 
@@ -390,6 +402,10 @@ def test_an_inspector_shows_the_window_as_it_is_written() -> None:
 
 BAD: dict[str, str] = {
     "http.trusted_proxies": "10.0.0.1/8",
+    "jwt.keys": "no/such.json",
+    "jwt.issuer": " ",
+    "jwt.audience": " ",
+    "jwt.refresh_seconds": "0",
     "auth.failures_per_minute": "0",
     "auth.shared_rates": "sometimes",
     "http.host": "  ",
@@ -802,6 +818,36 @@ def test_a_secret_of_another_type_keeps_its_value(name: str, write: Write) -> No
     section, _, key = name.partition(".")
     told = faults(write(f'[{section}]\n{key} = ["{WORD}"]'), {} if section == "auth" else TOKEN)
     assert [fault.partition(":")[0] for fault in told] == [f"{name} = '***'"]
+
+
+@pytest.mark.parametrize("missing", ISSUER)
+def test_half_of_an_issuer_is_a_fault(missing: str) -> None:
+    """Keys without an issuer or audience would let in tokens that were made for others."""
+    given = {name: text for name, text in ISSUER.items() if name != missing}
+    (fault,) = faults(None, TOKEN | given)
+    assert fault == f"jwt.{missing[14:].lower()}: needed with the others of [jwt]"
+    assert loaded().jwt is None
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["ftp://idp/k", "https://", "https://ada:pw@idp/k", "http://idp/k", "http://localhost.x/k"],
+)
+def test_keys_come_from_where_nobody_alters_them(location: str) -> None:
+    """A file, or a URL over TLS; in clear from this host only."""
+    (fault,) = faults(None, TOKEN | ISSUER | {"FLOWCACHE_JWT_KEYS": location})
+    assert fault.startswith("jwt.keys")
+    assert "pw" not in fault
+    here = loaded(ISSUER | {"FLOWCACHE_JWT_KEYS": "http://127.0.0.1:8080/jwks"})
+    assert here.jwt is not None
+
+
+def test_a_subject_needs_an_issuer(write: Write) -> None:
+    """A client that nobody can speak for is a slip; with an issuer it needs no token of ours."""
+    file = write('[clients.a]\nsubject = "s"\npermissions = ["data:read"]\nnamespace = "a"')
+    (fault,) = faults(file, {})
+    assert fault == "clients.a.subject: no issuer is configured in [jwt]"
+    assert load(file, ISSUER).principals[0].subject == "s"
 
 
 # -- documentation ---------------------------------------------------------------------------------

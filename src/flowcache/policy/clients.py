@@ -21,7 +21,14 @@ from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import Token, read_digest
 
-__all__ = ["CLIENT_SETTINGS", "ClientSetting", "is_client_name", "read_clients", "shown_clients"]
+__all__ = [
+    "CLIENT_SETTINGS",
+    "ClientSetting",
+    "Clients",
+    "is_client_name",
+    "read_clients",
+    "shown_clients",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _MOST_TOKENS = 2
@@ -36,6 +43,13 @@ class ClientSetting(NamedTuple):
     key: str
     read: Callable[[Any], Any]
     about: str
+
+
+class Clients(NamedTuple):
+    """All clients, and the credentials of those that have tokens of ours."""
+
+    principals: tuple[Principal, ...]
+    credentials: tuple[Credential, ...]
 
 
 # -- how values are read ---------------------------------------------------------------------------
@@ -87,15 +101,19 @@ def _token(value: Any) -> Token:
 
 
 def _namespace(value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise ValueError("expected a text")
-    return namespace_prefix(value)
+    return namespace_prefix(_text(value))
 
 
 def _keys(value: Any) -> KeyPatterns:
     if len(_texts(value)) > _MOST_PATTERNS:
         raise ValueError(f"expected at most {_MOST_PATTERNS} patterns")
     return read_patterns(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text")
+    return value
 
 
 def _number(low: int, high: int) -> Callable[[Any], int]:
@@ -120,9 +138,8 @@ def _networks(value: Any) -> Networks:
 # -- the table -------------------------------------------------------------------------------------
 
 CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
-    ClientSetting(
-        "tokens", _tokens, "one or two digests of tokens, each with an expiry or not; needed"
-    ),
+    ClientSetting("tokens", _tokens, "one or two digests of tokens, each with an expiry or not"),
+    ClientSetting("subject", _text, "the `sub` of the JSON Web Tokens that name it, see below"),
     ClientSetting("expires", _instant, "from when on none of its tokens counts any more"),
     ClientSetting("permissions", _permissions, f"of {', '.join(Permission)}; needed"),
     ClientSetting("operations", _operations, "these and no others; what the permissions allow"),
@@ -145,15 +162,17 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
 
 def read_clients(
     tables: Any, operations: Mapping[str, Permission], limits: Limits, faults: list[str]
-) -> tuple[Credential, ...]:
-    """Return all credentials of ``[clients]``; append a sentence to ``faults`` for each fault.
+) -> Clients:
+    """Return all there are in ``[clients]``; append a sentence to ``faults`` for each fault.
 
     ``operations`` says which permission each one needs; ``limits`` are everybody's.
     """
     if not isinstance(tables, dict):
         faults.append("clients: expected sections as [clients.NAME]")
-        return ()
+        return Clients((), ())
+    principals: list[Principal] = []
     credentials: list[Credential] = []
+    subjects: dict[str, str] = {}
     for name, table in tables.items():
         if not is_client_name(name):
             faults.append(
@@ -162,8 +181,19 @@ def read_clients(
         elif not isinstance(table, dict):
             faults.append(f"clients.{name}: expected a section as [clients.{name}]")
         else:
-            credentials.extend(_read_client(name, table, operations, limits, faults))
-    return tuple(credentials)
+            v = _read_client(f"clients.{name}", table, operations, limits, faults)
+            if v is None:
+                continue
+            who = _principal(name, v, limits)
+            principals.append(who)
+            credentials.extend(
+                Credential(Token(token.digest, _sooner(token.expires, who.expires)), who)
+                for token in v["tokens"] or ()
+            )
+            other = subjects.setdefault(v["subject"], name) if v["subject"] else name
+            if other != name:
+                faults.append(f"clients.{name}.subject: the same as clients.{other}.subject")
+    return Clients(tuple(principals), tuple(credentials))
 
 
 def is_client_name(text: str) -> bool:
@@ -172,14 +202,13 @@ def is_client_name(text: str) -> bool:
 
 
 def _read_client(
-    name: str,
+    where: str,
     table: Mapping[str, Any],
     operations: Mapping[str, Permission],
     limits: Limits,
     faults: list[str],
-) -> tuple[Credential, ...]:
-    """Return the credentials of one client; see `read_clients`."""
-    where = f"clients.{name}"
+) -> dict[str, Any] | None:
+    """Return the values of one client, None with a fault; see `read_clients`."""
     known = {setting.key for setting in CLIENT_SETTINGS}
     found = [f"{where}.{key}: unknown setting" for key in table if key not in known]
     v: dict[str, Any] = dict.fromkeys(known)
@@ -191,9 +220,11 @@ def _read_client(
                 found.append(f"{where}.{setting.key} = {_shown(setting, table)}: {fault}")
     found.extend(f"{where}.{fault}" for fault in _contradictions(v, table, operations, limits))
     faults.extend(found)
-    if found:
-        return ()
-    principal = Principal(
+    return None if found else v
+
+
+def _principal(name: str, v: dict[str, Any], limits: Limits) -> Principal:
+    return Principal(
         name,
         v["permissions"],
         keys=v["keys"] or (ALL_KEYS if v["namespace"] else NO_KEYS),
@@ -203,10 +234,8 @@ def _read_client(
         limits=_limits(v, limits),
         networks=v["cidrs"],
         rate=None if v["rate"] is None else Rate(v["rate"], v["burst"] or math.ceil(v["rate"])),
-    )
-    return tuple(
-        Credential(Token(token.digest, _sooner(token.expires, v["expires"])), principal)
-        for token in v["tokens"]
+        subject=v["subject"],
+        expires=v["expires"],
     )
 
 
@@ -219,8 +248,8 @@ def _contradictions(
     """Return what is missing, and what nobody can mean together."""
     found: list[str] = []
     permissions: frozenset[Permission] | None = v["permissions"]
-    if "tokens" not in table:
-        found.append('tokens: none; make one with "flowcache token new"')
+    if not {"tokens", "subject"} & table.keys():
+        found.append('tokens: none; make one with "flowcache token new", or name a subject')
     if "permissions" not in table:
         found.append(f"permissions: none; name what it may do, of {', '.join(Permission)}")
     if permissions is not None and permissions & _DATA and not {"keys", "namespace"} & table.keys():
@@ -252,7 +281,7 @@ def _limits(v: dict[str, Any], limits: Limits) -> Limits | None:
 def shown_clients(tables: Any) -> dict[str, Any]:
     """Return valid clients as they stand in the configuration, for people: tokens are masked."""
     return {
-        name: dict(table) | {"tokens": ["***"] * len(table["tokens"])}
+        name: dict(table) | {"tokens": ["***"] * len(table.get("tokens", ()))}
         for name, table in tables.items()
     }
 

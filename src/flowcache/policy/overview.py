@@ -16,14 +16,16 @@ _SOON = 30 * 86_400
 _HEAD = ("client", "may", "keys", "ttl", "value", "rate", "from", "tokens end")
 
 
-def overview(credentials: Iterable[Credential], now: float) -> Iterator[str]:
+def overview(
+    principals: Iterable[Principal], credentials: Iterable[Credential], now: float
+) -> Iterator[str]:
     """Yield a table of all clients, line by line, then a warning for each token that needs one.
 
     ``now`` is Unix seconds.
     """
-    by_client: dict[Principal, list[float | None]] = {}
+    by_client: dict[Principal, list[float | None]] = {who: [] for who in principals}
     for credential in credentials:
-        by_client.setdefault(credential.principal, []).append(credential.token.expires)
+        by_client[credential.principal].append(credential.token.expires)
     rows = [_HEAD, *(_row(who, ends) for who, ends in by_client.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -48,7 +50,7 @@ def _row(who: Principal, ends: Iterable[float | None]) -> tuple[str, ...]:
         "any" if value is None else f"{value} B",
         "any" if who.rate is None else f"{who.rate.per_second:g}/s, {who.rate.burst} at once",
         "anywhere" if who.networks is None else str(who.networks),
-        ", ".join("never" if end is None else _day(end) for end in ends),
+        ", ".join("never" if end is None else _day(end) for end in ends) or "as issued",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from flowcache.contract.request import Limits
@@ -36,6 +36,10 @@ class Principal:
     limits: Limits | None = None
     networks: Networks | None = None
     rate: Rate | None = None
+    subject: str | None = None
+    """What an issuer calls it (`jwt`)."""
+    expires: float | None = None
+    """From when on none of its tokens counts, Unix seconds."""
 
     def require(self, permission: Permission) -> None:
         """Pass if the permission was given.
@@ -55,14 +59,28 @@ class Credential:
     principal: Principal
 
 
+def _nobody(_: bytes) -> None:
+    """Know no token besides those that are configured."""
+
+
 class Principals:
-    """Everybody known. ``now`` is the time of day, in Unix seconds: tokens expire by it."""
+    """Everybody known.
 
-    __slots__ = ("_by_digest", "_now")
+    ``now`` is the time of day, in Unix seconds: tokens expire by it. ``stated`` returns whose token
+    it is that an issuer states to be somebody's (`jwt.Jwts.credential`).
+    """
 
-    def __init__(self, credentials: Iterable[Credential], now: Clock) -> None:
+    __slots__ = ("_by_digest", "_now", "_stated")
+
+    def __init__(
+        self,
+        credentials: Iterable[Credential],
+        now: Clock,
+        stated: Callable[[bytes], Credential | None] = _nobody,
+    ) -> None:
         self._by_digest = {each.token.digest: each for each in credentials}
         self._now = now
+        self._stated = stated
 
     def authenticate(
         self, headers: Iterable[tuple[bytes, bytes]], address: str | None
@@ -77,7 +95,7 @@ class Principals:
             Unauthorized: there is no credential, or it is nobody's.
         """
         shown = presented(headers)
-        known = self._by_digest.get(digest(shown.token))
+        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token)
         if known is None:
             raise Unauthorized(_UNKNOWN)
         principal, expires = known.principal, known.token.expires

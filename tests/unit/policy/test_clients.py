@@ -27,7 +27,7 @@ def read(text: str, name: str = "acme") -> tuple[tuple[Credential, ...], list[st
     """Read one client and return its credentials and the faults."""
     faults: list[str] = []
     tables = tomllib.loads(f"[clients.{json.dumps(name)}]\n{text}")["clients"]
-    return read_clients(tables, NEEDED, Limits(), faults), faults
+    return read_clients(tables, NEEDED, Limits(), faults).credentials, faults
 
 
 def well(text: str) -> tuple[Credential, ...]:
@@ -41,6 +41,7 @@ def test_a_client_has_what_its_section_says() -> None:
     text = f"""
 tokens = ["{ONE}", {{ hash = "{TWO}", expires = 2027-01-31T12:00:00+02:00 }}]
 expires = 2028-01-01
+subject = "app-1"
 permissions = ["data:read", "data:write", "inspect:read"]
 operations = ["get", "SET"]
 namespace = "acme"
@@ -70,6 +71,7 @@ cidrs = ["10.0.0.0/8", "::1"]
     assert who.prefix == b"flowcache:ns:acme:"
     assert [who.keys.cover(key) for key in (b"customer:1", b"x")] == [True, False]
     assert who.limits == Limits(default_ttl=600, max_ttl=600, min_ttl=60)
+    assert (who.subject, who.expires) == ("app-1", 1_830_297_600.0)
     assert (who.max_value, who.rate) == (1000, Rate(2.5, 9))
     assert who.networks is not None
     assert who.networks.hold("10.1.1.1")
@@ -98,7 +100,7 @@ def test_a_call_without_a_ttl_gets_one_that_the_client_may_have(
     """The default, or what of the client's range is next to it."""
     table = tomllib.loads(LEAST + f"min_ttl = {low}\nmax_ttl = {high}")
     faults: list[str] = []
-    (only,) = read_clients({"a": table}, NEEDED, Limits(default_ttl=default), faults)
+    (only,) = read_clients({"a": table}, NEEDED, Limits(default_ttl=default), faults).credentials
     assert only.principal.limits == Limits(expected, high, low)
 
 
@@ -168,8 +170,8 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "": {},
         "flat": 7,
     }
-    credentials = read_clients(tables, NEEDED, Limits(), faults)
-    assert [each.principal.name for each in credentials] == ["good"]
+    found = read_clients(tables, NEEDED, Limits(), faults)
+    assert [who.name for who in found.principals] == ["good"]
     assert len(faults) == 8
     assert [fault.split(":")[0].split(" =")[0] for fault in faults[:5]] == [
         "clients.bad.colour",
@@ -179,8 +181,20 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "clients.bad.permissions",
     ]
     faults.clear()
-    assert read_clients("x", NEEDED, Limits(), faults) == ()
+    assert read_clients("x", NEEDED, Limits(), faults) == ((), ())
     assert len(faults) == 1
+
+
+def test_a_client_may_have_no_token_of_ours() -> None:
+    """Its issuer's tokens name it; two clients with one name can't be told apart."""
+    table = tomllib.loads('subject = "app-1"\npermissions = ["data:read"]\nnamespace = "a"')
+    faults: list[str] = []
+    found = read_clients({"a": table}, NEEDED, Limits(), faults)
+    assert (faults, found.credentials) == ([], ())
+    assert found.principals[0].subject == "app-1"
+    assert list(overview(found.principals, (), 0.0))[1].endswith("as issued")
+    read_clients({"a": table, "b": table}, NEEDED, Limits(), faults)
+    assert faults == ["clients.b.subject: the same as clients.a.subject"]
 
 
 def test_what_is_shown_of_clients_is_json_without_tokens() -> None:
@@ -207,7 +221,8 @@ def test_the_overview_shows_each_client_and_warns() -> None:
         + 'namespace = "a"\nrate = 5\nmin_ttl = 60\ncidrs = ["10.0.0.0/8"]'
     )
     end = 1_798_761_600.0  # 2027-01-01T00:00:00Z
-    head, row, *warnings = overview(credentials, end - 31 * 86_400)
+    who = (credentials[0].principal,)
+    head, row, *warnings = overview(who, credentials, end - 31 * 86_400)
     assert head.split()[:3] == ["client", "may", "keys"]
     for shown in (
         *("acme", "data:read", "* in flowcache:ns:a:", "60..2592000 s", "5/s, 5 at once"),
@@ -215,9 +230,9 @@ def test_the_overview_shows_each_client_and_warns() -> None:
     ):
         assert shown in row
     assert warnings == []
-    assert list(overview(credentials, end - 29 * 86_400))[2:] == [
+    assert list(overview(who, credentials, end - 29 * 86_400))[2:] == [
         "Warning: a token of acme expires on 2027-01-01; add the next."
     ]
-    assert list(overview(credentials, end))[2:] == [
+    assert list(overview(who, credentials, end))[2:] == [
         "Warning: a token of acme expired on 2027-01-01; remove it."
     ]
