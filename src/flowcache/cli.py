@@ -22,6 +22,7 @@ from flowcache.control import circuits
 
 if TYPE_CHECKING:
     from flowcache.http.supervisor import Service
+    from flowcache.policy.jwks import JwtSettings
     from flowcache.settings import Settings
 
 __all__ = ["main"]
@@ -245,10 +246,24 @@ def check(config: Config = None, redis: Redis = None) -> None:
     print("The configuration is valid.")
     for line in overview(settings.principals, settings.credentials, time()):
         print(line)
+    if settings.jwt is not None:
+        _try_issuer(settings.jwt)
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))
     print("flowcache is ready to serve.")
+
+
+def _try_issuer(settings: JwtSettings) -> None:
+    """Read the keys of the issuer as a worker would."""
+    from flowcache.policy.jwks import read_keys
+    from flowcache.policy.jwt import Jwts
+
+    try:
+        count = Jwts(settings, (), time).use(read_keys(settings.keys))
+    except (OSError, ValueError) as fault:
+        _give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
+    print(f"Keys of the issuer that can be used: {count}.")
 
 
 async def _try_redis(settings: Settings) -> None:
