@@ -413,6 +413,40 @@ class TestComingBack:
             await soon(lambda: back == [(name, True)] * 2)
             assert await store.execute(incr(b"k"), in_time()) == 1
 
+    async def test_after_a_stall(self, fresh_standalone: RedisProcess) -> None:
+        """A server that answers again on the same connection is told of as well."""
+        back: list[tuple[str, bool]] = []
+
+        def tell(shard: str, primary: bool) -> None:
+            back.append((shard, primary))
+
+        async with store_at(fresh_standalone.address, on_back=tell, reply_timeout=60.0) as store:
+            assert len(back) == 1
+            fresh_standalone.pause()
+            with pytest.raises(DeadlineExceeded):
+                await store.execute(get(b"k"), in_time(0.3))
+            # For longer than the watcher's round, so that it has been seen.
+            await soon(lambda: store.shard(b"k").primary.is_stuck(monotonic() - 0.5))
+            assert len(back) == 1
+            fresh_standalone.resume()
+            await soon(lambda: len(back) == 2)
+            assert back[0] == back[1]
+            assert store.status().shards[0].primary.losses == 0
+
+    async def test_not_while_it_is_too_slow(self, fresh_standalone: RedisProcess) -> None:
+        """That a late answer came at last is no sign that the next one will be in time."""
+        back: list[str] = []
+        with Proxy(fresh_standalone.address) as proxy:
+            async with store_at(
+                proxy.address, on_back=lambda shard, _: back.append(shard), reply_timeout=60.0
+            ) as store:
+                await asyncio.to_thread(proxy.delay, 0.6)
+                for _ in range(3):
+                    with pytest.raises(DeadlineExceeded):
+                        await store.execute(get(b"k"), in_time(0.3))
+                    await soon(lambda: store.status().shards[0].primary.pending == 0)
+                assert len(back) == 1
+
     async def test_not_while_it_stalls(self, fresh_standalone: RedisProcess) -> None:
         """That a stalled server's connections are taken proves nothing, and isn't told."""
         back: list[tuple[str, bool]] = []

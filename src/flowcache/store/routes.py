@@ -19,6 +19,7 @@ import structlog
 from flowcache.errors import RedisUnavailable
 from flowcache.ports import Clock
 from flowcache.store.backoff import reconnect_delay
+from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.discovery import discover
@@ -38,6 +39,8 @@ _REFRESH_PAUSE = 0.1
 """Seconds between two refreshes, so that a storm of redirections asks once."""
 _WATCH_INTERVAL = 0.1
 """Seconds between two looks at the links for an overdue reply."""
+_WELL = 0.1
+"""Seconds within which a server answers a PING that is well again."""
 _REDIRECTED_KEPT = 30.0
 """Seconds that a link outside of the map is kept after a redirection led to it."""
 
@@ -273,15 +276,30 @@ class Routes:
         return [link.address for link in links]
 
     async def _watcher(self) -> None:
+        stuck: dict[Link, int] = {}  # and how often each had been connected
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             now = self._clock()
-            for link in tuple(self._links.values()):
+            links = tuple(self._links.values())
+            for link in links:
                 link.reset_if_overdue(now)
+            still = {link: link.connects for link in links if link.is_stuck(now)}
+            for link, connects in stuck.items():
+                if link not in still and link.connects == connects:
+                    await self._ask_after(link)
+            stuck = still
             if now - self._refreshed_at >= _FAILOVER_INTERVAL and any(
                 shard.primary.is_stuck(now) for shard in self.shards.values()
             ):
                 self._refresh_wanted.set()
+
+    async def _ask_after(self, link: Link) -> None:
+        """Tell that a server is back that had stopped answering, if it answers at once again.
+
+        One that takes longer than its callers wait is no longer stuck each time it answers, either.
+        """
+        if await link.send(PING, self._clock() + _WELL) == b"PONG":
+            self._tell_back(link)
 
     def _apply(self, topology: Topology) -> None:
         """Take up a topology: open what is new, close what is gone, point the slots."""
@@ -347,13 +365,16 @@ class Routes:
         if link.state is LinkState.READY:
             _log.info("redis link up", address=str(link.address))
             if link.proven:
-                for shard in self.shards.values():
-                    if link is shard.primary or link in shard.replicas:
-                        self._on_back(shard.name, link is shard.primary)
+                self._tell_back(link)
             return
         self._refresh_wanted.set()
         if link.fresh_fault:
             _log.warning("redis link down", address=str(link.address), fault=link.status().fault)
+
+    def _tell_back(self, link: Link) -> None:
+        for shard in self.shards.values():
+            if link is shard.primary or link in shard.replicas:
+                self._on_back(shard.name, link is shard.primary)
 
     def _retire_all_but(self, wanted: Iterable[_Place]) -> None:
         """Drain the links that are no longer part of the map, and not just redirected to."""
