@@ -26,7 +26,8 @@ from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
-from flowcache.policy.principals import Principals
+from flowcache.policy.gate import Gate
+from flowcache.policy.verdict import Deny, judge, placed, refusal
 from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply, Stale
 
 __all__ = ["DataAction", "DataActionSettings"]
@@ -92,7 +93,7 @@ class DataAction:
     def __init__(
         self,
         settings: DataActionSettings,
-        principals: Principals,
+        gate: Gate,
         store: Executor,
         metrics: Metrics,
         audit: AuditSink,
@@ -101,7 +102,7 @@ class DataAction:
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
         self._settings = settings
-        self._principals = principals
+        self._gate = gate
         self._store = store
         self._metrics = metrics
         self._audit = audit
@@ -124,7 +125,7 @@ class DataAction:
         self.in_flight += 1
         try:
             try:
-                result = await self._act(call, scope["headers"], receive)
+                result = await self._act(call, scope, receive)
                 latency_ms = self._ms_since(started)
                 status, outcome, hit = 200, "ok", result.hit
                 headers: Iterable[tuple[bytes, bytes]] = JSON_HEADERS
@@ -164,32 +165,31 @@ class DataAction:
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
 
-    async def _act(
-        self, call: _Call, headers: Iterable[tuple[bytes, bytes]], receive: Receive
-    ) -> Result:
-        authorization = length = chunked = None
-        further: tuple[bytes, ...] = ()
+    async def _act(self, call: _Call, scope: Scope, receive: Receive) -> Result:
+        headers = scope["headers"]
+        length = chunked = None
         for name, value in headers:
-            if name == b"authorization":
-                if authorization is not None:
-                    further = (authorization,)
-                authorization = value
-            elif name == b"content-length":
+            if name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
                 chunked = value
-        principal = self._principals.authenticate(authorization, *further)
+        address = self._gate.address(scope.get("client"), headers)
+        principal = self._gate.identify(headers, address)
         call.client = principal.name
+        self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
         if self._at_work >= self._settings.max_in_flight:
             raise Overloaded("flowcache has too many calls at work; this one was not begun.")
         began = self._clock()
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)
-        call.request = wanted = request.coerce(body, self._settings.limits)
+        call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
         operation, command = plan(wanted, self._once_lifetime_ms)
         call.ran = operation.name
-        principal.require(operation.permission)
+        verdict = judge(principal, operation.permission, operation.name, command)
+        if verdict.__class__ is Deny:
+            raise refusal(verdict)
+        command = placed(command, principal.prefix)
         self._at_work += 1
         try:
             reply = await self._store.execute(command, began + self._patience(wanted))

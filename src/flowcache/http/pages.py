@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import time
 from typing import Any
 
 import msgspec
@@ -23,8 +24,10 @@ from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
+from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal, Principals
+from flowcache.policy.principals import Principal
+from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
@@ -50,19 +53,45 @@ class PagesSettings(msgspec.Struct, frozen=True):
 
 def pages(
     settings: PagesSettings,
-    principals: Principals,
+    gate: Gate,
     gather: Gather,
     ready: Ready,
     control: Control,
     next_id: Callable[[], str],
+    audit: AuditSink,
 ) -> Starlette:
     """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
 
     def allowed(request: Request, permission: Permission) -> Principal:
-        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
-        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
-        principal.require(permission)
-        return principal
+        """Return who calls, if they have the permission; who may not is on record."""
+        headers = request.headers.raw
+        address = gate.address(request.scope.get("client"), headers)
+        client = None
+        try:
+            principal = gate.identify(headers, address)
+            client = principal.name
+            principal.require(permission)
+            return principal
+        except Failure as failure:
+            refused(request, client, failure)
+            raise
+
+    def refused(request: Request, client: str | None, failure: Failure) -> None:
+        request.state.id = next_id()
+        audit.record(
+            AuditRecord(
+                at=time(),
+                request_id=request.state.id,
+                client=client,
+                flow_id=None,
+                interaction_id=None,
+                operation=None,
+                key=None,
+                outcome=failure.code,
+                hit=None,
+                latency_ms=0.0,
+            )
+        )
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -107,7 +136,7 @@ def pages(
         return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
     async def failed(request: Request, fault: Exception) -> Response:
-        request_id = next_id()
+        request_id = getattr(request.state, "id", None) or next_id()
         failure = _as_failure(request, fault, request_id)
         body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
