@@ -393,15 +393,16 @@ SETTINGS: tuple[Setting, ...] = (
         "hedge_share",
         _share,
         0.1,
-        "the share of reads that may be sent to a second server because the first is slow; "
-        "0 turns hedging off",
+        "the share of reads that may be sent to a second server because the first is slow, and ten "
+        "a second more in each worker; 0 turns hedging off",
     ),
     Setting(
         "redis",
         "retry_share",
         _share,
         0.2,
-        "the share of calls that may be sent again because a server failed; 0 turns retries off",
+        "the share of calls that may be sent again because a server failed, and ten a second more "
+        "in each worker; 0 turns retries off",
     ),
     Setting(
         "redis",

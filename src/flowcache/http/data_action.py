@@ -1,11 +1,12 @@
 """The way of a data action, from the socket to Redis and back.
 
-    authenticate -> read -> decode -> coerce -> plan -> authorise -> execute -> read reply
-    -> encode -> send -> record
+    authenticate -> read -> room -> decode -> coerce -> plan -> authorise -> execute
+    -> read reply -> encode -> record -> send
 
-`DataAction._act` is that line. Only reading the body and `execute` wait; everything else is
-synchronous and pure. Whatever fails on the way raises a `Failure`, which becomes an answer in one
-place, `__call__`; so does a bug.
+`DataAction._act` is that line up to *read reply*. Only reading the body and `execute` wait;
+everything else is synchronous. *Room* comes before all that costs time: a call that there is none
+for is refused undecoded. Whatever fails on the way raises a `Failure`, which becomes an answer in
+one place, `__call__`; so does a bug.
 """
 
 from __future__ import annotations
