@@ -143,6 +143,8 @@ class Worker:
             alive=True,
             started_at=self._started_at,
             in_flight=self.data_action.in_flight,
+            at_work=self.data_action.at_work,
+            overload_refusals=self.data_action.overload_refusals,
             operations=self._counters.stats(),
             audit=self._audit.newest(self._audit.total) if with_audit else [],
             audit_total=self._audit.total,

@@ -74,6 +74,11 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     yield from (requests, lookups, seconds)
     yield from _second_chances(workers)
     yield CounterMetricFamily(
+        "flowcache_overload_refusals",
+        "Calls refused for want of room; Redis was not asked.",
+        value=sum(worker.overload_refusals for worker in workers),
+    )
+    yield CounterMetricFamily(
         "flowcache_audit_records",
         "Audit records made.",
         value=sum(worker.audit_total for worker in workers),
@@ -124,6 +129,11 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "flowcache_requests_in_flight",
         "Calls that wait for an answer.",
         value=sum(worker.in_flight for worker in workers),
+    )
+    yield GaugeMetricFamily(
+        "flowcache_requests_at_work",
+        "Calls that wait for Redis: what http.max_in_flight bounds in each worker.",
+        value=sum(worker.at_work for worker in workers),
     )
     links = GaugeMetricFamily(
         "flowcache_redis_links_up", "Links to a server that are up.", labels=["address", "role"]

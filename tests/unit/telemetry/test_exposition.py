@@ -138,6 +138,14 @@ def test_the_rest_adds_up_too() -> None:
     assert value(samples, "build_info", version="9.8") == 1
 
 
+def test_an_overload_is_told_apart_from_an_outage() -> None:
+    """How full the workers are, and what they had no room for, those that ended included."""
+    living = [worker(1, at_work=2, overload_refusals=5), worker(2, at_work=3)]
+    samples = parsed([*living, worker(3, alive=False, at_work=9, overload_refusals=4)])
+    assert value(samples, "requests_at_work") == 5
+    assert value(samples, "overload_refusals_total") == 9
+
+
 def test_odd_names_are_escaped() -> None:
     """A shard named with quotes, a backslash or a line break is a label like any other."""
     odd = 'a"\\b\n1'
