@@ -9,7 +9,6 @@ from time import monotonic, time
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from flowcache import __version__
 from flowcache.audit.ring import AuditRing
@@ -30,6 +29,7 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
+from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
 
 __all__ = ["application", "service"]
@@ -71,7 +71,7 @@ class Worker:
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
         self._audit = AuditRing(settings.audit_ring)
-        self._fleet = Fleet(fleet_directory, self._report)
+        self._fleet = Fleet(fleet_directory, self._report, _fold)
         self._wishes = Wishes(
             fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
         )
@@ -156,20 +156,25 @@ class Worker:
 
     async def _gather(self, question: Question) -> Sequence[WorkerStatus]:
         """Return what all workers say: those that live first, this one before all."""
-        living = [_read(report) for report in await self._fleet.gather(question)]
-        left = [_read(report) for report in self._fleet.left()]
-        gone = [structs.replace(status, alive=False) for status in left if status is not None]
-        return [*(status for status in living if status is not None), *gone]
+        living = _read(await self._fleet.gather(question))
+        return once_each(living, _read(self._fleet.left()))
 
 
 def _number(answer: bytes) -> int:
     return int(answer) if answer.isdigit() else 0
 
 
-def _read(report: bytes) -> WorkerStatus | None:
-    try:
-        return _decode(report)
-    except msgspec.MsgspecError:
-        # A worker that ended while it reported, or one of another version.
-        _log.warning("a worker's report can't be read", bytes=len(report))
-        return None
+def _fold(reports: list[bytes]) -> bytes:
+    workers = _read(reports)
+    return msgspec.msgpack.encode(fold(workers)) if workers else b""
+
+
+def _read(reports: list[bytes]) -> list[WorkerStatus]:
+    read = []
+    for report in reports:
+        try:
+            read.append(_decode(report))
+        except msgspec.MsgspecError:
+            # A worker that ended while it reported, or one of another version.
+            _log.warning("a worker's report can't be read", bytes=len(report))
+    return read
