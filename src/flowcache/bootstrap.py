@@ -9,7 +9,6 @@ from time import monotonic, time
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from flowcache import __version__
 from flowcache.audit.ring import AuditRing
@@ -34,6 +33,7 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
+from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
 
 __all__ = ["application", "service"]
@@ -75,7 +75,7 @@ class Worker:
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
         self._audit = AuditRing(settings.audit_ring)
-        self._fleet = Fleet(fleet_directory, self._report)
+        self._fleet = Fleet(fleet_directory, self._report, _fold)
         self._limiters = _limiters(settings, self._guard)
         known = Principals(settings.credentials, time)
         self._keys: KeyRefresh | None = None
@@ -165,6 +165,8 @@ class Worker:
             alive=True,
             started_at=self._started_at,
             in_flight=self.data_action.in_flight,
+            at_work=self.data_action.at_work,
+            overload_refusals=self.data_action.overload_refusals,
             operations=self._counters.stats(),
             audit=self._audit.newest(self._audit.total) if with_audit else [],
             audit_total=self._audit.total,
@@ -176,10 +178,8 @@ class Worker:
 
     async def _gather(self, question: Question) -> Sequence[WorkerStatus]:
         """Return what all workers say: those that live first, this one before all."""
-        living = [_read(report) for report in await self._fleet.gather(question)]
-        left = [_read(report) for report in self._fleet.left()]
-        gone = [structs.replace(status, alive=False) for status in left if status is not None]
-        return [*(status for status in living if status is not None), *gone]
+        living = _read(await self._fleet.gather(question))
+        return once_each(living, _read(self._fleet.left()))
 
 
 def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
@@ -197,10 +197,17 @@ def _number(answer: bytes) -> int:
     return int(answer) if answer.isdigit() else 0
 
 
-def _read(report: bytes) -> WorkerStatus | None:
-    try:
-        return _decode(report)
-    except msgspec.MsgspecError:
-        # A worker that ended while it reported, or one of another version.
-        _log.warning("a worker's report can't be read", bytes=len(report))
-        return None
+def _fold(reports: list[bytes]) -> bytes:
+    workers = _read(reports)
+    return msgspec.msgpack.encode(fold(workers)) if workers else b""
+
+
+def _read(reports: list[bytes]) -> list[WorkerStatus]:
+    read = []
+    for report in reports:
+        try:
+            read.append(_decode(report))
+        except msgspec.MsgspecError:
+            # A worker that ended while it reported, or one of another version.
+            _log.warning("a worker's report can't be read", bytes=len(report))
+    return read

@@ -145,3 +145,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     circuits: list[CircuitStatus]
     store: StoreStatus
     reads: ReadStats = ReadStats()
+    at_work: int = 0
+    """Of the calls in flight, those that wait for Redis: what ``http.max_in_flight`` bounds."""
+    overload_refusals: int = 0
+    """Calls refused for want of room: Redis was not asked."""

@@ -6,10 +6,12 @@ import http.client
 import json
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from flowcache.ports import Mode
 from flowcache.telemetry.wishes import Wishes
@@ -118,6 +120,37 @@ def test_a_worker_that_is_spawned_later_follows(two: Service) -> None:
     assert [wish["mode"] for wish in listed(two)["wishes"]] == ["forced-open"]
     switch(two, mode="auto")
     assert statuses(two, READ) == {200}
+
+
+def totals(running: Service) -> dict[str, float]:
+    """Return what circuits refused, and the calls by outcome."""
+    text = running.request("GET", "/metrics").body.decode()
+    found: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "flowcache_circuit_refusals_total":
+                found["refusals"] += sample.value
+            elif sample.name == "flowcache_requests_total":
+                found[sample.labels["outcome"]] += sample.value
+    return dict(found)
+
+
+def test_totals_outlive_the_workers_that_counted(two: Service) -> None:
+    """After reloads the service has had as many calls and refusals as before: nothing is lost with
+    a worker, nothing is told twice."""
+    assert statuses(two, READ) == {200}
+    switch(two, mode="forced-open")
+    assert statuses(two, READ) == {503}
+    had = {"ok": 16, "circuit_open": 16, "refusals": 16}
+    eventually(lambda: totals(two) == had, what="all calls to be told of")
+    for _ in range(3):
+        before = pids(two)
+        two.process.send_signal(signal.SIGHUP)
+        eventually(
+            lambda old=before: len(now := pids(two)) == 2 and not now & old,  # type: ignore[misc]
+            what="new workers",
+        )
+        eventually(lambda: totals(two) == had, what="the totals there were")
 
 
 def test_a_worker_that_was_stopped_follows_when_it_goes_on(two: Service) -> None:

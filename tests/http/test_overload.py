@@ -43,6 +43,8 @@ def test_past_the_limit_calls_are_refused_at_once_and_pages_are_not(
             assert running.request("GET", "/healthz").status == 200
             metrics = running.request("GET", "/metrics").body.decode()
             assert 'flowcache_requests_total{operation="other",outcome="redis_un' in metrics
+            assert "\nflowcache_overload_refusals_total 3.0\n" in metrics
+            assert "\nflowcache_requests_at_work 4.0\n" in metrics
         finally:
             fresh_standalone.resume()
         for client in waiting:

@@ -101,6 +101,11 @@ class DataAction:
         clock: Clock,
     ) -> None:
         self.in_flight = 0
+        """Calls that wait for an answer."""
+        self.at_work = 0
+        """Those of them that wait for Redis: what ``max_in_flight`` bounds."""
+        self.overload_refusals = 0
+        """Calls refused for want of room, whatever there was none of."""
         self._idle: asyncio.Event | None = None
         self._settings = settings
         self._gate = gate
@@ -115,7 +120,6 @@ class DataAction:
             settings.max_unfinished,
             settings.most_unfinished,
         )
-        self._at_work = 0
         self._once_lifetime_ms = round(settings.once_lifetime * 1000)
         self._next_id = request_ids()
 
@@ -138,6 +142,7 @@ class DataAction:
                 )
             except Exception as fault:
                 failure = _as_failure(fault, call)
+                self.overload_refusals += isinstance(failure, Overloaded)
                 latency_ms = self._ms_since(started)
                 status, outcome, hit = failure.status, failure.code, None
                 headers = failure_headers(failure)
@@ -179,7 +184,7 @@ class DataAction:
         call.client = principal.name
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
-        if self._at_work >= self._settings.max_in_flight:
+        if self.at_work >= self._settings.max_in_flight:
             raise Overloaded("flowcache has too many calls at work; this one was not begun.")
         began = self._clock()
         call.body = body = request.decode(raw)
@@ -191,11 +196,11 @@ class DataAction:
         if verdict.__class__ is Deny:
             raise refusal(verdict)
         command = placed(command, principal.prefix)
-        self._at_work += 1
+        self.at_work += 1
         try:
             reply = await self._store.execute(command, began + self._patience(wanted))
         finally:
-            self._at_work -= 1
+            self.at_work -= 1
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
         if _least_bytes(reply) > self._settings.max_answer:

@@ -39,6 +39,7 @@ class _Workers(Collector):
         yield from _build(self._version)
         yield from _calls(self._workers)
         yield from _now([worker for worker in self._workers if worker.alive])
+        yield from _circuits(self._workers)
 
 
 def _build(version: str) -> Iterator[Metric]:
@@ -72,6 +73,11 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         seconds.add_metric([name], buckets, stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
     yield from _second_chances(workers)
+    yield CounterMetricFamily(
+        "flowcache_overload_refusals",
+        "Calls refused for want of room; Redis was not asked.",
+        value=sum(worker.overload_refusals for worker in workers),
+    )
     yield CounterMetricFamily(
         "flowcache_audit_records",
         "Audit records made.",
@@ -124,6 +130,11 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "Calls that wait for an answer.",
         value=sum(worker.in_flight for worker in workers),
     )
+    yield GaugeMetricFamily(
+        "flowcache_requests_at_work",
+        "Calls that wait for Redis: what http.max_in_flight bounds in each worker.",
+        value=sum(worker.at_work for worker in workers),
+    )
     links = GaugeMetricFamily(
         "flowcache_redis_links_up", "Links to a server that are up.", labels=["address", "role"]
     )
@@ -147,11 +158,10 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     for at, value in up.items():
         links.add_metric(at, value)
         pending.add_metric(at, waiting[at])
-    yield from _circuits(workers)
     yield from (links, pending)
 
 
-def _circuits(workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
+def _circuits(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     where = ["shard", "access"]
     states = GaugeMetricFamily(
         "flowcache_circuits", "Circuits of all workers by state.", labels=[*where, "state"]
@@ -172,19 +182,26 @@ def _circuits(workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
         "Changes of a circuit's state or mode, by the state it then has.",
         labels=[*where, "to"],
     )
+    for at, each in _by_place(workers).items():
+        for state in CIRCUIT_STATES:
+            transitions.add_metric([*at, state], sum(c.transitions.get(state, 0) for c in each))
+        refused.add_metric(at, sum(c.refused for c in each))
+        observed.add_metric(at, sum(c.would_refuse for c in each))
+    for at, each in _by_place(worker for worker in workers if worker.alive).items():
+        for state in CIRCUIT_STATES:
+            states.add_metric([*at, state], sum(c.state == state for c in each))
+        for mode in Mode:
+            modes.add_metric([*at, mode.value], sum(c.mode == mode for c in each))
+    yield from (states, modes, refused, observed, transitions)
+
+
+def _by_place(workers: Iterable[WorkerStatus]) -> dict[tuple[str, str], list[CircuitStatus]]:
+    """Return all circuits by shard and access, in order."""
     found: dict[tuple[str, str], list[CircuitStatus]] = {}
     for worker in workers:
         for circuit in worker.circuits:
             found.setdefault((circuit.shard, circuit.access), []).append(circuit)
-    for at, each in sorted(found.items()):
-        for state in CIRCUIT_STATES:
-            states.add_metric([*at, state], sum(c.state == state for c in each))
-            transitions.add_metric([*at, state], sum(c.transitions.get(state, 0) for c in each))
-        for mode in Mode:
-            modes.add_metric([*at, mode.value], sum(c.mode == mode for c in each))
-        refused.add_metric(at, sum(c.refused for c in each))
-        observed.add_metric(at, sum(c.would_refuse for c in each))
-    yield from (states, modes, refused, observed, transitions)
+    return dict(sorted(found.items()))
 
 
 def exposition(workers: Sequence[WorkerStatus], version: str) -> bytes:

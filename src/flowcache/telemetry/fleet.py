@@ -4,9 +4,12 @@ Every worker listens on a socket of its own in a directory that the supervisor m
 readable by their user. Whoever connects sends one byte, the `Question`, and gets the worker's
 report: bytes, opaque here. To gather, a worker asks each socket there is.
 
-A worker that ends in good order leaves its last totals behind as a file, so that the totals of
-the service don't fall when its workers are replaced. Known weakness: one that is killed can't, and
-its share is lost, which Prometheus takes for a reset.
+A worker that ends in good order leaves its last totals behind in a file, so that the totals of
+the service don't fall when its workers are replaced. It does so while it can still be asked: at no
+moment is it nowhere, and whoever finds it in both places can tell. Of the many that end in the
+life of a service only the last few are kept apart; those before are folded into one report. Known
+weakness: one that is killed can't leave anything, and its share is lost, which Prometheus takes for
+a reset.
 """
 
 from __future__ import annotations
@@ -14,14 +17,26 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+import structlog
+
+from flowcache.telemetry.shared_file import SharedFile
+
 __all__ = ["Fleet", "Question"]
+
+_log = structlog.get_logger(__name__)
+_decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
 _PATIENCE = 0.5
 """Seconds a sibling has to hand over its report."""
 _MOST_BYTES = 64 * 1024 * 1024
+_KEPT_APART = 32
+"""How many of those that ended last are kept apart. One that ended within the patience may be told
+of as living as well, which only shows while it is apart: so as many as may end in that time."""
 
 
 class Question(Enum):
@@ -35,10 +50,20 @@ class Question(Enum):
 
 
 class Fleet:
-    """This worker among its siblings. ``report`` answers for this one."""
+    """This worker among its siblings.
 
-    def __init__(self, directory: Path, report: Callable[[Question], bytes]) -> None:
+    ``report`` answers for this one. ``fold`` makes one report of several that workers left.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        report: Callable[[Question], bytes],
+        fold: Callable[[list[bytes]], bytes],
+    ) -> None:
         self._directory = directory
+        self._left = SharedFile(directory / "left.msgpack")
+        self._fold = fold
         self._path = directory / f"{os.getpid()}.worker"
         self._report = report
         self._last_known: dict[Question, dict[Path, bytes]] = {}
@@ -51,14 +76,24 @@ class Fleet:
         self._server = await asyncio.start_unix_server(self._accept, self._path)
 
     async def close(self) -> None:
-        """Stop listening, and leave the last totals behind."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            await asyncio.gather(*self._handing_over)  # else a sibling would get half a report
+        """Leave the last totals behind, and stop listening."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        with suppress(FileNotFoundError):  # the supervisor was faster at clearing up
+            self._leave()
+        server.close()
+        await server.wait_closed()
+        await asyncio.gather(*self._handing_over)  # else a sibling would get half a report
         self._path.unlink(missing_ok=True)
-        if self._directory.is_dir():
-            self._path.with_suffix(".left").write_bytes(self._report(Question.TOTALS))
+
+    def _leave(self) -> None:
+        with self._left.alone():
+            reports = [*self.left(), self._report(Question.TOTALS)]
+            oldest, newest = reports[:-_KEPT_APART], reports[-_KEPT_APART:]
+            if len(oldest) > 1:
+                oldest = [self._fold(oldest)]
+            self._left.replace(msgspec.msgpack.encode([*oldest, *newest]))
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._hand_over(reader, writer))
@@ -103,8 +138,19 @@ class Fleet:
         return sorted(p for p in self._directory.glob("*.worker") if p != self._path)
 
     def left(self) -> list[bytes]:
-        """Return the last totals of the workers that have ended."""
-        return [path.read_bytes() for path in sorted(self._directory.glob("*.left"))]
+        """Return the last totals of the workers that have ended, oldest first.
+
+        To miss nobody, gather first: who ends in between is found here then.
+        """
+        written = self._left.read()
+        if written is None:
+            return []
+        try:
+            return _decode(written)
+        except msgspec.MsgspecError as fault:
+            # Nothing of ours can have written it. The totals begin anew: Prometheus copes.
+            _log.error("what ended workers left can't be read", fault=str(fault))
+            return []
 
 
 async def _ask(path: Path, question: Question) -> bytes | None:

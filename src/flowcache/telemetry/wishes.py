@@ -10,10 +10,7 @@ A later wish replaces those that it covers, so that there are never more than th
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,6 +18,7 @@ import structlog
 
 from flowcache.ports import Access, Mode
 from flowcache.status import CircuitWish
+from flowcache.telemetry.shared_file import SharedFile
 
 __all__ = ["Wishes"]
 
@@ -32,17 +30,17 @@ class Wishes:
     """The wishes in force. ``apply`` switches circuits and returns how many there were."""
 
     def __init__(self, directory: Path, apply: Callable[[CircuitWish], int]) -> None:
-        self._path = directory / "circuits.json"
-        self._lock = directory / "circuits.lock"
+        self._file = SharedFile(directory / "circuits.json")
         self._apply = apply
         self._last = 0
 
     def in_force(self) -> list[CircuitWish]:
         """Return the wishes that are in force, oldest first."""
-        try:
-            return _decode(self._path.read_bytes())
-        except FileNotFoundError:
+        written = self._file.read()
+        if written is None:
             return []
+        try:
+            return _decode(written)
         except msgspec.MsgspecError as fault:
             # Only another version of flowcache could have written it. Circuits go on as they are.
             _log.error("the wishes about circuits can't be read", fault=str(fault))
@@ -51,18 +49,13 @@ class Wishes:
     def add(
         self, mode: Mode, shard: str | None, access: Access | None, by: str, at: float
     ) -> CircuitWish:
-        """Put a wish in force, for this worker and the others to `follow`.
-
-        The file is replaced at once: who reads it finds the wishes before or after, whole.
-        """
-        with self._alone():
+        """Put a wish in force, for this worker and the others to `follow`."""
+        with self._file.alone():
             before = self.in_force()
             number = max((wish.number for wish in before), default=0) + 1
             wish = CircuitWish(number, mode, shard, access, by, at)
             kept = [old for old in before if not wish.covers(old)]
-            new = self._path.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode([*kept, wish]))
-            os.replace(new, self._path)
+            self._file.replace(msgspec.json.encode([*kept, wish]))
         return wish
 
     def follow(self) -> int:
@@ -73,10 +66,3 @@ class Wishes:
                 met += self._apply(wish)
                 self._last = wish.number
         return met
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other workers from writing. They hold it for a moment only."""
-        with self._lock.open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

@@ -71,9 +71,19 @@ def worker(
     status: str = "ready",
     in_flight: int = 0,
     alive: bool = True,
+    **fields: Any,
 ) -> WorkerStatus:
     store = StoreStatus(status, "standalone", None, tuple(shards))
     operations = counted(*calls).stats()
     return WorkerStatus(
-        pid, alive, 0.0, in_flight, operations, list(audit), len(audit), list(circuits), store
+        pid,
+        alive,
+        0.0,
+        in_flight,
+        operations,
+        list(audit),
+        len(audit),
+        list(circuits),
+        store,
+        **fields,
     )

@@ -138,6 +138,14 @@ def test_the_rest_adds_up_too() -> None:
     assert value(samples, "build_info", version="9.8") == 1
 
 
+def test_an_overload_is_told_apart_from_an_outage() -> None:
+    """How full the workers are, and what they had no room for, those that ended included."""
+    living = [worker(1, at_work=2, overload_refusals=5), worker(2, at_work=3)]
+    samples = parsed([*living, worker(3, alive=False, at_work=9, overload_refusals=4)])
+    assert value(samples, "requests_at_work") == 5
+    assert value(samples, "overload_refusals_total") == 9
+
+
 def test_odd_names_are_escaped() -> None:
     """A shard named with quotes, a backslash or a line break is a label like any other."""
     odd = 'a"\\b\n1'
@@ -166,5 +174,28 @@ def test_of_a_worker_that_has_ended_the_totals_count_and_nothing_else() -> None:
     assert value(samples, "workers") == 1
     assert value(samples, "requests_in_flight") == 0
     assert not [
-        name for name, _ in samples if name.startswith(("flowcache_circuit", "flowcache_redis"))
+        name
+        for name, _ in samples
+        if name in ("flowcache_circuits", "flowcache_circuit_modes")
+        or name.startswith("flowcache_redis")
     ]
+
+
+def test_what_circuits_counted_stays_when_their_worker_ends() -> None:
+    """Refusals and transitions are totals: a reload doesn't let them fall."""
+    before = circuit("open", refused=3, would_refuse=2, transitions={"open": 2, "half-open": 1})
+    of_old = circuit("open", "gone:9", refused=5)
+    since = circuit(refused=1, would_refuse=1, transitions={"open": 1})
+    samples = parsed(
+        [worker(1, circuits=[since]), worker(2, circuits=[before, of_old], alive=False)]
+    )
+    place = {"shard": "a:1", "access": "read"}
+    assert value(samples, "circuit_refusals_total", **place) == 4
+    assert value(samples, "circuit_observed_refusals_total", **place) == 3
+    assert value(samples, "circuit_transitions_total", **place, to="open") == 3
+    assert value(samples, "circuit_transitions_total", **place, to="half-open") == 1
+    assert value(samples, "circuits", **place, state="open") == 0
+    assert value(samples, "circuits", **place, state="closed") == 1
+    gone = {"shard": "gone:9", "access": "read"}
+    assert value(samples, "circuit_refusals_total", **gone) == 5
+    assert ("flowcache_circuits", frozenset((gone | {"state": "open"}).items())) not in samples

@@ -9,10 +9,12 @@ import socket
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from flowcache.telemetry import fleet as module
 from flowcache.telemetry.fleet import Fleet, Question
@@ -61,7 +63,7 @@ def files(directory: Path, suffix: str) -> list[str]:
 
 @asynccontextmanager
 async def running(directory: Path, report: Report) -> AsyncIterator[Fleet]:
-    fleet = Fleet(directory, report)
+    fleet = Fleet(directory, report, b"+".join)
     await fleet.start()
     try:
         yield fleet
@@ -160,32 +162,92 @@ async def test_a_worker_that_left_is_not_gathered_and_leaves_its_totals(director
     assert files(directory, ".worker") == []
 
 
-@pytest.mark.usefixtures("many_pids")
 async def test_everybody_who_left_is_told_of(directory: Path) -> None:
-    """However often workers are replaced, none of their totals is lost."""
+    """However often workers are replaced, and be it under the same process id, all are there."""
     for name in (b"a", b"b", b"c"):
         async with running(directory, says(name)):
             pass
     async with running(directory, says(b"me")) as fleet:
-        assert sorted(fleet.left()) == [b"a", b"b", b"c"]
+        assert fleet.left() == [b"a", b"b", b"c"]
+
+
+@pytest.mark.usefixtures("many_pids")
+async def test_a_worker_that_ends_is_at_no_moment_nowhere(directory: Path) -> None:
+    """While it still hands a report over, its totals are there already."""
+    async with running(directory, says(b"me")) as fleet:
+        ending = Fleet(directory, says(b"x" * 5_000_000), b"+".join)
+        before = files(directory, ".worker")
+        await ending.start()
+        (name,) = set(files(directory, ".worker")) - set(before)
+        reader, writer = await asyncio.open_unix_connection(directory / name)
+        writer.write(TOTALS.value)
+        assert await reader.read(1)
+        closing = asyncio.create_task(ending.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        assert [len(report) for report in fleet.left()] == [5_000_000]
+        writer.transport.abort()
+        await closing
+
+
+@pytest.mark.usefixtures("many_pids")
+async def test_those_who_left_long_ago_are_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in the directory doesn't grow with every worker that ends; nobody is dropped."""
+    monkeypatch.setattr(module, "_KEPT_APART", 2)
+    for name in (b"a", b"b", b"c", b"d", b"e"):
+        async with running(directory, says(name)):
+            pass
+    fleet = Fleet(directory, says(b"me"), b"+".join)
+    assert fleet.left() == [b"a+b+c", b"d", b"e"]
+    assert sorted(os.listdir(directory)) == ["left.lock", "left.msgpack"]
+
+
+@pytest.mark.usefixtures("many_pids")
+async def test_who_leaves_at_the_same_moment_is_kept(directory: Path) -> None:
+    """Workers that end at once overwrite nothing of each other's."""
+
+    def live(name: bytes) -> None:
+        async def life() -> None:
+            async with running(directory, says(name)):
+                pass
+
+        asyncio.run(life())
+
+    names = [b"%d" % number for number in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(live, names))
+    assert sorted(Fleet(directory, says(b""), b"+".join).left()) == sorted(names)
+
+
+async def test_what_was_left_and_cannot_be_read_stops_nobody(directory: Path) -> None:
+    """The log tells, totals begin anew, and whoever ends next is kept."""
+    (directory / "left.msgpack").write_bytes(b"\xc1")
+    async with running(directory, says(b"me")) as fleet:
+        with capture_logs() as logged:
+            assert fleet.left() == []
+        assert [entry["log_level"] for entry in logged] == ["error"]
+    assert fleet.left() == [b"me"]
 
 
 async def test_an_end_without_a_directory_is_no_error() -> None:
     """A supervisor that was faster at clearing up breaks no worker's end."""
     with tempfile.TemporaryDirectory() as made:
-        fleet = Fleet(Path(made), says(b""))
+        fleet = Fleet(Path(made), says(b""), b"+".join)
         await fleet.start()
     await fleet.close()
 
 
 async def test_closing_twice_or_before_the_start_is_no_error(directory: Path) -> None:
     """An end that comes early leaves nothing to mend."""
-    fleet = Fleet(directory, says(b""))
+    fleet = Fleet(directory, says(b""), b"+".join)
     await fleet.close()
     await fleet.start()
     await fleet.close()
     await fleet.close()
     assert files(directory, ".worker") == []
+    assert fleet.left() == [b""]
 
 
 # -- who does not answer ---------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""The totals of workers that have ended: kept apart from those that live, and folded into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import structs
+
+from flowcache.status import CircuitStatus, ReadStats, StoreStatus, WorkerStatus
+from flowcache.telemetry.metrics import merge
+
+__all__ = ["fold", "once_each"]
+
+
+def once_each(living: Iterable[WorkerStatus], left: Iterable[WorkerStatus]) -> list[WorkerStatus]:
+    """Return every worker once: those that live in their order, then those that have ended.
+
+    A worker may answer and end while another is still being asked: then it has ended. A process id
+    comes round again, so a worker is known by when it started, too.
+    """
+    gone = {(each.pid, each.started_at): structs.replace(each, alive=False) for each in left}
+    still = [each for each in living if (each.pid, each.started_at) not in gone]
+    return [*still, *gone.values()]
+
+
+def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
+    """Return one that has ended and counted what all ``workers`` did, at least one. It has no pid.
+
+    Whatever `WorkerStatus` gets that only grows must be added up here.
+    """
+    names = workers[0].operations
+    return WorkerStatus(
+        pid=0,
+        alive=False,
+        started_at=min(worker.started_at for worker in workers),
+        in_flight=0,
+        operations={name: merge(worker.operations[name] for worker in workers) for name in names},
+        audit=[],
+        audit_total=sum(worker.audit_total for worker in workers),
+        circuits=_circuits(circuit for worker in workers for circuit in worker.circuits),
+        store=StoreStatus(
+            "end",
+            None,
+            None,
+            (),
+            retries=sum(worker.store.retries for worker in workers),
+            retries_refused=sum(worker.store.retries_refused for worker in workers),
+        ),
+        reads=ReadStats(
+            **{
+                name: sum(getattr(worker.reads, name) for worker in workers)
+                for name in ReadStats.__struct_fields__
+            }
+        ),
+        overload_refusals=sum(worker.overload_refusals for worker in workers),
+    )
+
+
+def _circuits(circuits: Iterable[CircuitStatus]) -> list[CircuitStatus]:
+    """Add up what circuits of the same place counted; the rest is that of the last."""
+    total: dict[tuple[str, str], CircuitStatus] = {}
+    for circuit in circuits:
+        at = (circuit.shard, circuit.access)
+        before = total.get(at)
+        total[at] = circuit if before is None else _and(before, circuit)
+    return list(total.values())
+
+
+def _and(before: CircuitStatus, circuit: CircuitStatus) -> CircuitStatus:
+    entered = dict.fromkeys([*before.transitions, *circuit.transitions])
+    return structs.replace(
+        circuit,
+        refused=before.refused + circuit.refused,
+        would_refuse=before.would_refuse + circuit.would_refuse,
+        transitions={
+            state: before.transitions.get(state, 0) + circuit.transitions.get(state, 0)
+            for state in entered
+        },
+    )

@@ -1,0 +1,89 @@
+"""Workers that have ended: each counts once, and as much in the sum as it did by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.status import ReadStats, StoreStatus, WorkerStatus
+from flowcache.telemetry.exposition import exposition
+from flowcache.telemetry.totals import fold, once_each
+from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
+
+CALLS = [("GET", "ok", True, 0.5), ("GET", "ok", False, 1.5), ("SET", "conflict", None, 3.0)]
+
+
+def ended(pid: int, **fields: Any) -> WorkerStatus:
+    """Return one that has counted something of everything there is."""
+    circuits = [
+        circuit("open", refused=pid, would_refuse=2, transitions={"open": pid, "half-open": 1}),
+        circuit(shard=f"b:{pid % 2}", access="write", refused=1, transitions={"closed": pid}),
+    ]
+    told = worker(
+        pid,
+        CALLS[:pid],
+        [record()] * pid,
+        circuits,
+        [shard(link())],
+        alive=False,
+        at_work=1,
+        overload_refusals=pid,
+        reads=ReadStats(pid, 10 * pid, 100 * pid, 1000 * pid),
+    )
+    store = StoreStatus("ready", "cluster", None, told.store.shards, pid, 10 * pid)
+    return structs.replace(told, store=store, **fields)
+
+
+# -- once each -------------------------------------------------------------------------------------
+
+
+def test_who_answered_and_ended_meanwhile_has_ended() -> None:
+    """Found in both places, a worker counts once: with its last totals."""
+    me, other = worker(1), worker(2, CALLS[:1])
+    last = worker(2, CALLS)
+    assert once_each([me, other], [last]) == [me, structs.replace(last, alive=False)]
+
+
+def test_a_process_id_that_came_round_is_another_worker() -> None:
+    """Who has the pid of one that ended is not taken for it."""
+    me, again = worker(1), worker(2)
+    before = structs.replace(again, started_at=-1.0)
+    assert once_each([me, again], [before]) == [me, again, structs.replace(before, alive=False)]
+
+
+def test_who_lives_keeps_its_place() -> None:
+    """The one that is asked comes first, and those that have ended last."""
+    told = once_each([worker(3), worker(1)], [worker(2)])
+    assert [(each.pid, each.alive) for each in told] == [(3, True), (1, True), (2, False)]
+
+
+# -- one of many -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 7])
+def test_a_sum_tells_what_its_parts_did(many: int) -> None:
+    """Neither the metrics nor the inspector can tell whether the ended are one or many."""
+    me = worker(99, CALLS, circuits=[circuit(refused=2)])
+    gone = [ended(pid) for pid in range(1, many + 1)]
+    total = fold(gone)
+    assert exposition([me, total], "1") == exposition([me, *gone], "1")
+    told, apart = (view(all_, AuditFilter(), {}, "1") for all_ in ([me, total], [me, *gone]))
+    assert told == apart
+
+
+def test_sums_may_be_summed() -> None:
+    """The next to be folded meets the sum of those before, and the order is no matter."""
+    gone = [ended(pid) for pid in range(1, 5)]
+    whole = fold(gone)
+    step_by_step = fold([fold([fold(gone[:2]), gone[2]]), gone[3]])
+    assert step_by_step == whole
+
+
+def test_a_sum_is_no_worker() -> None:
+    """It has no pid that another could have, and carries nothing that was of its moment."""
+    total = fold([ended(1, started_at=5.0), ended(2, started_at=3.0)])
+    assert (total.pid, total.alive, total.started_at) == (0, False, 3.0)
+    assert (total.in_flight, total.at_work, total.audit, total.store.shards) == (0, 0, [], ())
