@@ -32,6 +32,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -409,10 +410,20 @@ class Connection(asyncio.Protocol):
 
     def cancel(self) -> None:
         """Cut what is under way."""
-        if self._exchange is not None:
-            self._exchange.task.cancel()
-        else:
+        exchange = self._exchange
+        if exchange is None:
             self.abort()
+            return
+        exchange.task.add_done_callback(partial(self._let_go, exchange))
+        exchange.task.cancel()
+
+    def _let_go(self, exchange: Exchange, _: asyncio.Task[None]) -> None:
+        """End what a cancelled task has left: before its first step it never comes to its end."""
+        if self._exchange is exchange:
+            self._exchange = None
+            self.abort()
+            if self.state is State.GONE:
+                self._leave()
 
     def expire(self, now: float) -> None:
         """Act on a state that has lasted too long."""

@@ -553,3 +553,17 @@ async def test_the_grace_ends_what_does_not(there: Served) -> None:
     await asyncio.wait_for(there.listener.drain(0, 0.05), 10)
     assert there.app.ended == ["/wait"]
     assert await client.is_over()
+
+
+async def test_a_request_is_cut_before_its_first_step(there: Served) -> None:
+    """A request whose work has not even begun when the grace ends holds the end up no more than
+    another."""
+    client = await there.connect()
+    await there.until(State.NEW)
+    (connection,) = there.listener.connections
+    await happens(lambda: connection._transport is not None)
+    connection.data_received(post("/wait"))  # no turn of the loop until it is cancelled
+    connection.cancel()
+    await there.until()
+    assert there.app.begun == []
+    assert await client.is_over()
