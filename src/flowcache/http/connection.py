@@ -226,7 +226,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._on_writable is not None:
-            self._on_writable.set_result(None)
+            if not self._on_writable.done():  # whoever waited may have been cancelled
+                self._on_writable.set_result(None)
             self._on_writable = None
         if self.state is State.STALLED:
             self.state = State.BUSY

@@ -567,3 +567,13 @@ async def test_a_request_is_cut_before_its_first_step(there: Served) -> None:
     await there.until()
     assert there.app.begun == []
     assert await client.is_over()
+
+
+async def test_an_answer_that_waits_for_its_client_is_cut(there: Served) -> None:
+    """Cut while it waits for a client that reads nothing, a request ends and its connection too."""
+    await stuffed(there, "/flood", 0)
+    (connection,) = there.listener.connections
+    await happens(lambda: connection._on_writable is not None)
+    connection.cancel()
+    await there.until()
+    assert there.app.ended == ["/flood"]
