@@ -445,6 +445,24 @@ async def test_a_client_that_ends_its_side_and_does_not_read_is_cut(
     await there.until()
 
 
+async def test_a_sweep_that_fails_is_not_the_last(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug met in one look at the connections is told, and the next look comes all the same."""
+    looks = 0
+
+    def sweep() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("kept quiet")
+
+    monkeypatch.setattr(there.listener, "sweep", sweep)
+    with capture_logs() as logs:
+        await happens(lambda: looks == 2)
+    assert [each["event"] for each in logs] == ["a bug"]
+
+
 # -- room ------------------------------------------------------------------------------------------
 
 
