@@ -131,3 +131,12 @@ def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -
             return len(after - before) >= 2 and running.worker() not in before
 
         eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))
+
+
+def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
+    """The log says by which signal a worker was killed."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: "a worker died" in running.log, what="the death in the log")
+        assert f"code={-signal.SIGKILL} " in running.log

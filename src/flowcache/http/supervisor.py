@@ -141,11 +141,13 @@ class _Worker:
         """End it at once."""
         self.process.kill()
 
-    def forget(self) -> None:
-        """Let go of a process that has ended."""
-        self.process.join()
+    def forget(self) -> int | None:
+        """Let go of a process that has ended; return its exit code."""
+        self.process.join()  # its end is heard of a moment before it has an exit code
+        code = self.process.exitcode
         self.process.close()
         self.readiness.close()
+        return code
 
 
 def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervisor: int) -> None:
@@ -253,8 +255,7 @@ class _Supervisor:
 
     def _bury(self, dead: _Worker) -> None:
         self._workers.remove(dead)
-        pid, code = dead.process.pid, dead.process.exitcode
-        dead.forget()
+        pid, code = dead.process.pid, dead.forget()
         if dead.is_draining or self._is_ending:
             return
         _log.error("a worker died", pid=pid, code=code, served=dead.is_serving)
