@@ -46,12 +46,23 @@ APPS = {"good": app, "failing": failing, "hanging": hanging}
 def main() -> None:
     """Serve what the plan says."""
     plan, port = Path(sys.argv[1]), int(sys.argv[2])
+    struck: list[int] = []
+    """The signals that the next worker gets in the first moment of its life."""
+
+    def strike() -> None:
+        for number in struck:
+            os.kill(os.getpid(), number)
+
+    os.register_at_fork(after_in_child=strike, after_in_parent=struck.clear)
 
     def read() -> Service:
-        wanted = {"app": "good", "port": port, "workers": 1} | json.loads(plan.read_text())
+        usual = {"app": "good", "port": port, "workers": 1, "struck": []}
+        wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
+        struck.extend(wanted["struck"])
         return Service(
-            lambda: chosen, ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0)
+            lambda: chosen,
+            ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0),
         )
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))

@@ -133,6 +133,19 @@ def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -
         eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_worker_that_is_just_forked_is_the_workers(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """However early a signal comes, it ends the worker it was sent to, and never the service."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(struck=[number])
+        eventually(lambda: "does not come up" in running.log, what="the new one to be given up")
+        assert f"code={-number} " in running.log
+        assert running.worker() == before
+
+
 def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
     """The log says by which signal a worker was killed."""
     with supervised(tmp_path) as running:

@@ -53,6 +53,7 @@ _RESTART_SECONDS = 0.5
 _CRASH_LOOP_DEATHS = 10
 _CRASH_LOOP_SECONDS = 30.0
 """So many deaths in so short a time end the service: it can't be mended by starting anew."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -117,7 +118,8 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_in_worker, args=(service, listening, ready, os.getpid()), name="worker"
         )
-        self.process.start()
+        with _signals_held():
+            self.process.start()
         ready.close()
 
     def has_begun_to_serve(self) -> bool:
@@ -155,6 +157,7 @@ def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervis
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal's; the supervisor's means another
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.setpgid(0, 0)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -304,17 +307,30 @@ class _Supervisor:
 def _signals() -> Iterator[socket.socket]:
     """Give a socket from which the numbers of the signals that come can be read."""
     read, write = socket.socketpair()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with read, write:
         write.setblocking(False)
         before_fd = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _noted) for number in numbers}
+        before = {number: signal.signal(number, _noted) for number in _SIGNALS}
         try:
             yield read
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold the signals back while a worker is forked.
+
+    Until a worker has let go of what it inherits, a signal to it would be written into the
+    supervisor's own socket: one to the supervisor, and none to the worker.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _noted(_: int, __: FrameType | None) -> None:
