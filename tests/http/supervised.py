@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,7 +41,17 @@ async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-APPS = {"good": app, "failing": failing, "hanging": hanging}
+async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
+    """Begin to serve after having been told to end, and never hear of it."""
+    if scope["type"] == "lifespan":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        print("hangs", flush=True)
+        while signal.SIGTERM not in signal.sigpending():  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.01)
+    await app(scope, receive, send)
+
+
+APPS = {"good": app, "failing": failing, "hanging": hanging, "deaf": deaf}
 
 
 def main() -> None:
@@ -56,13 +67,13 @@ def main() -> None:
     os.register_at_fork(after_in_child=strike, after_in_parent=struck.clear)
 
     def read() -> Service:
-        usual = {"app": "good", "port": port, "workers": 1, "struck": []}
+        usual = {"app": "good", "port": port, "workers": 1, "grace": 5.0, "struck": []}
         wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
         struck.extend(wanted["struck"])
         return Service(
             lambda: chosen,
-            ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0),
+            ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"]),
         )
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))

@@ -146,6 +146,16 @@ def test_a_signal_to_a_worker_that_is_just_forked_is_the_workers(
         assert running.worker() == before
 
 
+def test_a_worker_that_serves_after_it_was_told_to_end_is_killed_in_time(tmp_path: Path) -> None:
+    """The time that a worker has to end is not lifted by its word that it has begun to serve."""
+    with supervised(tmp_path, app="deaf", grace=0.0) as running:
+        eventually(lambda: "hangs" in running.log, what="a worker that starts")
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+        assert "listens" in running.log
+        assert "it took too long" in running.log
+
+
 def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
     """The log says by which signal a worker was killed."""
     with supervised(tmp_path) as running:

@@ -129,7 +129,8 @@ class _Worker:
         except EOFError:
             return False
         self.is_serving = True
-        self.kill_at = float("inf")
+        if not self.is_draining:
+            self.kill_at = float("inf")
         return True
 
     def drain(self) -> None:
