@@ -156,6 +156,17 @@ def test_a_worker_that_serves_after_it_was_told_to_end_is_killed_in_time(tmp_pat
         assert "it took too long" in running.log
 
 
+def test_a_bug_at_a_reload_leaves_the_service_as_it_is(tmp_path: Path) -> None:
+    """Whatever goes wrong while the configuration is read, it is told, and the workers go on."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(app="unknown")
+        eventually(lambda: "KeyError" in running.log, what="the bug in the log")
+        assert running.worker() == before
+        running.reload(app="good")
+        eventually(lambda: running.worker() != before, what="a new worker")
+
+
 def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
     """The log says by which signal a worker was killed."""
     with supervised(tmp_path) as running:

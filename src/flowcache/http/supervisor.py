@@ -279,7 +279,11 @@ class _Supervisor:
     def _reload(self) -> None:
         if self._is_ending:
             return
-        service = self._reread()
+        try:
+            service = self._reread()
+        except Exception as fault:  # a bug in what only reads ends no service
+            _log.error("a bug; the configuration before stays", exc_info=fault)
+            return
         if service is None:
             _log.error("the configuration has faults; the one before stays, nothing is restarted")
             return
