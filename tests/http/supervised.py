@@ -41,6 +41,17 @@ async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
+async def stumbling(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse to start in the second worker of all."""
+    if scope["type"] == "lifespan":
+        with Path(sys.argv[1]).with_name("starts").open("a") as starts:
+            starts.write("x")
+            starts.flush()
+            if starts.tell() == 2:
+                return await failing(scope, receive, send)
+    await app(scope, receive, send)
+
+
 async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     """Begin to serve after having been told to end, and never hear of it."""
     if scope["type"] == "lifespan":
@@ -51,7 +62,7 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 
-APPS = {"good": app, "failing": failing, "hanging": hanging, "deaf": deaf}
+APPS = {"good": app, "failing": failing, "hanging": hanging, "stumbling": stumbling, "deaf": deaf}
 
 
 def main() -> None:

@@ -167,6 +167,28 @@ def test_a_bug_at_a_reload_leaves_the_service_as_it_is(tmp_path: Path) -> None:
         eventually(lambda: running.worker() != before, what="a new worker")
 
 
+def test_a_service_that_serves_is_not_given_up_for_one_death(tmp_path: Path) -> None:
+    """A new worker that dies at its start is started again if another of its kind serves."""
+    with supervised(tmp_path, workers=2) as running:
+        before: set[int] = set()
+
+        def both() -> bool:
+            before.add(running.worker())
+            return len(before) == 2
+
+        eventually(both, what="both workers", ignoring=(OSError,))
+        running.reload(app="stumbling", workers=2)
+        after: set[int] = set()
+
+        def all_new() -> bool:
+            after.add(running.worker())
+            return len(after - before) == 2
+
+        eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))
+        assert running.log.count("a worker died") == 1
+        assert "does not come up" not in running.log
+
+
 def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
     """The log says by which signal a worker was killed."""
     with supervised(tmp_path) as running:

@@ -263,11 +263,14 @@ class _Supervisor:
         if dead.is_draining or self._is_ending:
             return
         _log.error("a worker died", pid=pid, code=code, served=dead.is_serving)
-        before = [each.service for each in self._workers if each.service is not dead.service]
-        if not dead.is_serving and dead.service is self._service and before:
-            _log.error("the new configuration does not come up; the one before stays")
-            self._service = before[-1]
-            return
+        if not dead.is_serving and dead.service is self._service:
+            staying = [each for each in self._workers if not each.is_draining]
+            before = [each.service for each in staying if each.service is not self._service]
+            serves = any(each.is_serving and each.service is self._service for each in staying)
+            if before and not serves:
+                _log.error("the new configuration does not come up; the one before stays")
+                self._service = before[-1]
+                return
         now = monotonic()
         self._next_start = now + _RESTART_SECONDS
         self._deaths.append(now)
