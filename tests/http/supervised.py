@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,18 +41,50 @@ async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-APPS = {"good": app, "failing": failing, "hanging": hanging}
+async def stumbling(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse to start in the second worker of all."""
+    if scope["type"] == "lifespan":
+        with Path(sys.argv[1]).with_name("starts").open("a") as starts:
+            starts.write("x")
+            starts.flush()
+            if starts.tell() == 2:
+                return await failing(scope, receive, send)
+    await app(scope, receive, send)
+
+
+async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
+    """Begin to serve after having been told to end, and never hear of it."""
+    if scope["type"] == "lifespan":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        print("hangs", flush=True)
+        while signal.SIGTERM not in signal.sigpending():  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.01)
+    await app(scope, receive, send)
+
+
+APPS = {"good": app, "failing": failing, "hanging": hanging, "stumbling": stumbling, "deaf": deaf}
 
 
 def main() -> None:
     """Serve what the plan says."""
     plan, port = Path(sys.argv[1]), int(sys.argv[2])
+    struck: list[int] = []
+    """The signals that the next worker gets in the first moment of its life."""
+
+    def strike() -> None:
+        for number in struck:
+            os.kill(os.getpid(), number)
+
+    os.register_at_fork(after_in_child=strike, after_in_parent=struck.clear)
 
     def read() -> Service:
-        wanted = {"app": "good", "port": port, "workers": 1} | json.loads(plan.read_text())
+        usual = {"app": "good", "port": port, "workers": 1, "grace": 5.0, "struck": []}
+        wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
+        struck.extend(wanted["struck"])
         return Service(
-            lambda: chosen, ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0)
+            lambda: chosen,
+            ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"]),
         )
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))

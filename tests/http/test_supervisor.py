@@ -131,3 +131,68 @@ def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -
             return len(after - before) >= 2 and running.worker() not in before
 
         eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_worker_that_is_just_forked_is_the_workers(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """However early a signal comes, it ends the worker it was sent to, and never the service."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(struck=[number])
+        eventually(lambda: "does not come up" in running.log, what="the new one to be given up")
+        assert f"code={-number} " in running.log
+        assert running.worker() == before
+
+
+def test_a_worker_that_serves_after_it_was_told_to_end_is_killed_in_time(tmp_path: Path) -> None:
+    """The time that a worker has to end is not lifted by its word that it has begun to serve."""
+    with supervised(tmp_path, app="deaf", grace=0.0) as running:
+        eventually(lambda: "hangs" in running.log, what="a worker that starts")
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+        assert "listens" in running.log
+        assert "it took too long" in running.log
+
+
+def test_a_bug_at_a_reload_leaves_the_service_as_it_is(tmp_path: Path) -> None:
+    """Whatever goes wrong while the configuration is read, it is told, and the workers go on."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(app="unknown")
+        eventually(lambda: "KeyError" in running.log, what="the bug in the log")
+        assert running.worker() == before
+        running.reload(app="good")
+        eventually(lambda: running.worker() != before, what="a new worker")
+
+
+def test_a_service_that_serves_is_not_given_up_for_one_death(tmp_path: Path) -> None:
+    """A new worker that dies at its start is started again if another of its kind serves."""
+    with supervised(tmp_path, workers=2) as running:
+        before: set[int] = set()
+
+        def both() -> bool:
+            before.add(running.worker())
+            return len(before) == 2
+
+        eventually(both, what="both workers", ignoring=(OSError,))
+        running.reload(app="stumbling", workers=2)
+        after: set[int] = set()
+
+        def all_new() -> bool:
+            after.add(running.worker())
+            return len(after - before) == 2
+
+        eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))
+        assert running.log.count("a worker died") == 1
+        assert "does not come up" not in running.log
+
+
+def test_a_death_is_told_with_its_cause(tmp_path: Path) -> None:
+    """The log says by which signal a worker was killed."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda: "a worker died" in running.log, what="the death in the log")
+        assert f"code={-signal.SIGKILL} " in running.log

@@ -2,11 +2,11 @@
 
 A connection is always in one state, and each state but one has a longest time:
 
-    NEW       nothing has come yet               -> HEAD, BUSY
-    HEAD      a head has begun                   -> BUSY
+    NEW       nothing has come yet               -> HEAD, BUSY, CLOSING
+    HEAD      a head has begun                   -> BUSY, CLOSING
     BUSY      a request is being answered        -> IDLE, HEAD, BUSY, STALLED, CLOSING
     STALLED   the client doesn't take its answer -> BUSY, IDLE, CLOSING
-    IDLE      kept alive for the next request    -> HEAD, BUSY
+    IDLE      kept alive for the next request    -> HEAD, BUSY, CLOSING
     CLOSING   the last answer has been sent      -> GONE
     GONE
 
@@ -16,7 +16,8 @@ and one answer. So a connection runs one request at a time, in order.
 
 CLOSING is a lingering close: the write side is shut, and what still comes is read and dropped for a
 while. Closed at once with bytes unread, the kernel would send a reset, and that can destroy the
-answer before the client has read it (RFC 9112, 9.6).
+answer before the client has read it (RFC 9112, 9.6). Where the client has ended its own side there
+is nothing to drop, and CLOSING waits only for the last answer to be taken.
 
 A client that is gone doesn't end the application's work: a write may have left for Redis. A client
 that has only ended its own side (a half-close) still gets its answers.
@@ -31,6 +32,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -138,6 +140,7 @@ class Connection(asyncio.Protocol):
         "_end_of_input",
         "_ends",
         "_exchange",
+        "_is_cut",
         "_on_writable",
         "_reader",
         "_reads",
@@ -168,6 +171,7 @@ class Connection(asyncio.Protocol):
         self._reads = True
         self._end_of_input = False
         self._ends = False
+        self._is_cut = False
         self._unsent = 0
         self._dropped = 0
         self._on_writable: asyncio.Future[None] | None = None
@@ -193,17 +197,17 @@ class Connection(asyncio.Protocol):
             self._read_ahead(data)
 
     def eof_received(self) -> bool:
-        """Hear that the client sends nothing more; return whether it may still be answered."""
+        """Hear that the client sends nothing more. What it has asked for is still answered."""
         self._end_of_input = True
         exchange = self._exchange
         if exchange is not None:
             if not exchange.is_complete:
                 exchange.break_off()
-            return True
-        if self.state is State.HEAD:
+        elif self.state is State.HEAD:
             self.refuse(InvalidRequest("The request broke off before the end of its head."))
-            return True
-        return self.state is State.STALLED
+        elif self.state is not State.STALLED:
+            self._close()
+        return True  # to close is not left to the transport: it would wait for the client for ever
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = State.GONE
@@ -222,7 +226,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._on_writable is not None:
-            self._on_writable.set_result(None)
+            if not self._on_writable.done():  # whoever waited may have been cancelled
+                self._on_writable.set_result(None)
             self._on_writable = None
         if self.state is State.STALLED:
             self.state = State.BUSY
@@ -320,9 +325,9 @@ class Connection(asyncio.Protocol):
         if ahead:
             self._ahead = b""
             self._read(ahead)
-        if self._end_of_input and self._exchange is None and not self.eof_received():
+        if self._end_of_input and self._exchange is None:
             # The end of the input has had to wait for its turn, as what came before it.
-            self._close()
+            self.eof_received()
 
     # -- what an exchange asks for -----------------------------------------------------------------
 
@@ -366,9 +371,7 @@ class Connection(asyncio.Protocol):
         if self._end_of_input:
             self._close()
             return
-        self._ahead = b""
-        self._enter(State.CLOSING)
-        self._unsent = self._bytes_unsent()
+        self._begin_to_close()
         with suppress(OSError):  # it may have been reset this very moment
             wire.write_eof()
         self._read_again()
@@ -378,31 +381,50 @@ class Connection(asyncio.Protocol):
         wire = self._transport
         if wire is None or _bytes_queued(wire, termios.FIONREAD):
             return False
-        self._enter(State.CLOSING)
-        wire.close()
+        self._close()
         return True
 
     def _close(self) -> None:
+        """Close as soon as the client has taken what was sent."""
         if self._transport is not None:
+            self._begin_to_close()
             self._transport.close()
+
+    def _begin_to_close(self) -> None:
+        self._ahead = b""
+        self._enter(State.CLOSING)
+        self._unsent = self._bytes_unsent()
 
     def abort(self) -> None:
         """Close at once, whatever has not been sent."""
-        self._ends = True
+        self._ends = self._is_cut = True
         if self._transport is not None:
             self._transport.abort()
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it has been closed, and only its transport doesn't know yet."""
-        return self._transport is not None and self._transport.is_closing()
+        """Whether it is closed, waits for nobody, and only has not been told so."""
+        wire = self._transport
+        if wire is None or not wire.is_closing():
+            return False
+        return self._is_cut or not wire.get_write_buffer_size()
 
     def cancel(self) -> None:
         """Cut what is under way."""
-        if self._exchange is not None:
-            self._exchange.task.cancel()
-        else:
+        exchange = self._exchange
+        if exchange is None:
             self.abort()
+            return
+        exchange.task.add_done_callback(partial(self._let_go, exchange))
+        exchange.task.cancel()
+
+    def _let_go(self, exchange: Exchange, _: asyncio.Task[None]) -> None:
+        """End what a cancelled task has left: before its first step it never comes to its end."""
+        if self._exchange is exchange:
+            self._exchange = None
+            self.abort()
+            if self.state is State.GONE:
+                self._leave()
 
     def expire(self, now: float) -> None:
         """Act on a state that has lasted too long."""

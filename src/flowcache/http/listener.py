@@ -155,9 +155,13 @@ class Listener:
     # -- the sweep ---------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self.sweep()
-        seconds = _SWEEP if self._drains_from is None else _SWEEP_DRAINING
-        self._sweeper = self._loop.call_later(seconds, self._sweep)
+        try:
+            self.sweep()
+        except Exception as fault:  # without another sweep nothing would have an end any more
+            _log.error("a bug", exc_info=fault)
+        finally:
+            seconds = _SWEEP if self._drains_from is None else _SWEEP_DRAINING
+            self._sweeper = self._loop.call_later(seconds, self._sweep)
 
     def sweep(self) -> None:
         """Look at all connections once, and at the clock on the wall."""

@@ -53,6 +53,7 @@ _RESTART_SECONDS = 0.5
 _CRASH_LOOP_DEATHS = 10
 _CRASH_LOOP_SECONDS = 30.0
 """So many deaths in so short a time end the service: it can't be mended by starting anew."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -117,7 +118,8 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_in_worker, args=(service, listening, ready, os.getpid()), name="worker"
         )
-        self.process.start()
+        with _signals_held():
+            self.process.start()
         ready.close()
 
     def has_begun_to_serve(self) -> bool:
@@ -127,7 +129,8 @@ class _Worker:
         except EOFError:
             return False
         self.is_serving = True
-        self.kill_at = float("inf")
+        if not self.is_draining:
+            self.kill_at = float("inf")
         return True
 
     def drain(self) -> None:
@@ -141,11 +144,13 @@ class _Worker:
         """End it at once."""
         self.process.kill()
 
-    def forget(self) -> None:
-        """Let go of a process that has ended."""
-        self.process.join()
+    def forget(self) -> int | None:
+        """Let go of a process that has ended; return its exit code."""
+        self.process.join()  # its end is heard of a moment before it has an exit code
+        code = self.process.exitcode
         self.process.close()
         self.readiness.close()
+        return code
 
 
 def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervisor: int) -> None:
@@ -153,6 +158,7 @@ def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervis
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal's; the supervisor's means another
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.setpgid(0, 0)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -253,16 +259,18 @@ class _Supervisor:
 
     def _bury(self, dead: _Worker) -> None:
         self._workers.remove(dead)
-        pid, code = dead.process.pid, dead.process.exitcode
-        dead.forget()
+        pid, code = dead.process.pid, dead.forget()
         if dead.is_draining or self._is_ending:
             return
         _log.error("a worker died", pid=pid, code=code, served=dead.is_serving)
-        before = [each.service for each in self._workers if each.service is not dead.service]
-        if not dead.is_serving and dead.service is self._service and before:
-            _log.error("the new configuration does not come up; the one before stays")
-            self._service = before[-1]
-            return
+        if not dead.is_serving and dead.service is self._service:
+            staying = [each for each in self._workers if not each.is_draining]
+            before = [each.service for each in staying if each.service is not self._service]
+            serves = any(each.is_serving and each.service is self._service for each in staying)
+            if before and not serves:
+                _log.error("the new configuration does not come up; the one before stays")
+                self._service = before[-1]
+                return
         now = monotonic()
         self._next_start = now + _RESTART_SECONDS
         self._deaths.append(now)
@@ -274,7 +282,11 @@ class _Supervisor:
     def _reload(self) -> None:
         if self._is_ending:
             return
-        service = self._reread()
+        try:
+            service = self._reread()
+        except Exception as fault:  # a bug in what only reads ends no service
+            _log.error("a bug; the configuration before stays", exc_info=fault)
+            return
         if service is None:
             _log.error("the configuration has faults; the one before stays, nothing is restarted")
             return
@@ -303,17 +315,30 @@ class _Supervisor:
 def _signals() -> Iterator[socket.socket]:
     """Give a socket from which the numbers of the signals that come can be read."""
     read, write = socket.socketpair()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with read, write:
         write.setblocking(False)
         before_fd = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _noted) for number in numbers}
+        before = {number: signal.signal(number, _noted) for number in _SIGNALS}
         try:
             yield read
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold the signals back while a worker is forked.
+
+    Until a worker has let go of what it inherits, a signal to it would be written into the
+    supervisor's own socket: one to the supervisor, and none to the worker.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _noted(_: int, __: FrameType | None) -> None:

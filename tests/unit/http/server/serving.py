@@ -218,6 +218,10 @@ class Served:
         self._clients.append(client)
         return client
 
+    def shrink(self) -> None:
+        """Let the kernel take little of what is sent on the connections made from now on."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
     @property
     def states(self) -> list[State]:
         """The states of all connections, in order."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.http.connection import State
+from flowcache.http.connection import Connection, State
 from flowcache.http.listener import Limits
 from tests.unit.http.asgi import Answered
 from tests.unit.http.server.serving import Client, Served, happens, post, served
@@ -391,6 +391,78 @@ async def test_a_client_that_reads_slowly_is_not_cut(there: Served) -> None:
     assert (await client.receive()).json["path"] == "/after"
 
 
+async def half_closed(there: Served, *sent: bytes) -> Connection:
+    """Return the connection of a client that takes too little of an answer, and has ended its
+    side: some of the answer waits in the transport, and not enough of it for STALLED."""
+    there.shrink()
+    client = await there.connect(buffer=4096)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await happens(lambda: len(there.states) > 0)
+    (connection,) = there.listener.connections
+    for data in sent:
+        client.send(data)
+    client.end()
+    await happens(lambda: connection._end_of_input)
+    there.app.gate.set()
+    await happens(lambda: connection._exchange is None)
+    wire = connection._transport
+    assert wire is not None
+    assert 0 < wire.get_write_buffer_size() < 64 * 1024
+    return connection
+
+
+HALF_CLOSED = pytest.mark.parametrize(
+    "sent",
+    [
+        (post("/wait", b"x" * 60_000, "Connection: close"),),
+        (post("/wait", b"x" * 60_000),),
+        (post("/wait", b"x" * 60_000), b"POST / HT"),
+        (post("/big?60000", b"", "Connection: close"),),
+        (post("/big?60000"),),
+        (post("/big?60000"), b"POST / HT"),
+    ],
+    ids=[
+        "at work on the last",
+        "at work",
+        "at work and in a head",
+        "after the last",
+        "idle",
+        "in a head",
+    ],
+)
+
+
+@HALF_CLOSED
+async def test_a_client_that_ends_its_side_and_does_not_read_is_cut(
+    there: Served, sent: tuple[bytes, ...]
+) -> None:
+    """However a half-close comes, the answer that nobody takes is waited for a bounded time."""
+    connection = await half_closed(there, *sent)
+    assert connection.state is State.CLOSING
+    there.later(1.9)
+    assert there.states == [State.CLOSING]
+    there.later(0.2)
+    await there.until()
+
+
+async def test_a_sweep_that_fails_is_not_the_last(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug met in one look at the connections is told, and the next look comes all the same."""
+    looks = 0
+
+    def sweep() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("kept quiet")
+
+    monkeypatch.setattr(there.listener, "sweep", sweep)
+    with capture_logs() as logs:
+        await happens(lambda: looks == 2)
+    assert [each["event"] for each in logs] == ["a bug"]
+
+
 # -- room ------------------------------------------------------------------------------------------
 
 
@@ -420,6 +492,14 @@ async def test_slow_heads_keep_nobody_out() -> None:
         assert (await good.ask("/")).status == 200
         assert await slow[0].is_over()
         await there.until(State.HEAD, State.IDLE)
+
+
+async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out() -> None:
+    """A connection that is closed and still has something to send goes for a new one."""
+    async with served(Limits(connections=1)) as there:
+        await half_closed(there, post("/wait", b"x" * 60_000, "Connection: close"))
+        newcomer = await there.connect()
+        assert (await newcomer.ask("/")).status == 200
 
 
 async def test_with_all_at_work_the_next_waits_its_turn() -> None:
@@ -491,3 +571,27 @@ async def test_the_grace_ends_what_does_not(there: Served) -> None:
     await asyncio.wait_for(there.listener.drain(0, 0.05), 10)
     assert there.app.ended == ["/wait"]
     assert await client.is_over()
+
+
+async def test_a_request_is_cut_before_its_first_step(there: Served) -> None:
+    """A request whose work has not even begun when the grace ends holds the end up no more than
+    another."""
+    client = await there.connect()
+    await there.until(State.NEW)
+    (connection,) = there.listener.connections
+    await happens(lambda: connection._transport is not None)
+    connection.data_received(post("/wait"))  # no turn of the loop until it is cancelled
+    connection.cancel()
+    await there.until()
+    assert there.app.begun == []
+    assert await client.is_over()
+
+
+async def test_an_answer_that_waits_for_its_client_is_cut(there: Served) -> None:
+    """Cut while it waits for a client that reads nothing, a request ends and its connection too."""
+    await stuffed(there, "/flood", 0)
+    (connection,) = there.listener.connections
+    await happens(lambda: connection._on_writable is not None)
+    connection.cancel()
+    await there.until()
+    assert there.app.ended == ["/flood"]
