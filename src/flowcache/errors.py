@@ -13,7 +13,8 @@
     ├── Internal            500  a bug
     ├── CircuitOpen         503  the shard's circuit is open
     ├── RedisUnavailable    503  no answer is to be had from Redis now
-    │   └── Declined             Redis is well, and declines this call
+    │   ├── Declined             Redis is well, and declines this call
+    │   └── Unrecorded           the audit record can't be kept, and must be
     └── DeadlineExceeded    504  no answer came in time
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
@@ -40,6 +41,7 @@ __all__ = [
     "RedisUnavailable",
     "TooLarge",
     "Unauthorized",
+    "Unrecorded",
     "WrongType",
     "all_failures",
 ]
@@ -158,6 +160,16 @@ class Declined(RedisUnavailable):
     """Redis is well and declines this call: out of memory, disk full, too many calls wait.
 
     It says nothing about the health of the shard: other calls go on.
+    """
+
+    __slots__ = ()
+
+
+class Unrecorded(RedisUnavailable):
+    """The record of the call can't be put on disk, and without it nothing is answered.
+
+    Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
+    docs/decisions/0020-the-audit-journal.md); it says nothing about any shard.
     """
 
     __slots__ = ()

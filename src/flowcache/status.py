@@ -12,6 +12,7 @@ from flowcache.ports import AuditRecord
 __all__ = [
     "CIRCUIT_STATES",
     "CircuitStatus",
+    "JournalStatus",
     "LinkStatus",
     "OperationStats",
     "ReadStats",
@@ -83,6 +84,23 @@ class ReadStats(msgspec.Struct, frozen=True):
     """Reads that the second server answered."""
 
 
+class JournalStatus(msgspec.Struct, frozen=True):
+    """How a worker's writing to the audit journal does. ``fault`` is None while it is well.
+
+    ``commits`` counts commits by the bucket of their latency, ``commit_ms`` is the sum of it.
+    """
+
+    path: str
+    mode: str
+    writer: str
+    fault: str | None
+    queued: int
+    written: int
+    lost: int
+    commits: list[int]
+    commit_ms: float
+
+
 class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
@@ -111,3 +129,5 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     circuits: list[CircuitStatus]
     store: StoreStatus
     reads: ReadStats = ReadStats()
+    journal: JournalStatus | None = None
+    """None where the newest audit records in memory are all there are."""

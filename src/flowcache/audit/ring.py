@@ -18,17 +18,24 @@ class AuditRing:
 
     __slots__ = ("_records", "_strangers", "total")
 
+    wants_intents = False
+
     def __init__(self, capacity: int) -> None:
         self._records: deque[AuditRecord] = deque(maxlen=capacity)
         self._strangers: deque[AuditRecord] = deque(maxlen=-(-capacity // 10))
         self.total = 0
         """How many were ever recorded."""
 
+    def admit(self) -> None:
+        """Pass: memory is always there."""
+
     def record(self, record: AuditRecord) -> None:
+        """Keep one record."""
         self.total += 1
         (self._strangers if record.client is None else self._records).append(record)
 
     def newest(self, limit: int) -> list[AuditRecord]:
+        """Return up to ``limit`` records, newest last."""
         if limit <= 0:
             return []
         return sorted((*self._records, *self._strangers), key=_at)[-limit:]
