@@ -6,18 +6,21 @@ A Protocol stands here only where two implementations exist or the layers forbid
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Set
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 __all__ = [
     "RESERVED_PREFIX",
+    "Access",
     "AuditRecord",
     "AuditSink",
     "Clock",
     "Command",
     "Executor",
     "Metrics",
+    "Mode",
     "Once",
     "Reply",
     "Shard",
@@ -143,6 +146,28 @@ class Store(Protocol[ShardT]):
         Raises:
             Failure: as `Executor.execute`.
         """
+
+
+class Access(StrEnum):
+    """What a circuit is about. The values are shown to operators and never renamed."""
+
+    READ = "read"
+    WRITE = "write"
+    FALLBACK = "fallback"
+    """Reads that a second server answers in place of the first."""
+
+
+class Mode(StrEnum):
+    """Say who decides about a circuit. The values are shown to operators and never renamed."""
+
+    AUTO = "auto"
+    """The circuit itself, by how the calls go."""
+    FORCED_OPEN = "forced-open"
+    """An operator: nothing is let through."""
+    DISABLED = "disabled"
+    """Nobody: everything is let through and nothing is judged."""
+    OBSERVE = "observe"
+    """The circuit judges, and tells, as in AUTO, but refuses nobody."""
 
 
 class Metrics(Protocol):

@@ -8,6 +8,7 @@ a secret's value is never shown. To add a setting: add its row, and use it in `_
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from flowcache.contract.request import Limits
 from flowcache.http.data_action import DataActionSettings
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
-from flowcache.resilience.breaker import BreakerSettings
+from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
 from flowcache.secret import Secret
 from flowcache.store.settings import (
@@ -168,6 +169,27 @@ def _share(value: Any) -> float:
     return number
 
 
+def _rate(value: Any) -> float:
+    rate = _share(value)
+    if rate == 0:
+        raise ValueError("expected a share above 0")
+    return rate
+
+
+def _window(value: Any) -> Window | None:
+    """Read a number and its unit: one key that can't contradict another."""
+    if value == "off":
+        return None
+    size, _, unit = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    longest = {"calls": 100_000, "seconds": 3600}
+    number = int(size) if size.isascii() and size.isdigit() and len(size) < 9 else 0
+    if not 1 <= number <= longest.get(unit, 0):
+        raise ValueError(
+            'expected "1 calls" to "100000 calls", "1 seconds" to "3600 seconds", or "off"'
+        )
+    return Window(number, Unit(unit))
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in choices:
@@ -313,9 +335,53 @@ SETTINGS: tuple[Setting, ...] = (
         "how long a write with an idempotencyKey is remembered",
     ),
     Setting(
-        "breaker", "failures", _number(1, 1000), 5, "failures in a row that open a shard's circuit"
+        "breaker",
+        "failures",
+        _number(0, 1000),
+        5,
+        "failures in a row that open a shard's circuit; 0 is off",
     ),
+    Setting(
+        "breaker",
+        "window",
+        _window,
+        "off",
+        'calls that the two rates are taken of, as "100 calls" or "30 seconds"; or "off"',
+    ),
+    Setting("breaker", "min_calls", _number(1, 100_000), 20, "rates of fewer calls open nothing"),
+    Setting(
+        "breaker",
+        "failure_rate",
+        _rate,
+        0.5,
+        "share of failed calls in the window, or of failed probes, that opens it",
+    ),
+    Setting(
+        "breaker",
+        "slow_ms",
+        _number(1, 60_000),
+        None,
+        "a call that takes longer is slow; off by default",
+    ),
+    Setting("breaker", "slow_rate", _rate, 0.5, "share of slow ones that opens it"),
     Setting("breaker", "open_seconds", _seconds(0.1, 3600), 10.0, "how long it then stays open"),
+    Setting(
+        "breaker",
+        "open_max_seconds",
+        _seconds(0.1, 86_400),
+        None,
+        "each time the probes fail it stays open twice as long, up to this; "
+        "a minute, or open_seconds where that is longer, by default",
+    ),
+    Setting("breaker", "probes", _number(1, 100), 1, "calls let through to see whether it is well"),
+    Setting(
+        "breaker",
+        "mode",
+        _one_of(*Mode),
+        Mode.AUTO.value,
+        "who decides: auto is the circuit, forced-open lets nothing through, disabled everything, "
+        "observe judges and refuses nobody",
+    ),
     Setting(
         "breaker",
         "min_budget_ms",
@@ -482,6 +548,7 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
     shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
     if shortest is not None and longest is not None and shortest > longest:
         faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
+    _check_breaker(v, faults)
     if faults:
         return None
     deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
@@ -497,15 +564,61 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         ),
         _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
         GuardSettings(
-            # A probe keeps its place longer than any call can take.
-            BreakerSettings(v["breaker.failures"], v["breaker.open_seconds"], deadline + 1.0),
+            _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
             v["redis.hedge_share"],
+            Mode(v["breaker.mode"]),
         ),
         _credentials(flow, inspector),
         v["audit.ring"],
         v["log.level"],
         _shown(v),
+    )
+
+
+def _check_breaker(v: dict[str, Any], faults: list[str]) -> None:
+    """Refuse what each part of the breaker would take, and nobody can mean together."""
+    failures, window, least = v["breaker.failures"], v["breaker.window"], v["breaker.min_calls"]
+    slow, deadline = v["breaker.slow_ms"], v["data.deadline_ms"]
+    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
+    window_is_well = not any(fault.startswith("breaker.window") for fault in faults)
+    if failures == 0 and window is None and window_is_well:
+        faults.append(
+            "breaker.failures = 0: nothing would open a circuit; set breaker.window, "
+            'or breaker.mode = "disabled" if that is meant'
+        )
+    held = window.size if window is not None and window.unit is Unit.CALLS else math.inf
+    if least is not None and least > held:
+        faults.append(
+            f'breaker.min_calls = {least}: more than breaker.window = "{window}" ever holds'
+        )
+    if slow is not None and window is None and window_is_well:
+        faults.append(f"breaker.slow_ms = {slow}: judges nothing without breaker.window")
+    if slow is not None and deadline is not None and slow >= deadline:
+        faults.append(
+            f"breaker.slow_ms = {slow}: no call takes longer than data.deadline_ms = {deadline}"
+        )
+    if first is not None and longest is not None and longest < first:
+        faults.append(
+            f"breaker.open_max_seconds = {longest}: shorter than breaker.open_seconds = {first}"
+        )
+
+
+def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
+    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
+    slow = v["breaker.slow_ms"]
+    return BreakerSettings(
+        failures=v["breaker.failures"],
+        window=v["breaker.window"],
+        min_calls=v["breaker.min_calls"],
+        failure_rate=v["breaker.failure_rate"],
+        slow_seconds=None if slow is None else slow / 1000,
+        slow_rate=v["breaker.slow_rate"],
+        open_seconds=first,
+        open_max_seconds=max(60.0, first) if longest is None else longest,
+        probes=v["breaker.probes"],
+        # A probe keeps its place longer than any call can take.
+        probe_seconds=probe_seconds,
     )
 
 
@@ -553,5 +666,7 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             value = "***"
         elif isinstance(value, Location):
             value = [str(node) for node in value.nodes]
+        elif isinstance(value, Window):
+            value = str(value)
         shown.setdefault(setting.section, {})[setting.key] = value
     return shown

@@ -59,16 +59,28 @@ class StoreStatus(msgspec.Struct, frozen=True):
     """Those that the budget did not allow."""
 
 
-class CircuitStatus(msgspec.Struct, frozen=True):
-    """A shard's circuit. ``retry_after`` is in seconds, 0 when calls are let through."""
+class CircuitStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A shard's circuit for one kind of access.
+
+    ``failures`` are those in a row. ``failure_rate`` and ``slow_rate`` are shares of ``calls``,
+    None while there are none. ``retry_after`` is in seconds, 0 when calls are let through.
+    ``reopened`` counts since the circuit was last closed; ``refused``, ``would_refuse`` (in mode
+    observe) and ``transitions`` (by the state that was entered) since it was made.
+    """
 
     shard: str
     access: str
+    mode: str
     state: str
     failures: int
+    calls: int
+    failure_rate: float | None
+    slow_rate: float | None
     retry_after: float
+    reopened: int
     refused: int
-    transitions: int
+    would_refuse: int
+    transitions: dict[str, int]
 
 
 class ReadStats(msgspec.Struct, frozen=True):

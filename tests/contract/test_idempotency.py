@@ -4,13 +4,20 @@ What a repeated write did not do shows only when the key was changed in between:
 it, in Redis itself, and looks whether the repetition changed it back.
 """
 
+import http.client
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.backends import Flow
+from tests.contract.backends import Flow, nodes
 from tests.contract.envelope import answered, refused
 from tests.contract.together import together
+from tests.servers import RedisProcess, eventually
+from tests.service import service
 
 LIFETIME_MS = 600_000
 
@@ -234,3 +241,52 @@ def test_repetitions_at_the_same_moment_are_one_write(flow: Flow, key: str) -> N
     assert told == [1] * 8
     told = together(8, lambda: flow.call(operation="DEL", key=key, idempotencyKey="j").data)
     assert told == [1] * 8
+
+
+def test_instances_and_restarts_do_not_matter(standalone_server: RedisProcess, key: str) -> None:
+    """A write is done once whichever instance it is sent to, and however often they restart."""
+    environment = {"REDIS_NODES": nodes(standalone_server.address)}
+    body = {"operation": "INCR", "key": key, "value": 5, "idempotencyKey": "i"}
+    with service(environment, "--workers", "2") as one:
+        with service(environment) as other:
+            told = together(4, lambda: one.call(**body).data)
+            told += together(4, lambda: other.call(**body).data)
+            standalone_server.cli("SCRIPT", "FLUSH")
+            told.append(one.call(**body).data)
+        with service(environment) as restarted:
+            told.append(restarted.call(**body).data)
+            refused(restarted.call(**body | {"value": 6}), "conflict")
+    assert told == [5] * 10
+    assert standalone_server.cli("GET", key) == "5"
+
+
+def test_an_instance_that_dies_under_a_write(fresh_standalone: RedisProcess) -> None:
+    """A write whose instance was killed before it answered is done once, sent again elsewhere."""
+    server = fresh_standalone
+    environment = {"REDIS_NODES": nodes(server.address), "FLOWCACHE_DATA_DEADLINE_MS": "30000"}
+    body = {"operation": "INCR", "key": "k", "idempotencyKey": "i"}
+    with service(environment) as survivor, service(environment) as dying:
+        assert survivor.call(operation="INCR", key="other", idempotencyKey="i").data == 1
+        server.pause()  # the write reaches the server, and its reply nobody
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(dying.call, **body)
+            eventually(lambda: dying.inspect()["workers"][0]["inFlight"] == 1)
+            eventually(lambda: bytes_waiting(server) > 0)
+            for worker in dying.inspect()["workers"]:
+                os.kill(worker["pid"], signal.SIGKILL)
+            with pytest.raises((OSError, http.client.HTTPException)):
+                calling.result()
+        server.resume()
+        assert survivor.call(**body).data == 1
+        assert survivor.call(**body).data == 1
+        assert server.cli("GET", "k") == "1"
+
+
+def bytes_waiting(server: RedisProcess) -> int:
+    """Return how many bytes lie unread in the connections to a server, which may be stopped."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(row[4].split(":")[1], 16)
+        for row in rows
+        if int(row[1].split(":")[1], 16) == server.port
+    )

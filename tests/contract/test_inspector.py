@@ -410,16 +410,18 @@ def test_the_circuit_is_in_the_metrics(fresh_standalone: RedisProcess) -> None:
     with service(PATIENT | {"REDIS_NODES": address}) as running:
         answered(running.call(operation="GET", key="k"))
         samples = metrics(running)
-        assert samples["flowcache_circuits", address, "closed"] == 3
+        for access in ("read", "write", "fallback"):
+            assert samples["flowcache_circuits", access, address, "closed"] == 1
         assert samples["flowcache_redis_links_up", address, "primary"] == 1
         server.stop()
         for _ in range(8):
             assert running.call(operation="GET", key="k").status == 503
         samples = metrics(running)
-        assert samples["flowcache_circuits", address, "open"] == 1
-        assert samples["flowcache_circuits", address, "closed"] == 2
-        assert samples["flowcache_circuit_refusals_total", address] == 3
-        assert samples["flowcache_circuit_transitions_total", address] == 1
+        assert samples["flowcache_circuits", "read", address, "open"] == 1
+        assert samples["flowcache_circuits", "write", address, "closed"] == 1
+        assert samples["flowcache_circuit_modes", "read", "auto", address] == 1
+        assert samples["flowcache_circuit_refusals_total", "read", address] == 3
+        assert samples["flowcache_circuit_transitions_total", "read", address, "open"] == 1
         assert samples["flowcache_redis_links_up", address, "primary"] == 0
         assert samples["flowcache_requests_total", "GET", "circuit_open"] == 3
         assert samples["flowcache_requests_total", "GET", "redis_unavailable"] == 5

@@ -28,13 +28,13 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.policy.principals import Principals
 from flowcache.ports import AuditRecord
 from flowcache.status import (
-    CircuitStatus,
     LinkStatus,
     ShardStatus,
     StoreStatus,
     WorkerStatus,
 )
 from flowcache.telemetry.metrics import Counters
+from tests.unit.telemetry.statuses import circuit
 
 if TYPE_CHECKING:
     from tests.service import Service
@@ -260,7 +260,10 @@ def test_the_inspector_fits_its_schema() -> None:
             AuditRecord(3.5, "a-2", None, None, None, None, None, "unauthorized", None, 0.1),
         ],
         audit_total=2,
-        circuits=[CircuitStatus("127.0.0.1:6379", "write", "half-open", 5, 0.5, 3, 2)],
+        circuits=[
+            circuit("half-open", "127.0.0.1:6379", access="write", calls=4, failure_rate=0.25),
+            circuit("open", mode="forced-open", transitions={"open": 1}),
+        ],
         store=StoreStatus(
             "ready",
             "cluster",

@@ -14,6 +14,7 @@ import pytest
 
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principals
+from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
 from flowcache.store.settings import Address, ReadFrom, Tls
 
@@ -166,7 +167,15 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "data.deadline_ms": ("250", lambda s: s.data_action.deadline, 0.25),
     "data.idempotency_seconds": ("60", lambda s: s.data_action.once_lifetime, 60),
     "breaker.failures": ("3", lambda s: s.guard.breaker.failures, 3),
+    "breaker.window": ("30 seconds", lambda s: s.guard.breaker.window, Window(30, Unit.SECONDS)),
+    "breaker.min_calls": ("50", lambda s: s.guard.breaker.min_calls, 50),
+    "breaker.failure_rate": ("0.25", lambda s: s.guard.breaker.failure_rate, 0.25),
+    "breaker.slow_ms": ("200", lambda s: s.guard.breaker.slow_seconds, 0.2),
+    "breaker.slow_rate": ("0.75", lambda s: s.guard.breaker.slow_rate, 0.75),
     "breaker.open_seconds": ("2.5", lambda s: s.guard.breaker.open_seconds, 2.5),
+    "breaker.open_max_seconds": ("120", lambda s: s.guard.breaker.open_max_seconds, 120.0),
+    "breaker.probes": ("3", lambda s: s.guard.breaker.probes, 3),
+    "breaker.mode": ("observe", lambda s: s.guard.mode, Mode.OBSERVE),
     "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
     "audit.ring": ("5", lambda s: s.audit_ring, 5),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
@@ -186,6 +195,7 @@ NEEDS = {
     "redis.tls_verify_hostname": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_cert_file": PAIR,
     "redis.tls_key_file": PAIR,
+    "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
 }
 """What else must be configured for a setting to show."""
 
@@ -306,6 +316,48 @@ def test_a_password_in_a_url_may_hold_anything(password: str) -> None:
     assert (store.username, store.nodes, store.database) == ("ada", (Address("cache", 1),), 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        ("off", None),
+        ("1 calls", Window(1, Unit.CALLS)),
+        ("100000 calls", Window(100_000, Unit.CALLS)),
+        ("3600 seconds", Window(3600, Unit.SECONDS)),
+    ],
+)
+def test_a_window_is_a_number_and_its_unit(text: str, window: Window | None) -> None:
+    """One key, as one says it; it can't contradict another."""
+    variables = {"FLOWCACHE_BREAKER_WINDOW": text, "FLOWCACHE_BREAKER_MIN_CALLS": "1"}
+    assert loaded(variables).guard.breaker.window == window
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("100", "calls", "0 calls", "-1 calls", "1.5 seconds", "100001 calls", "3601 seconds"),
+        *("100 call", "100  calls", "100 calls 30 seconds", "\u0663 calls", "9" * 5000 + " calls"),
+    ],
+)
+def test_what_is_no_window_is_a_fault(text: str) -> None:
+    """Whatever else is written is told, with what would do."""
+    (fault,) = faults_of("FLOWCACHE_BREAKER_WINDOW", text)
+    assert fault.endswith('"1 calls" to "100000 calls", "1 seconds" to "3600 seconds", or "off"')
+
+
+def test_a_circuit_stays_open_a_minute_at_most_or_as_long_as_it_first_does() -> None:
+    """A first open time of more than a minute needs no second setting."""
+    for text, longest in (("10", 60.0), ("60", 60.0), ("120", 120.0)):
+        settings = loaded({"FLOWCACHE_BREAKER_OPEN_SECONDS": text})
+        assert settings.guard.breaker.open_max_seconds == longest
+
+
+def test_an_inspector_shows_the_window_as_it_is_written() -> None:
+    """What is shown can be pasted into a file."""
+    for text in ("30 seconds", "100 calls"):
+        variables = {"FLOWCACHE_BREAKER_WINDOW": text}
+        assert loaded(variables).shown["breaker"]["window"] == text
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 BAD: dict[str, str] = {
@@ -338,8 +390,16 @@ BAD: dict[str, str] = {
     "data.max_ttl": "1.5",
     "data.deadline_ms": "4",
     "data.idempotency_seconds": "-1",
-    "breaker.failures": "0",
+    "breaker.failures": "-1",
+    "breaker.window": "100",
+    "breaker.min_calls": "0",
+    "breaker.failure_rate": "50",
+    "breaker.slow_ms": "0",
+    "breaker.slow_rate": "nan",
     "breaker.open_seconds": "1e9",
+    "breaker.open_max_seconds": "0",
+    "breaker.probes": "0",
+    "breaker.mode": "half-open",
     "breaker.min_budget_ms": "-1",
     "audit.ring": "many",
     "log.level": "loud",
@@ -382,6 +442,43 @@ def test_all_faults_are_told_together(write: Write) -> None:
     named = {re.split(r"[:= ]", fault)[0] for fault in told}
     assert named == {*BAD, "htpp.port", "FLOWCACHE_PROT", "auth.token"}
     assert len(told) == len(named)
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        (
+            {"FAILURES": "0"},
+            "breaker.failures = 0: nothing would open a circuit; set breaker.window, "
+            'or breaker.mode = "disabled" if that is meant',
+        ),
+        (
+            {"WINDOW": "10 calls", "MIN_CALLS": "11"},
+            'breaker.min_calls = 11: more than breaker.window = "10 calls" ever holds',
+        ),
+        ({"SLOW_MS": "100"}, "breaker.slow_ms = 100: judges nothing without breaker.window"),
+        (
+            {"SLOW_MS": "800", "WINDOW": "30 seconds"},
+            "breaker.slow_ms = 800: no call takes longer than data.deadline_ms = 800",
+        ),
+        (
+            {"OPEN_SECONDS": "20", "OPEN_MAX_SECONDS": "19"},
+            "breaker.open_max_seconds = 19.0: shorter than breaker.open_seconds = 20.0",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_together_is_a_fault(variables: dict[str, str], fault: str) -> None:
+    """One sentence that names the key, its value, and what it contradicts."""
+    environment = {f"FLOWCACHE_BREAKER_{key}": text for key, text in variables.items()}
+    assert faults(None, TOKEN | environment) == [fault]
+
+
+def test_a_fault_of_the_window_is_told_once() -> None:
+    """What depends on a setting that can't be read is not told as well."""
+    variables = {"WINDOW": "many", "FAILURES": "0", "SLOW_MS": "100", "MIN_CALLS": "1000"}
+    environment = {f"FLOWCACHE_BREAKER_{key}": text for key, text in variables.items()}
+    (fault,) = faults(None, TOKEN | environment)
+    assert fault.startswith("breaker.window (FLOWCACHE_BREAKER_WINDOW) = 'many'")
 
 
 def test_an_error_reads_as_all_of_its_faults() -> None:

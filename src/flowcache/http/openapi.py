@@ -38,6 +38,7 @@ from flowcache.http.inspector.view import MAX_LIMIT, AuditFilter
 from flowcache.operations.catalogue import AS_HASH, CATALOGUE
 from flowcache.operations.operation import Operation
 from flowcache.policy.permissions import Permission
+from flowcache.ports import Access, Mode
 from flowcache.status import CIRCUIT_STATES, StoreStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE
 
@@ -510,13 +511,21 @@ def _inspector() -> dict[str, Schema]:
         "hitRatio": {"type": "boolean", "description": "Whether it was a hit."},
         "latencyMs": number,
     }
+    rate: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
     circuit = {
         "worker": whole,
         "shard": text,
+        "access": {"enum": list(Access)},
+        "mode": {"enum": list(Mode)},
         "state": state,
         "consecutiveFailures": whole,
+        "calls": whole | {"description": "What the two rates are taken of."},
+        "failureRate": rate | {"description": "Null without calls."},
+        "slowRate": rate | {"description": "Null without calls."},
         "retryAfterSeconds": number,
+        "reopened": whole | {"description": "How often, since it was last closed."},
         "refused": whole,
+        "wouldRefuse": whole | {"description": "Calls that mode `observe` let through."},
         "transitions": whole,
     }
     worker = {
@@ -530,6 +539,7 @@ def _inspector() -> dict[str, Schema]:
         "AuditEntry": _object(
             entry, description="Who touched which key in which interaction, and what came of it."
         ),
+        "Circuit": _object(circuit, description="A shard's circuit for one kind of access."),
         "Inspector": _object(
             {
                 "metrics": {
@@ -543,7 +553,7 @@ def _inspector() -> dict[str, Schema]:
                 },
                 "circuitState": state | {"description": "The worst of all circuits."},
                 "redisClusterStatus": text | {"description": "`ready`, or the first that is not."},
-                "circuits": {"type": "array", "items": _object(circuit)},
+                "circuits": {"type": "array", "items": _ref("Circuit")},
                 "secondChances": _object(
                     dict.fromkeys(
                         (

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from enum import StrEnum
 from typing import Any, Generic, NamedTuple
 
 import structlog
@@ -35,22 +34,14 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Clock, Command, Reply, ShardT, Slow, Store
+from flowcache.ports import Access, Clock, Command, Mode, Reply, ShardT, Slow, Store
 from flowcache.resilience.breaker import Breaker, BreakerSettings, Permit, Refused, Transition
 from flowcache.resilience.hedging import Patience
 from flowcache.status import CircuitStatus, ReadStats
 
-__all__ = ["Access", "Guard", "GuardSettings"]
+__all__ = ["Guard", "GuardSettings"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Access(StrEnum):
-    """What a circuit is about. The values are shown to operators and never renamed."""
-
-    READ = "read"
-    WRITE = "write"
-    FALLBACK = "fallback"
 
 
 class GuardSettings(NamedTuple):
@@ -63,6 +54,19 @@ class GuardSettings(NamedTuple):
     breaker: BreakerSettings
     min_budget: float
     hedge_share: float = 0.1
+    mode: Mode = Mode.AUTO
+    """Who decides about circuits until somebody switches them."""
+
+
+class _Wish(NamedTuple):
+    """What an operator wants of the circuits of a shard and an access; None: of all."""
+
+    mode: Mode
+    shard: str | None
+    access: Access | None
+
+    def concerns(self, shard: str | None, access: Access | None) -> bool:
+        return self.shard in (None, shard) and self.access in (None, access)
 
 
 class _Circuits:
@@ -92,6 +96,8 @@ class Guard(Generic[ShardT]):
         self._clock = clock
         self._circuits: dict[str, _Circuits] = {}
         self._hedges = Budget(settings.hedge_share)
+        self._wishes: list[_Wish] = []
+        """The last one that concerns a circuit counts."""
         self._rescues = 0
         self._elsewheres = 0
         self._beside: set[asyncio.Task[Reply | Failure]] = set()
@@ -135,7 +141,7 @@ class Guard(Generic[ShardT]):
             first = self._beside_call(_as_value(rest))
             return await self._with_hedge(first, shard, circuits, command, began, deadline)
         now = clock()
-        circuit.succeed(permit, now)
+        circuit.succeed(permit, now, now - began)
         if slow_at is not None:
             circuits.patience.observe(now - began)
         return reply
@@ -174,7 +180,8 @@ class Guard(Generic[ShardT]):
             if _is_no_answer(fault):
                 raise why from None
             raise
-        circuit.succeed(permit, self._clock())
+        now = self._clock()
+        circuit.succeed(permit, now, now - began)
         self._elsewheres += 1
         return reply
 
@@ -223,7 +230,7 @@ class Guard(Generic[ShardT]):
             self._settle_failed(circuits.read, permit, fault, began, deadline)
             raise
         now = self._clock()
-        circuits.read.succeed(permit, now)
+        circuits.read.succeed(permit, now, now - began)
         circuits.patience.observe(now - began)
         return reply
 
@@ -240,15 +247,16 @@ class Guard(Generic[ShardT]):
     ) -> None:
         """Give a permit back after a call that has no reply."""
         now = self._clock()
+        seconds = now - began
         if isinstance(fault, Declined):
             circuit.ignore(permit, now)
         elif isinstance(fault, RedisUnavailable):
-            circuit.fail(permit, now)
+            circuit.fail(permit, now, seconds)
         elif isinstance(fault, DeadlineExceeded):
             enough = deadline - began >= self._min_budget
-            (circuit.fail if enough else circuit.ignore)(permit, now)
+            (circuit.fail if enough else circuit.ignore)(permit, now, seconds)
         elif isinstance(fault, Failure):  # Redis answered, and well
-            circuit.succeed(permit, now)
+            circuit.succeed(permit, now, seconds)
         else:  # a cancellation, a bug: they say nothing about Redis
             circuit.ignore(permit, now)
 
@@ -262,6 +270,31 @@ class Guard(Generic[ShardT]):
             for access, circuit in circuits:
                 if (access is not Access.FALLBACK) is primary:
                     circuit.invite(now)
+
+    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
+        """Switch circuits to ``mode``: those there are, and those that are made later.
+
+        Without ``shard`` or ``access`` it concerns all of them. Returns how many there are.
+        """
+        wish = _Wish(mode, shard, access)
+        # What the new wish concerns entirely has no more say: so the list stays short.
+        self._wishes = [w for w in self._wishes if not wish.concerns(w.shard, w.access)]
+        self._wishes.append(wish)
+        now = self._clock()
+        concerned = [
+            circuit
+            for name, circuits in self._circuits.items()
+            for kind, circuit in circuits
+            if wish.concerns(name, kind)
+        ]
+        for circuit in concerned:
+            circuit.switch(mode, now)
+        return len(concerned)
+
+    def _mode(self, shard: str, access: Access) -> Mode:
+        """Return the mode that a new circuit begins in."""
+        wishes = (w.mode for w in reversed(self._wishes) if w.concerns(shard, access))
+        return next(wishes, self._settings.mode)
 
     def circuits(self) -> list[CircuitStatus]:
         """Return the circuits of each shard that has been called."""
@@ -287,7 +320,9 @@ class Guard(Generic[ShardT]):
     def _new_circuits(self, shard: str) -> _Circuits:
         self._forget_the_gone()
         made = self._circuits[shard] = _Circuits(
-            lambda access: Breaker(self._settings.breaker, _reporter(shard, access))
+            lambda access: Breaker(
+                self._settings.breaker, _reporter(shard, access), mode=self._mode(shard, access)
+            )
         )
         return made
 
@@ -323,13 +358,19 @@ def _as_reply(result: Reply | Failure) -> Reply:
 def _status(shard: str, access: Access, circuit: Breaker, now: float) -> CircuitStatus:
     snapshot = circuit.snapshot(now)
     return CircuitStatus(
-        shard,
-        access.value,
-        snapshot.state.value,
-        snapshot.failures,
-        round(snapshot.retry_after, 3),
-        snapshot.refused,
-        snapshot.transitions,
+        shard=shard,
+        access=access.value,
+        mode=snapshot.mode.value,
+        state=snapshot.state.value,
+        failures=snapshot.failures,
+        calls=snapshot.calls,
+        failure_rate=snapshot.failure_rate,
+        slow_rate=snapshot.slow_rate,
+        retry_after=round(snapshot.retry_after, 3),
+        reopened=snapshot.reopened,
+        refused=snapshot.refused,
+        would_refuse=snapshot.would_refuse,
+        transitions={state.value: count for state, count in snapshot.transitions.items()},
     )
 
 
@@ -341,7 +382,8 @@ def _reporter(shard: str, access: Access) -> Callable[[Transition], None]:
             access=access.value,
             before=transition.before.value,
             after=transition.after.value,
-            reason=transition.reason,
+            reason=transition.reason.value,
+            mode=transition.mode.value,
         )
 
     return report

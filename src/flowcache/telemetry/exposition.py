@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from flowcache.ports import Mode
 from flowcache.status import CIRCUIT_STATES, CircuitStatus, WorkerStatus
 from flowcache.telemetry.latency import count_until
 from flowcache.telemetry.metrics import merge
@@ -123,26 +124,12 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "Calls that wait for an answer.",
         value=sum(worker.in_flight for worker in workers),
     )
-    circuits = GaugeMetricFamily(
-        "flowcache_circuits", "Circuits of all workers by state.", labels=["shard", "state"]
-    )
-    refused = CounterMetricFamily(
-        "flowcache_circuit_refusals", "Calls that an open circuit refused.", labels=["shard"]
-    )
-    transitions = CounterMetricFamily(
-        "flowcache_circuit_transitions", "Changes of a circuit's state.", labels=["shard"]
-    )
     links = GaugeMetricFamily(
         "flowcache_redis_links_up", "Links to a server that are up.", labels=["address", "role"]
     )
     pending = GaugeMetricFamily(
         "flowcache_redis_pending", "Commands that wait for a reply.", labels=["address", "role"]
     )
-    for shard, found in _by_shard(workers):
-        for state in CIRCUIT_STATES:
-            circuits.add_metric([shard, state], sum(c.state == state for c in found))
-        refused.add_metric([shard], sum(c.refused for c in found))
-        transitions.add_metric([shard], sum(c.transitions for c in found))
     up: dict[tuple[str, str], int] = {}
     waiting: dict[tuple[str, str], int] = {}
     for worker in workers:
@@ -155,15 +142,44 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     for at, value in up.items():
         links.add_metric(at, value)
         pending.add_metric(at, waiting[at])
-    yield from (circuits, refused, transitions, links, pending)
+    yield from _circuits(workers)
+    yield from (links, pending)
 
 
-def _by_shard(workers: Iterable[WorkerStatus]) -> Iterator[tuple[str, list[CircuitStatus]]]:
-    found: dict[str, list[CircuitStatus]] = {}
+def _circuits(workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
+    where = ["shard", "access"]
+    states = GaugeMetricFamily(
+        "flowcache_circuits", "Circuits of all workers by state.", labels=[*where, "state"]
+    )
+    modes = GaugeMetricFamily(
+        "flowcache_circuit_modes", "Circuits of all workers by mode.", labels=[*where, "mode"]
+    )
+    refused = CounterMetricFamily(
+        "flowcache_circuit_refusals", "Calls that an open circuit refused.", labels=where
+    )
+    observed = CounterMetricFamily(
+        "flowcache_circuit_observed_refusals",
+        "Calls that mode observe let through and mode auto would have refused.",
+        labels=where,
+    )
+    transitions = CounterMetricFamily(
+        "flowcache_circuit_transitions",
+        "Changes of a circuit's state or mode, by the state it then has.",
+        labels=[*where, "to"],
+    )
+    found: dict[tuple[str, str], list[CircuitStatus]] = {}
     for worker in workers:
         for circuit in worker.circuits:
-            found.setdefault(circuit.shard, []).append(circuit)
-    yield from sorted(found.items())
+            found.setdefault((circuit.shard, circuit.access), []).append(circuit)
+    for at, each in sorted(found.items()):
+        for state in CIRCUIT_STATES:
+            states.add_metric([*at, state], sum(c.state == state for c in each))
+            transitions.add_metric([*at, state], sum(c.transitions.get(state, 0) for c in each))
+        for mode in Mode:
+            modes.add_metric([*at, mode.value], sum(c.mode == mode for c in each))
+        refused.add_metric(at, sum(c.refused for c in each))
+        observed.add_metric(at, sum(c.would_refuse for c in each))
+    yield from (states, modes, refused, observed, transitions)
 
 
 def exposition(workers: Sequence[WorkerStatus], version: str) -> bytes:

@@ -5,26 +5,36 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from flowcache.resilience import breaker as module
 from flowcache.resilience.breaker import (
-    TRANSITIONS,
     Breaker,
     BreakerSettings,
+    Mode,
     Permit,
+    Reason,
     Refused,
-    Signal,
     Snapshot,
     State,
     Transition,
+    Unit,
+    Window,
 )
-
-SETTINGS = BreakerSettings(failures=3, open_seconds=10.0, probe_seconds=2.0)
-
-Settle = Callable[[Breaker, Permit, float], None]
+from flowcache.resilience.breaker.machine import HOME, TRANSITIONS
+from tests.unit.resilience.circuits import (
+    SETTINGS,
+    SETTLES,
+    Settle,
+    admitted,
+    fail,
+    ignore,
+    refused,
+    steps,
+    succeed,
+    trip,
+)
 
 
 @pytest.fixture
@@ -35,60 +45,43 @@ def heard() -> list[Transition]:
 
 @pytest.fixture
 def breaker(heard: list[Transition]) -> Breaker:
-    return Breaker(SETTINGS, heard.append)
+    return Breaker(SETTINGS, heard.append, random=lambda: 0.5)
 
 
-def admitted(breaker: Breaker, now: float) -> Permit:
-    permit = breaker.acquire(now)
-    assert not isinstance(permit, Refused), f"refused at {now}, for {permit.retry_after} s"
-    return permit
+FIRST = (State.CLOSED, State.OPEN)
+SECOND = (State.OPEN, State.HALF_OPEN)
+
+EMPTY = Snapshot(
+    state=State.CLOSED,
+    mode=Mode.AUTO,
+    failures=0,
+    calls=0,
+    failure_rate=None,
+    slow_rate=None,
+    opened_at=None,
+    reopened=0,
+    retry_after=0.0,
+    probes=0,
+    refused=0,
+    would_refuse=0,
+    transitions=dict.fromkeys(State, 0),
+)
+"""What a circuit shows that was never called."""
 
 
-def refused(breaker: Breaker, now: float) -> float:
-    verdict = breaker.acquire(now)
-    assert isinstance(verdict, Refused), f"admitted at {now}"
-    return verdict.retry_after
-
-
-def succeed(breaker: Breaker, now: float = 0.0) -> None:
-    breaker.succeed(admitted(breaker, now), now)
-
-
-def fail(breaker: Breaker, now: float = 0.0, times: int = 1) -> None:
-    for _ in range(times):
-        breaker.fail(admitted(breaker, now), now)
-
-
-def ignore(breaker: Breaker, now: float = 0.0) -> None:
-    breaker.ignore(admitted(breaker, now), now)
-
-
-def trip(breaker: Breaker, now: float = 0.0) -> None:
-    fail(breaker, now, times=SETTINGS.failures)
-
-
-def states(heard: list[Transition]) -> list[tuple[State, State]]:
-    return [(transition.before, transition.after) for transition in heard]
+def totals(closed: int = 0, opened: int = 0, half_open: int = 0) -> dict[State, int]:
+    return {State.CLOSED: closed, State.OPEN: opened, State.HALF_OPEN: half_open}
 
 
 class TestClosed:
     def test_a_new_circuit_is_closed_and_empty(self, breaker: Breaker) -> None:
         """Nothing is held against a shard that was never called."""
-        assert breaker.snapshot(0.0) == Snapshot(
-            state=State.CLOSED,
-            failures=0,
-            generation=1,
-            opened_at=None,
-            retry_after=0.0,
-            probes=0,
-            refused=0,
-            transitions=0,
-        )
+        assert breaker.snapshot(0.0) == EMPTY
 
     def test_it_admits_any_number_of_calls_at_once(self, breaker: Breaker) -> None:
         """A closed circuit limits nothing: calls in flight are the link's business."""
         for permit in [admitted(breaker, 0.0) for _ in range(1000)]:
-            breaker.succeed(permit, 0.0)
+            breaker.succeed(permit, 0.0, 0.001)
         assert breaker.state(0.0) is State.CLOSED
 
     def test_it_opens_at_the_last_failure_of_the_row(self, breaker: Breaker) -> None:
@@ -149,7 +142,7 @@ class TestClosed:
         for permit in others:
             breaker.fail(permit, 0.0)
         assert breaker.state(0.0) is State.OPEN
-        breaker.succeed(first, 0.0)
+        breaker.succeed(first, 0.0, 0.001)
         assert breaker.state(0.0) is State.OPEN
 
 
@@ -181,15 +174,13 @@ class TestOpen:
         """An open circuit shows when it opened, what callers are told, and no row any more."""
         trip(breaker, 100.0)
         refused(breaker, 103.0)
-        assert breaker.snapshot(103.0) == Snapshot(
+        assert breaker.snapshot(103.0) == replace(
+            EMPTY,
             state=State.OPEN,
-            failures=0,
-            generation=2,
             opened_at=100.0,
             retry_after=7.0,
-            probes=0,
             refused=1,
-            transitions=1,
+            transitions=totals(opened=1),
         )
 
     def test_late_failures_do_not_prolong_it(self, breaker: Breaker) -> None:
@@ -206,9 +197,9 @@ class TestOpen:
         """An answer to a question from before the outage doesn't end the outage."""
         straggler = admitted(breaker, 0.0)
         trip(breaker)
-        breaker.succeed(straggler, 1.0)
+        breaker.succeed(straggler, 1.0, 0.001)
         assert breaker.state(1.0) is State.OPEN
-        assert states(heard) == [(State.CLOSED, State.OPEN)]
+        assert steps(heard) == [(State.CLOSED, State.OPEN)]
 
     def test_a_late_ignored_call_changes_nothing(self, breaker: Breaker) -> None:
         """A cancellation that arrives late leaves the open time as it was."""
@@ -246,7 +237,7 @@ class TestHalfOpen:
         snapshot = breaker.snapshot(10.0)
         assert (snapshot.state, snapshot.retry_after, snapshot.probes) == (State.HALF_OPEN, 0.0, 0)
         assert breaker.snapshot(9.0).state is State.OPEN
-        assert states(heard) == [(State.CLOSED, State.OPEN)]
+        assert steps(heard) == [(State.CLOSED, State.OPEN)]
 
     def test_one_probe_goes_through_and_nobody_else(self, breaker: Breaker) -> None:
         """While a probe is out, all others are refused, however many they are."""
@@ -269,29 +260,22 @@ class TestHalfOpen:
         """One success and everybody is let through again."""
         trip(breaker)
         succeed(breaker, 10.0)
-        assert breaker.snapshot(10.0) == Snapshot(
-            state=State.CLOSED,
-            failures=0,
-            generation=4,
-            opened_at=None,
-            retry_after=0.0,
-            probes=0,
-            refused=0,
-            transitions=3,
+        assert breaker.snapshot(10.0) == replace(
+            EMPTY, transitions=totals(closed=1, opened=1, half_open=1)
         )
         for _ in range(10):
             admitted(breaker, 10.0)
 
-    def test_a_failed_probe_reopens_for_the_whole_time(self, breaker: Breaker) -> None:
-        """The open time starts anew at the probe's failure, not at its start."""
+    def test_a_failed_probe_reopens_from_its_failure_on(self, breaker: Breaker) -> None:
+        """The open time starts anew at the probe's failure, not at its start, and is longer."""
         trip(breaker, -1.0)
         probe = admitted(breaker, 10.0)
         breaker.fail(probe, 11.0)
         assert breaker.state(11.0) is State.OPEN
         assert breaker.snapshot(11.0).opened_at == 11.0
-        assert refused(breaker, 11.0) == 10.0
-        refused(breaker, math.nextafter(21.0, 0.0))
-        admitted(breaker, 21.0)
+        assert refused(breaker, 11.0) == 20.0
+        refused(breaker, math.nextafter(31.0, 0.0))
+        admitted(breaker, 31.0)
 
     def test_it_takes_a_new_row_to_open_after_recovery(self, breaker: Breaker) -> None:
         """Failures from before the outage are forgotten when the circuit closes."""
@@ -311,7 +295,7 @@ class TestHalfOpen:
             ignore(breaker, 10.0)
             assert breaker.state(10.0) is State.HALF_OPEN
             assert breaker.snapshot(10.0).probes == 0
-        assert states(heard) == [(State.CLOSED, State.OPEN), (State.OPEN, State.HALF_OPEN)]
+        assert steps(heard) == [(State.CLOSED, State.OPEN), (State.OPEN, State.HALF_OPEN)]
         succeed(breaker, 10.0)
         assert breaker.state(10.0) is State.CLOSED
 
@@ -352,7 +336,7 @@ class TestHalfOpen:
         succeed(breaker, 16.0)
         assert breaker.state(16.0) is State.CLOSED
 
-    @pytest.mark.parametrize("settle", [Breaker.succeed, Breaker.fail, Breaker.ignore])
+    @pytest.mark.parametrize("settle", SETTLES)
     @pytest.mark.parametrize("succeeded_by_another", [True, False])
     def test_a_probe_that_lost_its_place_does_not_count(
         self, breaker: Breaker, settle: Settle, succeeded_by_another: bool
@@ -363,19 +347,19 @@ class TestHalfOpen:
         if succeeded_by_another:
             admitted(breaker, 12.0)
         before = breaker.snapshot(12.0)
-        settle(breaker, lost, 12.0)
+        settle(breaker, lost, 12.0, 0.001)
         assert breaker.snapshot(12.0) == before
 
     def test_a_probe_counts_until_the_last_moment(self, breaker: Breaker) -> None:
         """A slow probe that makes it just in time closes the circuit."""
         trip(breaker)
         probe = admitted(breaker, 10.0)
-        breaker.succeed(probe, math.nextafter(12.0, 0.0))
+        breaker.succeed(probe, math.nextafter(12.0, 0.0), 0.001)
         assert breaker.state(12.0) is State.CLOSED
 
 
 class TestGenerations:
-    @pytest.mark.parametrize("settle", [Breaker.succeed, Breaker.fail, Breaker.ignore])
+    @pytest.mark.parametrize("settle", SETTLES)
     def test_a_call_from_before_the_outage_is_no_probe(
         self, breaker: Breaker, settle: Settle
     ) -> None:
@@ -384,7 +368,7 @@ class TestGenerations:
         trip(breaker)
         admitted(breaker, 10.0)
         before = breaker.snapshot(10.0)
-        settle(breaker, straggler, 10.0)
+        settle(breaker, straggler, 10.0, 0.001)
         assert breaker.snapshot(10.0) == before
 
     def test_failures_from_before_the_outage_do_not_open_again(self, breaker: Breaker) -> None:
@@ -405,13 +389,13 @@ class TestGenerations:
         trip(breaker)
         succeed(breaker, 10.0)
         fail(breaker, 11.0, times=SETTINGS.failures - 1)
-        breaker.succeed(straggler, 11.0)
+        breaker.succeed(straggler, 11.0, 0.001)
         fail(breaker, 11.0)
         assert breaker.state(11.0) is State.OPEN
 
     @pytest.mark.parametrize(
         ("first", "second"),
-        list(itertools.product([Breaker.succeed, Breaker.fail, Breaker.ignore], repeat=2)),
+        list(itertools.product(SETTLES, repeat=2)),
     )
     def test_settling_a_probe_twice_is_harmless(
         self, breaker: Breaker, first: Settle, second: Settle
@@ -419,9 +403,9 @@ class TestGenerations:
         """The first settlement ends the probe's generation; the second is late."""
         trip(breaker)
         probe = admitted(breaker, 10.0)
-        first(breaker, probe, 10.0)
+        first(breaker, probe, 10.0, 0.001)
         before = breaker.snapshot(10.0)
-        second(breaker, probe, 10.0)
+        second(breaker, probe, 10.0, 0.001)
         assert breaker.snapshot(10.0) == before
 
     def test_an_ignored_probe_settled_again_does_not_free_the_next_ones_place(
@@ -434,17 +418,17 @@ class TestGenerations:
         new = admitted(breaker, 10.0)
         breaker.ignore(old, 10.0)
         refused(breaker, 10.0)
-        breaker.succeed(new, 10.0)
+        breaker.succeed(new, 10.0, 0.001)
         assert breaker.state(10.0) is State.CLOSED
 
-    @pytest.mark.parametrize("settle", [Breaker.succeed, Breaker.fail, Breaker.ignore])
+    @pytest.mark.parametrize("settle", SETTLES)
     def test_a_moment_from_before_the_recovery_does_no_harm(
         self, breaker: Breaker, settle: Settle
     ) -> None:
         """A caller that read the clock before the circuit closed, and comes after, is heard."""
         trip(breaker)
         succeed(breaker, 10.0)
-        settle(breaker, admitted(breaker, 9.5), 9.5)
+        settle(breaker, admitted(breaker, 9.5), 9.5, 0.001)
         assert breaker.state(9.5) is State.CLOSED
 
     def test_a_call_settled_twice_counts_twice(self, breaker: Breaker) -> None:
@@ -463,25 +447,25 @@ class TestTransitions:
         trip(breaker, 1.0)
         refused(breaker, 2.0)
         fail(breaker, 11.0)
-        ignore(breaker, 21.5)
-        admitted(breaker, 22.0)
-        succeed(breaker, 24.0)
-        succeed(breaker, 25.0)
+        ignore(breaker, 31.5)
+        admitted(breaker, 32.0)
+        succeed(breaker, 34.0)
+        succeed(breaker, 35.0)
         assert heard == [
-            Transition(1.0, State.CLOSED, State.OPEN, "consecutive failures"),
-            Transition(11.0, State.OPEN, State.HALF_OPEN, "open time over"),
-            Transition(11.0, State.HALF_OPEN, State.OPEN, "probe failed"),
-            Transition(21.5, State.OPEN, State.HALF_OPEN, "open time over"),
-            Transition(24.0, State.HALF_OPEN, State.CLOSED, "probe succeeded"),
+            Transition(1.0, *FIRST, Reason.CONSECUTIVE_FAILURES, Mode.AUTO),
+            Transition(11.0, *SECOND, Reason.OPEN_TIME_OVER, Mode.AUTO),
+            Transition(11.0, State.HALF_OPEN, State.OPEN, Reason.PROBE_FAILED, Mode.AUTO),
+            Transition(31.5, *SECOND, Reason.OPEN_TIME_OVER, Mode.AUTO),
+            Transition(34.0, State.HALF_OPEN, State.CLOSED, Reason.PROBE_SUCCEEDED, Mode.AUTO),
         ]
-        assert breaker.snapshot(25.0).transitions == len(heard)
+        assert breaker.snapshot(35.0).transitions == totals(closed=1, opened=2, half_open=2)
 
     def test_a_breaker_works_unheard(self) -> None:
         """Listening is optional."""
         breaker = Breaker(SETTINGS)
         trip(breaker)
         succeed(breaker, 10.0)
-        assert breaker.snapshot(10.0).transitions == 3
+        assert breaker.snapshot(10.0).transitions == totals(closed=1, opened=1, half_open=1)
 
     def test_a_listener_may_use_the_circuit(self) -> None:
         """A hook that looks, or even calls, finds a circuit that is whole: no lock, no deadlock."""
@@ -489,7 +473,7 @@ class TestTransitions:
 
         def listen(transition: Transition) -> None:
             assert circuit.state(transition.at) is transition.after
-            assert circuit.snapshot(transition.at).transitions == len(seen) + 1
+            assert sum(circuit.snapshot(transition.at).transitions.values()) == len(seen) + 1
             seen.append((transition.after, circuit.acquire(transition.at)))
 
         circuit = Breaker(SETTINGS, listen)
@@ -498,7 +482,7 @@ class TestTransitions:
         assert seen == [
             (State.OPEN, Refused(10.0)),
             (State.HALF_OPEN, Refused(2.0)),
-            (State.CLOSED, Permit(circuit.snapshot(10.0).generation)),
+            (State.CLOSED, circuit.acquire(10.0)),
         ]
 
     def test_a_listener_that_raises_leaves_a_whole_circuit(self) -> None:
@@ -516,7 +500,7 @@ class TestTransitions:
         assert refused(breaker, 10.0) == 2.0
         probe = admitted(breaker, 12.0)
         with pytest.raises(RuntimeError, match="closed"):
-            breaker.succeed(probe, 12.0)
+            breaker.succeed(probe, 12.0, 0.001)
         admitted(breaker, 12.0)
 
     def test_every_state_leads_to_closed(self) -> None:
@@ -527,13 +511,23 @@ class TestTransitions:
             reaching |= {
                 state
                 for state, steps in TRANSITIONS.items()
-                if any(step.after in reaching for step in steps.values())
+                if any(after in reaching for after in steps.values())
             }
         assert reaching == set(State)
 
-    def test_every_signal_is_in_the_table(self) -> None:
-        """No signal is left over from a table that has changed."""
-        assert {signal for steps in TRANSITIONS.values() for signal in steps} == set(Signal)
+    def test_every_reason_is_in_the_table_once(self) -> None:
+        """A reason alone tells where a circuit came from; none is left over from an older table."""
+        told = [reason for steps in TRANSITIONS.values() for reason in steps]
+        assert sorted([*told, Reason.SWITCHED]) == sorted(Reason)
+
+    def test_a_circuit_never_turns_half_open_by_itself(self) -> None:
+        """Only an open circuit probes: there is no way from closed to half-open."""
+        leading = {s for s, steps in TRANSITIONS.items() if State.HALF_OPEN in steps.values()}
+        assert leading == {State.OPEN}
+
+    def test_every_mode_has_a_home(self) -> None:
+        """An operator can switch to each mode there is."""
+        assert set(HOME) == set(Mode)
 
 
 class TestCircuitsApart:
@@ -549,16 +543,31 @@ class TestCircuitsApart:
 
 class TestSettings:
     def test_the_defaults_are_the_documented_ones(self) -> None:
-        """5 failures in a row, 10 s open, 2 s for a probe: above the default deadline of 800 ms."""
-        assert BreakerSettings() == BreakerSettings(5, 10.0, 2.0)
+        """5 in a row, 10 s open and up to 60, one probe, for which 2 s exceed the deadline."""
+        assert BreakerSettings() == BreakerSettings(
+            failures=5,
+            window=None,
+            min_calls=20,
+            failure_rate=0.5,
+            slow_seconds=None,
+            slow_rate=0.5,
+            open_seconds=10.0,
+            open_factor=2.0,
+            open_max_seconds=60.0,
+            probes=1,
+            probe_seconds=2.0,
+        )
 
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("failures", 0),
             ("failures", -1),
+            *itertools.product(["min_calls", "probes"], [0, -1]),
+            *itertools.product(["failure_rate", "slow_rate"], [0.0, -0.1, 1.001, math.nan]),
+            *itertools.product(["open_factor"], [0.0, 0.999, math.inf, math.nan]),
             *itertools.product(
-                ["open_seconds", "probe_seconds"], [0.0, -1.0, math.inf, -math.inf, math.nan]
+                ["open_seconds", "open_max_seconds", "probe_seconds", "slow_seconds"],
+                [0.0, -1.0, math.inf, -math.inf, math.nan],
             ),
         ],
     )
@@ -570,9 +579,14 @@ class TestSettings:
     def test_all_faults_come_at_once(self) -> None:
         """Whoever repairs a configuration sees everything that is wrong with it."""
         with pytest.raises(ValueError, match=r"failures .*; open_seconds .*; probe_seconds "):
-            BreakerSettings(failures=0, open_seconds=0, probe_seconds=0)
+            BreakerSettings(failures=-1, open_seconds=0, probe_seconds=0)
 
-    def test_the_public_names_are_sorted_and_exist(self) -> None:
-        """``__all__`` is what it says."""
-        assert module.__all__ == sorted(module.__all__)
-        assert all(hasattr(module, name) for name in module.__all__)
+    def test_an_empty_window_is_refused(self) -> None:
+        """Rates of no calls are none."""
+        with pytest.raises(ValueError, match=r"^size must be 1 or more, not 0$"):
+            Window(0, Unit.CALLS)
+
+    def test_a_window_reads_as_it_is_written(self) -> None:
+        """What an inspector shows of it is what an operator sets."""
+        assert str(Window(100, Unit.CALLS)) == "100 calls"
+        assert str(Window(30, Unit.SECONDS)) == "30 seconds"

@@ -22,10 +22,21 @@ def counted(*calls: Call) -> Counters:
     return counters
 
 
-def circuit(
-    state: str = "closed", shard: str = "a:1", refused: int = 0, transitions: int = 0
-) -> CircuitStatus:
-    return CircuitStatus(shard, "read", state, 0, 0.0, refused, transitions)
+def circuit(state: str = "closed", shard: str = "a:1", **fields: Any) -> CircuitStatus:
+    told: dict[str, Any] = {
+        "access": "read",
+        "mode": "auto",
+        "failures": 0,
+        "calls": 0,
+        "failure_rate": None,
+        "slow_rate": None,
+        "retry_after": 0.0,
+        "reopened": 0,
+        "refused": 0,
+        "would_refuse": 0,
+        "transitions": {},
+    }
+    return CircuitStatus(shard=shard, state=state, **(told | fields))
 
 
 def link(address: str = "a:1", state: str = "ready", pending: int = 0) -> LinkStatus:

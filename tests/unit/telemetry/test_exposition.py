@@ -8,6 +8,7 @@ from math import inf
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowcache.ports import Mode
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import exposition
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
@@ -71,14 +72,27 @@ def test_circuits_are_counted_by_state_over_all_workers() -> None:
     """Each shard tells in how many workers its circuit is in which state."""
     samples = parsed(
         [
-            worker(1, circuits=[circuit("open", refused=3, transitions=1), circuit(shard="b:2")]),
-            worker(2, circuits=[circuit("closed", refused=2), circuit("half-open", "b:2")]),
+            worker(
+                1,
+                circuits=[
+                    circuit("open", refused=3, transitions={"open": 2, "half-open": 1}),
+                    circuit(shard="b:2", mode="observe", would_refuse=4),
+                ],
+            ),
+            worker(
+                2,
+                circuits=[
+                    circuit("closed", refused=2, transitions={"open": 1}),
+                    circuit("half-open", "b:2"),
+                    circuit("open", access="write", refused=9),
+                ],
+            ),
         ]
     )
     states = {
         (dict(labels)["shard"], dict(labels)["state"]): count
         for (name, labels), count in samples.items()
-        if name == "flowcache_circuits"
+        if name == "flowcache_circuits" and dict(labels)["access"] == "read"
     }
     assert states == {
         ("a:1", "closed"): 1,
@@ -88,8 +102,22 @@ def test_circuits_are_counted_by_state_over_all_workers() -> None:
         ("b:2", "half-open"): 1,
         ("b:2", "open"): 0,
     }
-    assert value(samples, "circuit_refusals_total", shard="a:1") == 5
-    assert value(samples, "circuit_transitions_total", shard="a:1") == 1
+    a, b = {"shard": "a:1", "access": "read"}, {"shard": "b:2", "access": "read"}
+    writes = a | {"access": "write"}
+    assert value(samples, "circuits", **writes, state="open") == 1
+    assert value(samples, "circuit_refusals_total", **a) == 5
+    assert value(samples, "circuit_refusals_total", **writes) == 9
+    assert value(samples, "circuit_transitions_total", **a, to="open") == 3
+    assert value(samples, "circuit_transitions_total", **a, to="half-open") == 1
+    assert value(samples, "circuit_transitions_total", **a, to="closed") == 0
+    assert value(samples, "circuit_observed_refusals_total", **b) == 4
+    modes = [value(samples, "circuit_modes", **b, mode=mode) for mode in Mode]
+    assert dict(zip(Mode, modes, strict=True)) == {
+        Mode.AUTO: 1,
+        Mode.FORCED_OPEN: 0,
+        Mode.DISABLED: 0,
+        Mode.OBSERVE: 1,
+    }
 
 
 def test_links_are_counted_by_server_and_role() -> None:
@@ -114,7 +142,7 @@ def test_odd_names_are_escaped() -> None:
     """A shard named with quotes, a backslash or a line break is a label like any other."""
     odd = 'a"\\b\n1'
     samples = parsed([worker(circuits=[circuit(shard=odd)])])
-    assert value(samples, "circuits", shard=odd, state="closed") == 1
+    assert value(samples, "circuits", shard=odd, access="read", state="closed") == 1
 
 
 def test_a_service_that_has_done_nothing_can_be_read() -> None:

@@ -20,7 +20,7 @@ from flowcache.status import CIRCUIT_STATES, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 
-__all__ = ["MAX_LIMIT", "AuditFilter", "view"]
+__all__ = ["MAX_LIMIT", "AuditFilter", "circuits_of", "view"]
 
 _PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
 _DEFAULT_LIMIT = 50
@@ -104,19 +104,7 @@ def view(
         "redisClusterStatus": next(
             (store.status for store in stores if store.status != "ready"), "ready"
         ),
-        "circuits": [
-            {
-                "worker": worker.pid,
-                "shard": circuit.shard,
-                "state": circuit.state,
-                "consecutiveFailures": circuit.failures,
-                "retryAfterSeconds": circuit.retry_after,
-                "refused": circuit.refused,
-                "transitions": circuit.transitions,
-            }
-            for worker in workers
-            for circuit in worker.circuits
-        ],
+        "circuits": circuits_of(workers),
         "secondChances": {
             "hedges": sum(worker.reads.hedges for worker in everybody),
             "hedgesRefused": sum(worker.reads.hedges_refused for worker in everybody),
@@ -138,6 +126,35 @@ def view(
         "configuration": configuration,
         "version": version,
     }
+
+
+def circuits_of(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
+    """Return every circuit of the workers that live, each with its worker."""
+    return [
+        {
+            "worker": worker.pid,
+            "shard": circuit.shard,
+            "access": circuit.access,
+            "mode": circuit.mode,
+            "state": circuit.state,
+            "consecutiveFailures": circuit.failures,
+            "calls": circuit.calls,
+            "failureRate": _rounded(circuit.failure_rate),
+            "slowRate": _rounded(circuit.slow_rate),
+            "retryAfterSeconds": circuit.retry_after,
+            "reopened": circuit.reopened,
+            "refused": circuit.refused,
+            "wouldRefuse": circuit.would_refuse,
+            "transitions": sum(circuit.transitions.values()),
+        }
+        for worker in workers
+        if worker.alive
+        for circuit in worker.circuits
+    ]
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 4)
 
 
 def _metrics(stats: OperationStats) -> dict[str, Any]:

@@ -281,16 +281,33 @@ def test_the_worst_circuit_of_any_worker_is_the_state(states: list[str], worst: 
 
 def test_every_circuit_is_shown_with_its_worker() -> None:
     """Which shard is in trouble, and who says so."""
-    document = shown(worker(7, circuits=[circuit("open", "b:2", refused=3, transitions=1)]))
-    assert document["circuits"] == [
+    told = circuit(
+        "open",
+        "b:2",
+        mode="observe",
+        calls=3,
+        failure_rate=2 / 3,
+        reopened=2,
+        refused=3,
+        would_refuse=4,
+        transitions={"open": 3, "half-open": 2},
+    )
+    assert shown(worker(7, circuits=[told]))["circuits"] == [
         {
             "worker": 7,
             "shard": "b:2",
+            "access": "read",
+            "mode": "observe",
             "state": "open",
             "consecutiveFailures": 0,
+            "calls": 3,
+            "failureRate": 0.6667,
+            "slowRate": None,
             "retryAfterSeconds": 0.0,
+            "reopened": 2,
             "refused": 3,
-            "transitions": 1,
+            "wouldRefuse": 4,
+            "transitions": 5,
         }
     ]
 
