@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 
@@ -12,13 +14,20 @@ import structlog
 from msgspec import structs
 
 from flowcache import __version__
+from flowcache.audit.chain import Entry
+from flowcache.audit.database import JournalFault
+from flowcache.audit.journal import Journal
+from flowcache.audit.reading import Query, Reader
+from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction, request_ids
+from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.principals import Principals
+from flowcache.ports import AuditRecord
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
@@ -34,6 +43,8 @@ _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
+_SEARCHED = 100_000
+"""How many of the newest records the inspector looks through; the command line has no such end."""
 
 
 def application(settings: Settings, fleet_directory: Path) -> App:
@@ -60,7 +71,10 @@ class Worker:
         )
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
-        self._audit = AuditRing(settings.audit_ring)
+        audit = settings.audit
+        self._ring = AuditRing(audit.ring, redaction(audit.keys, audit.hmac_secret))
+        self._journal = None if audit.journal is None else Journal(audit, monotonic, time)
+        self._audit = self._journal or self._ring
         self._fleet = Fleet(fleet_directory, self._report)
         principals = Principals(settings.credentials)
         self.data_action = DataAction(
@@ -72,19 +86,26 @@ class Worker:
             self._gather,
             self._ready,
             request_ids(),
+            self._audit,
+            None if audit.journal is None else partial(_history, audit.journal),
         )
 
     async def start(self) -> None:
+        if self._journal is not None:
+            await self._journal.start()
         await self._store.start()
         await self._fleet.start()
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
+        if self._journal is not None:
+            await self._journal.close()
         await self._fleet.close()
         await self._guard.close()
         await self._store.close()
 
     async def _ready(self) -> None:
+        self._audit.admit()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
     def _report(self, question: Question) -> bytes:
@@ -95,11 +116,12 @@ class Worker:
             started_at=self._started_at,
             in_flight=self.data_action.in_flight,
             operations=self._counters.stats(),
-            audit=self._audit.newest(self._audit.total) if with_audit else [],
+            audit=self._ring.newest(self._ring.total) if with_audit else [],
             audit_total=self._audit.total,
             circuits=self._guard.circuits(),
             reads=self._guard.reads(),
             store=self._store.status(),
+            journal=None if self._journal is None else self._journal.status(),
         )
         return msgspec.msgpack.encode(status)
 
@@ -109,6 +131,43 @@ class Worker:
         left = [_read(report) for report in self._fleet.left()]
         gone = [structs.replace(status, alive=False) for status in left if status is not None]
         return [*(status for status in living if status is not None), *gone]
+
+
+async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
+    """Read what is ``wanted`` from the journal's newest records, newest last."""
+    query = Query(
+        wanted.limit, wanted.flow, wanted.interaction, None, None, wanted.operation, wanted.outcome
+    )
+    return await asyncio.to_thread(_read_journal, journal, query)
+
+
+def _read_journal(journal: Path, query: Query) -> list[AuditRecord]:
+    try:
+        with Reader(journal) as reader:
+            entries = list(reader.newest(query, within=_SEARCHED))
+    except JournalFault as fault:
+        _log.warning("the audit journal can't be read", fault=str(fault))
+        return []
+    return [_as_record(entry) for entry in reversed(entries) if entry.request_id is not None]
+
+
+def _as_record(entry: Entry) -> AuditRecord:
+    return AuditRecord(
+        entry.at,
+        entry.request_id or "",
+        entry.client,
+        entry.flow,
+        entry.interaction,
+        entry.operation,
+        None if entry.key is None else entry.key.encode(),
+        entry.outcome or "",
+        None if entry.hit is None else bool(entry.hit),
+        entry.latency_ms or 0.0,
+        entry.address,
+        entry.shard,
+        bool(entry.stale),
+        entry.kind,
+    )
 
 
 def _read(report: bytes) -> WorkerStatus | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from msgspec import structs
 
-from flowcache import __version__
+from flowcache import __version__, cli_audit
 
 if TYPE_CHECKING:
     from flowcache.settings import Settings
@@ -31,6 +31,8 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+_app.add_typer(cli_audit.app)
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")

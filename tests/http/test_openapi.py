@@ -16,6 +16,7 @@ import schemathesis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flowcache.audit.ring import AuditRing
 from flowcache.contract import answer, request
 from flowcache.errors import Failure, all_failures
 from flowcache.http.app import ROUTE
@@ -28,6 +29,7 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.policy.principals import Principals
 from flowcache.ports import AuditRecord
 from flowcache.status import (
+    JournalStatus,
     LinkStatus,
     ShardStatus,
     StoreStatus,
@@ -123,7 +125,7 @@ def test_it_names_every_route() -> None:
     async def none(*_: object) -> Any:
         raise NotImplementedError
 
-    served = pages(PagesSettings("1", {}), Principals(()), none, none, str)
+    served = pages(PagesSettings("1", {}), Principals(()), none, none, str, AuditRing(0))
     assert set(DOCUMENT["paths"]) == {ROUTE} | {getattr(r, "path", "") for r in served.routes}
 
 
@@ -270,6 +272,7 @@ def test_the_inspector_fits_its_schema() -> None:
             None,
             (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
         ),
+        journal=JournalStatus("/a.db", "strict", "0a", None, 1, 2, 0, [], 0.5),
     )
     allowed = validator(SCHEMAS["Inspector"])
     shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from time import time
 from typing import Any
 
 import msgspec
@@ -14,7 +17,14 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flowcache.contract import answer
-from flowcache.errors import Failure, NotFound, RedisUnavailable
+from flowcache.errors import (
+    Failure,
+    Forbidden,
+    NotFound,
+    RedisUnavailable,
+    Unauthorized,
+    Unrecorded,
+)
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings, bug, failure_headers
 from flowcache.http.docs import page
@@ -22,16 +32,21 @@ from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principals
+from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
 
 __all__ = ["PagesSettings", "pages"]
 
+_RECORD_SECONDS = 1.0
+"""How long the refusal of a page waits for its record."""
+
 _log = structlog.get_logger(__name__)
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
 
 
 class PagesSettings(msgspec.Struct, frozen=True):
@@ -48,8 +63,15 @@ def pages(
     gather: Gather,
     ready: Ready,
     next_id: Callable[[], str],
+    audit: AuditSink,
+    history: History | None = None,
 ) -> Starlette:
-    """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
+    """Build the application.
+
+    ``gather`` asks all workers; ``ready`` raises while calls can't be served; ``audit`` takes
+    attempts that are refused here. ``history`` reads the audit journal; without one the records
+    are those that the workers have in memory.
+    """
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -57,6 +79,8 @@ def pages(
     async def readyz(_: Request) -> Response:
         try:
             await ready()
+        except Unrecorded:
+            return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)
@@ -69,10 +93,16 @@ def pages(
     async def inspector(request: Request) -> Response:
         headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
         principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
+        request.state.client = principal.name
         principal.require(Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
-        workers = await gather(Question.EVERYTHING)
-        return _json(view(workers, wanted, settings.configuration, settings.version))
+        if history is None:
+            workers = await gather(Question.EVERYTHING)
+            records = None
+        else:
+            workers = await gather(Question.TOTALS)
+            records = await history(wanted)
+        return _json(view(workers, wanted, settings.configuration, settings.version, records))
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
@@ -83,6 +113,8 @@ def pages(
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = next_id()
         failure = _as_failure(request, fault, request_id)
+        if isinstance(failure, Unauthorized | Forbidden):
+            await _recorded(audit, request, failure, request_id)
         body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
         response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
@@ -104,6 +136,32 @@ def pages(
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application
+
+
+async def _recorded(audit: AuditSink, request: Request, failure: Failure, request_id: str) -> None:
+    """Record an attempt that was refused, on disk where that is promised.
+
+    A broken journal changes nothing here: the page is where it is told.
+    """
+    kept = audit.record(
+        AuditRecord(
+            time(),
+            request_id,
+            getattr(request.state, "client", None),
+            None,
+            None,
+            None,
+            None,
+            failure.code,
+            None,
+            0.0,
+            request.client.host if request.client else None,
+        )
+    )
+    if kept is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECORD_SECONDS):
+                await kept
 
 
 def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:

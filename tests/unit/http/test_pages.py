@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
+from flowcache.audit.ring import AuditRing
 from flowcache.errors import RedisUnavailable
 from flowcache.http.app import ROUTE
 from flowcache.http.asgi import Message
@@ -31,6 +32,7 @@ KNOWN = Principals(
         Credential(Secret("flow"), Principal("flow", frozenset({Permission.DATA_READ}))),
     )
 )
+AUDIT = AuditRing(100)
 WORKERS = [worker(1, [("GET", "ok", True, 0.5)], [record(1, flow_id="f"), record(2)])]
 
 
@@ -52,7 +54,7 @@ def app(
         if redis is not None:
             raise redis
 
-    return pages(PagesSettings("1.2.3", shown), KNOWN, gather, ready, lambda: "id-1")
+    return pages(PagesSettings("1.2.3", shown), KNOWN, gather, ready, lambda: "id-1", AUDIT)
 
 
 async def fetch(
