@@ -206,16 +206,15 @@ class Journal:
                 return False
         began = self._clock()
         done = self._attempt(lambda: self._writer.append(self._batch, self._batch_lost))
+        if done:
+            ms = (self._clock() - began) * 1000
+            self._commit_ms += ms
+            self._commits[bucket_of(ms)] += 1
+            self._written += len(self._batch)
+            self._lost_told += self._batch_lost
+            self._batch, self._batch_lost = [], 0
         self._settle(done)
-        if not done:
-            return False
-        ms = (self._clock() - began) * 1000
-        self._commit_ms += ms
-        self._commits[bucket_of(ms)] += 1
-        self._written += len(self._batch)
-        self._lost_told += self._batch_lost
-        self._batch, self._batch_lost = [], 0
-        return bool(self._queue)
+        return done and bool(self._queue)
 
     def _tidy(self) -> None:
         now = self._clock()

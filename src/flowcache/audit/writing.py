@@ -103,7 +103,8 @@ class ChainWriter:
             ]
             if lost:
                 entries.append(self._about(Kind.LOST, start + len(records), {"records": lost}))
-            self._commit(connection, entries)
+            with self._turn():
+                self._insert(connection, entries)
 
     def retain(self) -> bool:
         """Let go of some of what is too old or too much; tell whether there is more.
@@ -126,14 +127,10 @@ class ChainWriter:
             if self._head is not None:
                 with self._faults():
                     connection = self._open()
-                    self._commit(
-                        connection,
-                        [
-                            self._about(
-                                Kind.CLOSE, self._head.seq + 1, _witness(connection, self._writer)
-                            )
-                        ],
-                    )
+                    with self._turn():
+                        witness = _witness(connection, self._writer)
+                        last = self._about(Kind.CLOSE, self._head.seq + 1, witness)
+                        self._insert(connection, [last])
         finally:
             self.abandon()
 
@@ -163,7 +160,7 @@ class ChainWriter:
             connection = database.connect(self._path)
             try:
                 on_disk = self._own_head(connection)
-                if self._head is None or on_disk not in (self._head, self._uncertain):
+                if on_disk is None or on_disk not in (self._head, self._uncertain):
                     # The beginning of a life; or another file than the one that it began in.
                     self._begin(connection)
                 else:
@@ -198,10 +195,6 @@ class ChainWriter:
         return self._connection is not None and database.identity(self._path) != self._identity
 
     # -- writing ----------------------------------------------------------------------------------
-
-    def _commit(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-        with self._turn():
-            self._insert(connection, entries)
 
     def _insert(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         """Write ``entries`` behind the head, all or none; when this returns they are on disk."""
