@@ -10,7 +10,7 @@ RUN_READY := .venv/.run-ready
 DEV_READY := .venv/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check bench chaos lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,10 +27,14 @@ check: $(DEV_READY) ## lint, types, layers, documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python tools/check_docs.py
+	@$(BIN)/python -m tools.check_docs
 
 bench: $(DEV_READY) ## measure against its peers; see bench/README.md
 	@$(BIN)/python -m bench.run $(ARGS)
+
+chaos: $(DEV_READY) ## break real servers under load, and check every answer
+	@sh tools/need-redis.sh
+	@$(BIN)/python -m chaos.run $(ARGS)
 
 lock: $(DEV_READY) ## renew the lock files
 	@sh tools/lock.sh

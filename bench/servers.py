@@ -75,6 +75,10 @@ def _prepare_bare(_: Callable[[str], None]) -> None:
         raise BenchError("granian isn't installed in this Python; without it there is no floor")
 
 
+def _own_command(setting: Setting) -> list[str]:
+    return [sys.executable, "-m", "bench.peers.own_server", str(setting.port)]
+
+
 def _flowcache_command(setting: Setting) -> list[str]:
     command = [sys.executable, "-m", "flowcache", "serve", "--host", "127.0.0.1"]
     return [*command, "--port", str(setting.port), "--workers", "1"]
@@ -142,8 +146,16 @@ BARE = Kind(
     _prepare_bare,
     uses_redis=False,
 )
+OWN = Kind(
+    "own",
+    "bare, own server",
+    _own_command,
+    _bare_environment,
+    _prepare_flowcache,
+    uses_redis=False,
+)
 NODE = Kind("node", "Node service", _node_command, _node_environment, _prepare_node)
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (BARE, FLOWCACHE, NODE)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE)}
 
 
 def start(kind: Kind, setting: Setting, *, folder: Path, cores: Collection[int]) -> Child:

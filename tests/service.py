@@ -19,10 +19,11 @@ from typing import Any
 from tests.servers import eventually
 from tests.servers.ports import PortClaim
 
-__all__ = ["INSPECTOR_TOKEN", "ROUTE", "TOKEN", "Answer", "Service", "service"]
+__all__ = ["CONTROL_TOKEN", "INSPECTOR_TOKEN", "ROUTE", "TOKEN", "Answer", "Service", "service"]
 
 TOKEN = "flow-token-of-the-tests"
 INSPECTOR_TOKEN = "inspector-token-of-the-tests"
+CONTROL_TOKEN = "control-token-of-the-tests"
 ROUTE = "/data-action/redis"
 
 
@@ -63,6 +64,7 @@ class Service:
         self.port = port
         self.token = TOKEN
         self.inspector_token = INSPECTOR_TOKEN
+        self.control_token = CONTROL_TOKEN
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
 
@@ -133,9 +135,12 @@ class Service:
 
 @contextmanager
 def service(
-    environment: Mapping[str, str], *arguments: str, ready: bool = True
+    environment: Mapping[str, str], *arguments: str, ready: bool = True, port: int | None = None
 ) -> Iterator[Service]:
-    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while."""
+    """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
+
+    ``port`` is that of an earlier one which this one follows; any free one by default.
+    """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
         inherited = {
@@ -146,9 +151,11 @@ def service(
         given = {
             "SERVICE_BEARER_TOKEN": TOKEN,
             "FLOWCACHE_INSPECTOR_TOKEN": INSPECTOR_TOKEN,
+            "FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN,
             "TMPDIR": directory,
         }
-        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(claim.port)]
+        port = claim.port if port is None else port
+        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, *arguments],
@@ -156,7 +163,7 @@ def service(
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        running = Service(process, claim.port, log)
+        running = Service(process, port, log)
         try:
             eventually(lambda: _listens(running), what="flowcache to listen")
             if ready:

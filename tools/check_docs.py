@@ -1,7 +1,8 @@
-"""Check that the documentation agrees with the code; ``--write`` renews the generated table.
+"""Check that the documentation agrees with the code; ``--write`` renews what is generated.
 
-Checked: relative links lead somewhere, the table of settings is the code's, every failure code and
-every metric is documented, and every environment variable that is named exists.
+Checked: relative links lead somewhere, the tables of settings and of chaos scenarios are the
+code's, every failure code and every metric is documented, and every environment variable that is
+named exists.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from chaos.report import about_table, write
+from chaos.scenarios import SCENARIOS
 from flowcache.errors import all_failures
 from flowcache.settings import SETTINGS, Setting
 from flowcache.telemetry.exposition import exposition
@@ -17,6 +20,7 @@ from flowcache.telemetry.exposition import exposition
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
 OPERATIONS = ROOT / "docs" / "operations.md"
+RELIABILITY = ROOT / "docs" / "reliability.md"
 FLOW_AUTHORS = ROOT / "docs" / "flow-authors.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
@@ -29,7 +33,15 @@ def main() -> int:
     if "--write" in sys.argv:
         text = OPERATIONS.read_text("utf-8")
         OPERATIONS.write_text(_with_table(text), "utf-8")
-    faults = [*_dead_links(), *_settings(), *_unknown_variables(), *_codes(), *_metrics()]
+        RELIABILITY.write_text(_with_scenarios(RELIABILITY.read_text("utf-8")), "utf-8")
+    faults = [
+        *_dead_links(),
+        *_settings(),
+        *_scenarios(),
+        *_unknown_variables(),
+        *_codes(),
+        *_metrics(),
+    ]
     for fault in faults:
         print(fault)
     return 1 if faults else 0
@@ -47,8 +59,21 @@ def _dead_links() -> list[str]:
 def _settings() -> list[str]:
     text = OPERATIONS.read_text("utf-8")
     if _with_table(text) != text:
-        return ["docs/operations.md: the table of settings is old: tools/check_docs.py --write"]
+        return [
+            "docs/operations.md: the table of settings is old: python -m tools.check_docs --write"
+        ]
     return []
+
+
+def _scenarios() -> list[str]:
+    text = RELIABILITY.read_text("utf-8")
+    if _with_scenarios(text) != text:
+        return ["docs/reliability.md: the scenarios are old: python -m tools.check_docs --write"]
+    return []
+
+
+def _with_scenarios(text: str) -> str:
+    return write(text, "chaos scenarios", about_table(SCENARIOS))
 
 
 def _with_table(text: str) -> str:

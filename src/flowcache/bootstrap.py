@@ -14,17 +14,19 @@ import structlog
 from msgspec import structs
 
 from flowcache import __version__
-from flowcache.audit.chain import Entry
-from flowcache.audit.database import JournalFault
+from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
-from flowcache.audit.reading import Query, Reader
+from flowcache.audit.reading import Query
 from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
-from flowcache.http.data_action import DataAction, request_ids
+from flowcache.http.data_action import DataAction
+from flowcache.http.envelope import request_ids
+from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
+from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.principals import Principals
 from flowcache.ports import AuditRecord
@@ -35,16 +37,20 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
+from flowcache.telemetry.wishes import Wishes
 
-__all__ = ["application"]
+__all__ = ["application", "service"]
 
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
-_SEARCHED = 100_000
-"""How many of the newest records the inspector looks through; the command line has no such end."""
+
+
+def service(settings: Settings, fleet_directory: Path) -> Service:
+    """Return what a supervisor starts workers of."""
+    return Service(lambda: application(settings, fleet_directory), settings.server)
 
 
 def application(settings: Settings, fleet_directory: Path) -> App:
@@ -76,6 +82,9 @@ class Worker:
         self._journal = None if audit.journal is None else Journal(audit, monotonic, time)
         self._audit = self._journal or self._ring
         self._fleet = Fleet(fleet_directory, self._report)
+        self._wishes = Wishes(
+            fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
+        )
         principals = Principals(settings.credentials)
         self.data_action = DataAction(
             settings.data_action, principals, self._guard, self._counters, self._audit, monotonic
@@ -85,6 +94,7 @@ class Worker:
             principals,
             self._gather,
             self._ready,
+            Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
             None if audit.journal is None else partial(_history, audit.journal),
@@ -94,7 +104,9 @@ class Worker:
         if self._journal is not None:
             await self._journal.start()
         await self._store.start()
+        self._wishes.follow()
         await self._fleet.start()
+        self._wishes.follow()  # one that nobody could tell us of a moment ago
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
@@ -108,7 +120,40 @@ class Worker:
         self._audit.admit()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
+    async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
+        """Carry an order about circuits out in all workers, and keep a record of who gave it."""
+        at = time()
+        self._wishes.add(order.mode, order.shard, order.access, by, at)
+        answers, silent = await self._fleet.tell(Question.WISHES)
+        switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
+        _log.warning(
+            "circuits switched",
+            by=by,
+            request_id=request_id,
+            **order._asdict(),
+            **switched._asdict(),
+        )
+        self._audit.record(
+            AuditRecord(
+                at=at,
+                request_id=request_id,
+                client=by,
+                flow_id=None,
+                interaction_id=None,
+                operation=f"SWITCH {order.mode}".upper(),
+                key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
+                outcome="ok",
+                hit=None,
+                latency_ms=round((time() - at) * 1000, 3),
+            )
+        )
+        return switched
+
     def _report(self, question: Question) -> bytes:
+        # Whatever is asked: a wish that we were too slow to hear of is followed now.
+        switched = self._wishes.follow()
+        if question is Question.WISHES:
+            return b"%d" % switched
         with_audit = question is Question.EVERYTHING
         status = WorkerStatus(
             pid=os.getpid(),
@@ -133,41 +178,20 @@ class Worker:
         return [*(status for status in living if status is not None), *gone]
 
 
+def _number(answer: bytes) -> int:
+    return int(answer) if answer.isdigit() else 0
+
+
 async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
     """Read what is ``wanted`` from the journal's newest records, newest last."""
     query = Query(
-        wanted.limit, wanted.flow, wanted.interaction, None, None, wanted.operation, wanted.outcome
+        limit=wanted.limit,
+        flow=wanted.flow,
+        interaction=wanted.interaction,
+        operation=wanted.operation,
+        outcome=wanted.outcome,
     )
-    return await asyncio.to_thread(_read_journal, journal, query)
-
-
-def _read_journal(journal: Path, query: Query) -> list[AuditRecord]:
-    try:
-        with Reader(journal) as reader:
-            entries = list(reader.newest(query, within=_SEARCHED))
-    except JournalFault as fault:
-        _log.warning("the audit journal can't be read", fault=str(fault))
-        return []
-    return [_as_record(entry) for entry in reversed(entries) if entry.request_id is not None]
-
-
-def _as_record(entry: Entry) -> AuditRecord:
-    return AuditRecord(
-        entry.at,
-        entry.request_id or "",
-        entry.client,
-        entry.flow,
-        entry.interaction,
-        entry.operation,
-        None if entry.key is None else entry.key.encode(),
-        entry.outcome or "",
-        None if entry.hit is None else bool(entry.hit),
-        entry.latency_ms or 0.0,
-        entry.address,
-        entry.shard,
-        bool(entry.stale),
-        entry.kind,
-    )
+    return await asyncio.to_thread(newest_calls, journal, query)
 
 
 def _read(report: bytes) -> WorkerStatus | None:

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -17,8 +17,10 @@ import typer
 from msgspec import structs
 
 from flowcache import __version__, cli_audit
+from flowcache.control import circuits
 
 if TYPE_CHECKING:
+    from flowcache.http.supervisor import Service
     from flowcache.settings import Settings
 
 __all__ = ["main"]
@@ -32,6 +34,7 @@ _app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+_app.add_typer(circuits, name="circuits")
 _app.add_typer(cli_audit.app)
 
 Config = Annotated[
@@ -93,11 +96,15 @@ def serve(
         SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379 --workers 2
     """
     # Imported here: --help and --version need none of it.
-    from flowcache.bootstrap import application
-    from flowcache.http.server import PortInUse
-    from flowcache.http.server import serve as serve_http
+    import structlog
+
+    from flowcache.bootstrap import service
+    from flowcache.http.supervisor import PortInUse
+    from flowcache.http.supervisor import serve as serve_http
+    from flowcache.settings import ConfigurationError, load
     from flowcache.store.embedded import EmbeddedFault, EmbeddedServer
     from flowcache.store.settings import StoreSettings, parse_location
+    from flowcache.telemetry import logs
 
     if embedded and redis:
         _give_up("--embedded brings a Redis along; leave --redis out.")
@@ -114,11 +121,25 @@ def serve(
             valkey = EmbeddedServer(run_directory)
             overrides["redis.nodes"] = valkey.url
             fallbacks = {name: secrets.token_urlsafe(24) for name in _TOKENS}
-        settings = _load(config, overrides, fallbacks)
+
+        def configured() -> Settings:
+            settings = load(config, os.environ, overrides, fallbacks)
+            if embedded:
+                # Whatever is configured about another Redis does not concern this one.
+                store = StoreSettings(nodes=parse_location(valkey.url).nodes)
+                settings = structs.replace(settings, store=store)
+            logs.configure(settings.log_level)
+            return settings
+
+        def reread() -> Service | None:
+            try:
+                return service(configured(), run_directory)
+            except ConfigurationError as error:
+                structlog.get_logger(__name__).error("configuration", faults=error.faults)
+                return None
+
+        settings = _valid(configured)
         if embedded:
-            # Whatever is configured about another Redis does not concern this one.
-            store = StoreSettings(nodes=parse_location(valkey.url).nodes)
-            settings = structs.replace(settings, store=store)
             stack.callback(valkey.stop)
             try:
                 valkey.start()
@@ -126,11 +147,8 @@ def serve(
                 _give_up(str(fault))
         try:
             status = serve_http(
-                lambda: application(settings, run_directory),
-                host=settings.server.host,
-                port=settings.server.port,
-                workers=settings.server.workers,
-                grace=settings.server.grace,
+                service(settings, run_directory),
+                reread=reread,
                 on_listening=lambda: _banner(settings, fallbacks if embedded else None),
             )
         except PortInUse as fault:
@@ -179,7 +197,9 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
         flowcache check --config flowcache.toml
     """
-    settings = _load(config, {"redis.nodes": redis})
+    from flowcache.settings import load
+
+    settings = _valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
@@ -199,13 +219,12 @@ async def _try_redis(settings: Settings) -> None:
         _give_up(str(fault))
 
 
-def _load(
-    config: Path | None, overrides: dict[str, Any], fallbacks: dict[str, str] | None = None
-) -> Settings:
-    from flowcache.settings import ConfigurationError, load
+def _valid(load: Callable[[], Settings]) -> Settings:
+    """Return the configuration, or tell its faults and end."""
+    from flowcache.settings import ConfigurationError
 
     try:
-        return load(config, os.environ, overrides, fallbacks)
+        return load()
     except ConfigurationError as error:
         lines = "\n".join(f"  - {fault}" for fault in error.faults)
         _give_up(f"the configuration has faults:\n{lines}")

@@ -14,6 +14,7 @@
     ├── CircuitOpen         503  the shard's circuit is open
     ├── RedisUnavailable    503  no answer is to be had from Redis now
     │   ├── Declined             Redis is well, and declines this call
+    │   ├── Overloaded           flowcache has too much to do; Redis was not asked
     │   └── Unrecorded           the audit record can't be kept, and must be
     └── DeadlineExceeded    504  no answer came in time
 
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidResponse",
     "NotFound",
+    "Overloaded",
     "RateLimited",
     "RedisUnavailable",
     "TooLarge",
@@ -169,8 +171,14 @@ class Unrecorded(RedisUnavailable):
     """The record of the call can't be put on disk, and without it nothing is answered.
 
     Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
-    docs/decisions/0020-the-audit-journal.md); it says nothing about any shard.
+    docs/decisions/0016-the-audit-journal.md); it says nothing about any shard.
     """
+
+    __slots__ = ()
+
+
+class Overloaded(RedisUnavailable):
+    """flowcache itself has too much to do, and has not asked Redis: any call may be repeated."""
 
     __slots__ = ()
 

@@ -16,6 +16,7 @@ __all__ = [
     "Access",
     "AuditRecord",
     "AuditSink",
+    "Circuits",
     "Clock",
     "Command",
     "Executor",
@@ -168,6 +169,16 @@ class Mode(StrEnum):
     """Nobody: everything is let through and nothing is judged."""
     OBSERVE = "observe"
     """The circuit judges, and tells, as in AUTO, but refuses nobody."""
+
+
+class Circuits(Protocol):
+    """Circuits whose mode can be switched: those of a guard."""
+
+    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
+        """Switch circuits, all or those of a shard and a kind of access; return how many.
+
+        Those that are made later begin in their mode.
+        """
 
 
 class Metrics(Protocol):

@@ -20,7 +20,10 @@ import msgspec
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
 from flowcache.contract.request import Limits
+from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
+from flowcache.http.listener import Limits as ConnectionLimits
+from flowcache.http.worker import ServerSettings
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
@@ -36,15 +39,7 @@ from flowcache.store.settings import (
 )
 from flowcache.telemetry.logs import LEVELS
 
-__all__ = [
-    "SETTINGS",
-    "ConfigurationError",
-    "ServerSettings",
-    "Setting",
-    "Settings",
-    "audit_settings",
-    "load",
-]
+__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "audit_settings", "load"]
 
 
 class ConfigurationError(Exception):
@@ -53,15 +48,6 @@ class ConfigurationError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
-
-
-class ServerSettings(msgspec.Struct, frozen=True):
-    """Where the service listens and how it ends. ``grace`` is in seconds."""
-
-    host: str
-    port: int
-    workers: int
-    grace: float
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -259,6 +245,44 @@ SETTINGS: tuple[Setting, ...] = (
         10.0,
         "how long calls in flight may take to finish after SIGTERM",
     ),
+    Setting(
+        "http",
+        "drain_seconds",
+        _seconds(0, 60),
+        1.0,
+        "how long a worker that ends keeps an idle connection for a request on its way",
+    ),
+    Setting(
+        "http", "max_connections", _number(1, 1_000_000), 4096, "connections that a worker keeps"
+    ),
+    Setting(
+        "http",
+        "keep_alive_seconds",
+        _seconds(1, 3600),
+        75.0,
+        "how long a connection may be idle; more than the load balancer's own limit",
+    ),
+    Setting(
+        "http",
+        "head_timeout_seconds",
+        _seconds(0.1, 60),
+        5.0,
+        "how long the head of a request may take to arrive",
+    ),
+    Setting(
+        "http",
+        "max_in_flight",
+        _number(1, 1_000_000),
+        1024,
+        "calls that a worker works on at once; further ones get redis_unavailable",
+    ),
+    Setting(
+        "http",
+        "max_unfinished_bytes",
+        _number(64 * 1024, 1 << 40),
+        32 << 20,
+        "bytes of bodies that are not complete, a worker; past it the oldest is ended",
+    ),
     Setting("http", "max_body_bytes", _number(1024, 16 << 20), 256 * 1024, "longest body"),
     Setting(
         "http",
@@ -282,6 +306,14 @@ SETTINGS: tuple[Setting, ...] = (
         _secret,
         None,
         "bearer token of GET /inspector; without one nobody can read it",
+    ),
+    Setting(
+        "inspector",
+        "control_token",
+        _secret,
+        None,
+        "bearer token that may switch circuits, and read the inspector as well; without one nobody "
+        "can",
     ),
     Setting(
         "redis",
@@ -658,7 +690,7 @@ def _audit(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
 def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
     """Check what concerns several settings, and hand each part its own record."""
     v = values
-    flow, inspector = v["auth.token"], v["inspector.token"]
+    flow, inspector, control = v["auth.token"], v["inspector.token"], v["inspector.control_token"]
     if flow is None and not any(fault.startswith("auth.token") for fault in faults):
         faults.append(
             "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
@@ -666,6 +698,12 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         )
     if flow is not None and flow == inspector:
         faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
+    if control is not None and control == flow:
+        faults.append("inspector.control_token: the same as auth.token; a flow must not switch")
+    if control is not None and control == inspector:
+        faults.append(
+            "inspector.control_token: the same as inspector.token; who reads must not switch"
+        )
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -680,17 +718,34 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
         faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
     _check_breaker(v, faults)
     audit = _audit(v, faults)
+    body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
+    if body is not None and bodies is not None and body > bodies:
+        faults.append(
+            f"http.max_unfinished_bytes = {bodies}: less than http.max_body_bytes = {body}"
+        )
     if faults or audit is None:
         return None
     deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
     return Settings(
-        ServerSettings(v["http.host"], v["http.port"], v["http.workers"], v["http.grace_seconds"]),
+        ServerSettings(
+            v["http.host"],
+            v["http.port"],
+            v["http.workers"],
+            v["http.grace_seconds"],
+            v["http.drain_seconds"],
+            ConnectionLimits(
+                v["http.max_connections"],
+                Patience(head=v["http.head_timeout_seconds"], idle=v["http.keep_alive_seconds"]),
+            ),
+        ),
         DataActionSettings(
             limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
             max_answer=v["http.max_answer_bytes"],
+            max_in_flight=v["http.max_in_flight"],
+            max_unfinished=v["http.max_unfinished_bytes"],
             once_lifetime=v["data.idempotency_seconds"],
         ),
         _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
@@ -700,7 +755,7 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             v["redis.hedge_share"],
             Mode(v["breaker.mode"]),
         ),
-        _credentials(flow, inspector),
+        _credentials(flow, inspector, control),
         audit,
         v["log.level"],
         _shown(v),
@@ -780,13 +835,19 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
     )
 
 
-def _credentials(flow: Secret, inspector: Secret | None) -> tuple[Credential, ...]:
-    data = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
-    credentials = [Credential(flow, Principal("flow", data))]
-    if inspector is not None:
-        inspect = frozenset({Permission.INSPECT_READ})
-        credentials.append(Credential(inspector, Principal("inspector", inspect)))
-    return tuple(credentials)
+def _credentials(
+    flow: Secret, inspector: Secret | None, control: Secret | None
+) -> tuple[Credential, ...]:
+    everybody: tuple[tuple[str, Secret | None, set[Permission]], ...] = (
+        ("flow", flow, {Permission.DATA_READ, Permission.DATA_WRITE}),
+        ("inspector", inspector, {Permission.INSPECT_READ}),
+        ("control", control, {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}),
+    )
+    return tuple(
+        Credential(token, Principal(name, frozenset(permissions)))
+        for name, token, permissions in everybody
+        if token is not None
+    )
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

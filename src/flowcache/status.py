@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from flowcache.ports import AuditRecord
+from flowcache.ports import Access, AuditRecord, Mode
 
 __all__ = [
     "CIRCUIT_STATES",
     "CircuitStatus",
+    "CircuitWish",
     "JournalStatus",
     "LinkStatus",
     "OperationStats",
@@ -94,6 +95,25 @@ class ReadStats(msgspec.Struct, frozen=True):
     """Of these, the ones that had no reply at half of their deadline: a second server was asked."""
     elsewhere: int = 0
     """Reads that the second server answered."""
+
+
+class CircuitWish(msgspec.Struct, frozen=True):
+    """What an operator wants of circuits: of one shard or all, of one kind of access or all.
+
+    Of two wishes for one circuit that with the higher ``number`` counts. ``by`` is the principal
+    who had it, ``at`` when, in Unix seconds.
+    """
+
+    number: int
+    mode: Mode
+    shard: str | None
+    access: Access | None
+    by: str
+    at: float
+
+    def covers(self, other: CircuitWish) -> bool:
+        """Tell whether every circuit that ``other`` is for is one that this is for."""
+        return self.shard in (None, other.shard) and self.access in (None, other.access)
 
 
 class JournalStatus(msgspec.Struct, frozen=True):

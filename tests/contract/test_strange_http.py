@@ -1,7 +1,6 @@
 """Requests that are strange around the body: types, methods, routes, versions, credentials.
 
-Every answer that comes from flowcache is the contract's envelope. What HTTP itself forbids (a
-Content-Length of -5, a header without a name) the server refuses before us.
+Every answer is the contract's envelope, to what is no HTTP at all as well.
 """
 
 import gzip
@@ -196,6 +195,39 @@ def test_a_refused_body_leaves_the_connection_usable(flow: Flow) -> None:
         refused(connection.receive(), "unauthorized")
         connection.send(post(GET))
         answered(connection.receive())
+
+
+NO_HTTP = {
+    "garbage": b"GARBAGE\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no Host": post(GET).replace(b"Host: flowcache\r\n", b""),
+    "two Hosts": post(GET, "Host: other"),
+    "bare LF": post(GET).replace(b"\r\n", b"\n"),
+    "folded": post(GET, "X-Long: a\r\n b"),
+    "space before colon": post(GET, "X-Odd : a"),
+    "two lengths": post(GET, f"Content-Length: {len(GET)}"),
+    "length and chunks": post(GET, "Transfer-Encoding: chunked"),
+    "negative length": post(GET, "Content-Length: -5", declares_length=False),
+    "gzip coding": post(GET, "Transfer-Encoding: gzip, chunked", declares_length=False),
+    "long head": post(GET, f"X-Long: {'x' * 40_000}"),
+    "many fields": post(GET, *["X: y"] * 200),
+    "HTTP/3.0": post(GET, version="3.0"),
+}
+
+
+@pytest.mark.parametrize("case", NO_HTTP)
+def test_what_is_no_valid_http_gets_the_envelope_and_an_end(flow: Flow, case: str) -> None:
+    """A refusal below the application is one like any other, and the last of its connection."""
+    with wire(flow.service.port) as connection:
+        connection.send(NO_HTTP[case])
+        answer = connection.receive()
+        told = refused(answer, "invalid_request", "The request is no valid HTTP")
+        assert answer.headers["connection"] == "close"
+        assert "server" not in answer.headers
+        assert TOKEN not in told["error"]
+        assert connection.is_over()
+    answered(flow.service.post(GET))
 
 
 # -- credentials ----------------------------------------------------------------------------------

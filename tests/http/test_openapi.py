@@ -15,6 +15,7 @@ import pytest
 import schemathesis
 from hypothesis import example, given
 from hypothesis import strategies as st
+from starlette.routing import Route
 
 from flowcache.audit.ring import AuditRing
 from flowcache.contract import answer, request
@@ -22,13 +23,21 @@ from flowcache.errors import Failure, all_failures
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
+from flowcache.http.inspector.circuits import (
+    Control,
+    Order,
+    Switched,
+    circuits_view,
+    read_order,
+)
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.policy.principals import Principals
-from flowcache.ports import AuditRecord
+from flowcache.ports import Access, AuditRecord, Mode
 from flowcache.status import (
+    CircuitWish,
     JournalStatus,
     LinkStatus,
     ShardStatus,
@@ -69,7 +78,8 @@ def test_it_is_openapi() -> None:
     """The document is valid OpenAPI 3.1, and every reference in it leads somewhere."""
     schema = schemathesis.openapi.from_dict(json.loads(msgspec.json.encode(DOCUMENT)))
     schema.validate()
-    assert len(list(schema.get_all_operations())) == len(DOCUMENT["paths"])
+    operations = sum(len(methods) for methods in DOCUMENT["paths"].values())
+    assert len(list(schema.get_all_operations())) == operations
     for node in walk(DOCUMENT):
         if "$ref" in node:
             assert node["$ref"].removeprefix("#/components/schemas/") in SCHEMAS
@@ -125,8 +135,13 @@ def test_it_names_every_route() -> None:
     async def none(*_: object) -> Any:
         raise NotImplementedError
 
-    served = pages(PagesSettings("1", {}), Principals(()), none, none, str, AuditRing(0))
-    assert set(DOCUMENT["paths"]) == {ROUTE} | {getattr(r, "path", "") for r in served.routes}
+    control = Control(Mode.AUTO, list, none)
+    audit = AuditRing(0)
+    served = pages(PagesSettings("1", {}), Principals(()), none, none, control, str, audit)
+    routes = [route for route in served.routes if isinstance(route, Route)]
+    methods = {route.path: {m.lower() for m in route.methods or ()} - {"head"} for route in routes}
+    documented = {path: set(each) for path, each in DOCUMENT["paths"].items()}
+    assert documented == methods | {ROUTE: {"post"}}
 
 
 def test_it_names_every_query_parameter() -> None:
@@ -278,8 +293,36 @@ def test_the_inspector_fits_its_schema() -> None:
     shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))
     allowed.validate(shown)
     assert set(shown) == set(SCHEMAS["Inspector"]["properties"])
+    assert set(shown["circuits"][0]) == set(SCHEMAS["Circuit"]["properties"])
+    wishes = [
+        CircuitWish(1, Mode.DISABLED, None, None, "control", 2.5),
+        CircuitWish(2, Mode.AUTO, "127.0.0.1:6379", Access.READ, "control", 3.5),
+    ]
+    circuits = circuits_view([worker, worker], wishes, Mode.OBSERVE)
+    validator(SCHEMAS["Circuits"]).validate(json.loads(msgspec.json.encode(circuits)))
+    assert set(circuits) == set(SCHEMAS["Circuits"]["properties"])
+    switched = Order(Mode.AUTO, None, Access.READ)._asdict() | Switched(6, 2, 0)._asdict()
+    validator(SCHEMAS["CircuitsSwitched"]).validate(json.loads(msgspec.json.encode(switched)))
+    assert set(switched) == set(SCHEMAS["CircuitsSwitched"]["properties"])
     assert set(shown["auditLogs"][0]) == set(SCHEMAS["AuditEntry"]["properties"])
     assert set(shown["metrics"]) - {"operations"} == set(SCHEMAS["CallMetrics"]["properties"])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["mode", "shard", "access", "shards"]),
+        st.sampled_from([None, "a:1", 7, "", *Mode, *Access]),
+    )
+)
+def test_an_order_is_taken_as_the_document_says(body: dict[str, Any]) -> None:
+    """What the schema of an order refuses, the code does; but for shards that are not there."""
+    allowed = validator(SCHEMAS["CircuitOrder"]).is_valid(body)
+    refusal = ""
+    try:
+        read_order(json.dumps(body).encode(), {"a:1"})
+    except Failure as failure:
+        refusal = str(failure)
+    assert allowed == (not refusal) or refusal.startswith("shard: ")
 
 
 # -- the page -----------------------------------------------------------------------------------

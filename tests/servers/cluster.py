@@ -11,9 +11,10 @@ took over comes back empty, and its replicas follow it in that, as Redis documen
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import redis
@@ -87,10 +88,16 @@ class ClusterNode(RedisProcess):
 class Cluster:
     """Ask, break and mend a formed cluster."""
 
-    def __init__(self, nodes: Sequence[ClusterNode], proxies: Sequence[Proxy] = ()) -> None:
-        """Take nodes that know of one another; `cluster` makes them."""
+    def __init__(
+        self,
+        nodes: Sequence[ClusterNode],
+        proxies: dict[ClusterNode, Proxy],
+        launch: Callable[[], ClusterNode],
+    ) -> None:
+        """Take nodes that know of one another, and a way to start more; `cluster` makes them."""
         self.nodes = tuple(nodes)
-        self._proxies = dict(zip(self.nodes, proxies, strict=bool(proxies)))
+        self._proxies = proxies
+        self._launch = launch
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -168,12 +175,54 @@ class Cluster:
         source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", target.node_id)
         if leave_open:
             return
+        self._close_slot(slot, source, target)
+        self.wait_ok()
+
+    def reshard(
+        self, slots: Iterable[int], source: ClusterNode, target: ClusterNode, within: float = 30.0
+    ) -> None:
+        """Move many slots, one after the other as `redis-cli --cluster reshard` does.
+
+        Args:
+            slots: which; they belong to `source`.
+            source: who gives them.
+            target: who gets them.
+            within: seconds for the cluster to be of one mind afterwards.
+        """
+        others = [node for node in self.primaries() if node not in (source, target)]
+        for slot in slots:
+            self.migrate_slot(slot, source, target, leave_open=True)
+            self._close_slot(slot, source, target)
+            for node in others:
+                node.cli("CLUSTER", "SETSLOT", slot, "NODE", target.node_id)
+        self.wait_ok(within)
+
+    def _close_slot(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:
+        """Move what is in a slot whose move is open, and end the move."""
         while keys := source.cli("CLUSTER", "GETKEYSINSLOT", slot, 100):
             self.move_keys(source, target, *keys)
         # The new owner first: were the old one to know first, both would send clients away.
         for node in (target, source):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", target.node_id)
-        self.wait_ok()
+
+    def add_node(self, within: float = 30.0) -> ClusterNode:
+        """Start a further primary, which owns no slots yet; wait until all know it."""
+        node = self._launch()
+        node.wait_ready()
+        node.node_id = node.cli("CLUSTER", "MYID")
+        for other in self.nodes:
+            node.cli("CLUSTER", "MEET", LOOPBACK, other.port)
+        self.nodes += (node,)
+        self.wait_ok(within)
+        return node
+
+    def remove_node(self, node: ClusterNode, within: float = 30.0) -> None:
+        """Have the others forget a node that owns no slots, and end it."""
+        self.nodes = tuple(other for other in self.nodes if other is not node)
+        for other in self.nodes:
+            other.cli("CLUSTER", "FORGET", node.node_id)
+        node.close()
+        self.wait_ok(within)
 
     def move_keys(self, source: ClusterNode, target: ClusterNode, *keys: str) -> None:
         """Move single keys of a slot whose move is open."""
@@ -292,24 +341,26 @@ def cluster(
     )
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowcache-")))
-        nodes: list[ClusterNode] = []
-        proxies: list[Proxy] = []
-        for index in range(primaries * (1 + replicas)):
-            home = directory / str(index)
+        numbers = count()
+        proxies: dict[ClusterNode, Proxy] = {}
+
+        def launch() -> ClusterNode:
+            home = directory / str(next(numbers))
             home.mkdir()
             node = ClusterNode(binary, home, lines)
             stack.callback(node.close)
-            nodes.append(node)
             if proxied:
-                proxy = stack.enter_context(Proxy(node.address))
-                node.configure(f"cluster-announce-client-port {proxy.port}")
-                proxies.append(proxy)
+                proxies[node] = stack.enter_context(Proxy(node.address))
+                node.configure(f"cluster-announce-client-port {proxies[node].port}")
             node.start()
+            return node
+
+        nodes = [launch() for _ in range(primaries * (1 + replicas))]
         for node in nodes:
             node.wait_ready()
             node.node_id = node.cli("CLUSTER", "MYID")
         _form(nodes, primaries)
-        formed = Cluster(nodes, proxies)
+        formed = Cluster(nodes, proxies, launch)
         formed.wait_ok()
         yield formed
 

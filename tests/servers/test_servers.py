@@ -213,6 +213,21 @@ class TestCluster:
         assert breakable_cluster.replicas_of(replica) == [primary]
         assert replica.cli("GET", KEY) == "1"
 
+    def test_node_joins_and_leaves(self) -> None:
+        """A new primary takes slots with their keys, gives them back, and is forgotten by all."""
+        with cluster(3, 0) as servers:
+            source = servers.node_of_key(KEY)
+            source.cli("SET", KEY, "1")
+            slots = [_slot(servers), _slot(servers) + 1]
+            fresh = servers.add_node()
+            servers.reshard(slots, source, fresh)
+            assert servers.node_of_key(KEY) is fresh
+            assert fresh.cli("GET", KEY) == "1"
+            servers.reshard(slots, fresh, source)
+            servers.remove_node(fresh)
+            assert source.cli("GET", KEY) == "1"
+            assert all(fresh.node_id not in node.view() for node in servers.nodes)
+
     def test_moved_slot_gives_moved(self, breakable_cluster: Cluster) -> None:
         """After a slot has moved, with its keys, the old owner points to the new one."""
         source, target = _source_and_target(breakable_cluster)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -16,10 +15,8 @@ from flowcache.ports import Once
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from flowcache.store.slots import SLOTS, key_slot
-from tests.servers import Cluster, ClusterNode, RedisProcess, cluster, valkey_binary
-from tests.servers.cluster import CLUSTER_CONFIG
+from tests.servers import Cluster, ClusterNode, RedisProcess, cluster
 from tests.servers.ports import LOOPBACK
-from tests.servers.process import SERVER_CONFIG
 from tests.store.calling import calling
 from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
 
@@ -171,23 +168,15 @@ class TestMoving:
             assert await store.execute(incr(key, once("apart")), in_time()) == 2
             assert await store.execute(get(key), in_time()) == b"2"
 
-    async def test_new_node(self, tmp_path: Path) -> None:
+    async def test_new_node(self) -> None:
         """A node that joins later is found when it gets slots, and used from then on."""
-        config = (*SERVER_CONFIG, *CLUSTER_CONFIG)
-        with (
-            cluster(3, 0) as old,
-            ClusterNode(valkey_binary(), tmp_path, config) as new,
-        ):
-            new.node_id = new.cli("CLUSTER", "MYID")
-            source = old.primaries()[0]
-            key = key_on(old, source)
-            async with store_at(*old.addresses) as store:
+        with cluster(3, 0) as servers:
+            source = servers.primaries()[0]
+            key = key_on(servers, source)
+            async with store_at(*servers.addresses) as store:
                 assert await store.execute(incr(key), in_time()) == 1
-                grown = Cluster((*old.nodes, new))
-                for node in old.nodes:
-                    node.cli("CLUSTER", "MEET", LOOPBACK, new.port)
-                await asyncio.to_thread(grown.wait_ok)
-                await asyncio.to_thread(grown.migrate_slot, key_slot(key), source, new)
+                new = await asyncio.to_thread(servers.add_node)
+                await asyncio.to_thread(servers.migrate_slot, key_slot(key), source, new)
                 assert await store.execute(incr(key), in_time()) == 2
                 assert await store.execute(incr(key, once("new")), in_time()) == 3
                 await soon(lambda: name_of(new) in store.shards())

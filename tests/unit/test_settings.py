@@ -118,6 +118,14 @@ def test_a_connection_is_given_more_time_than_any_call() -> None:
     assert all(told in fault for told in ("redis.reply_timeout_seconds", "0.7", "data.deadline_ms"))
 
 
+def test_a_body_may_be_held_until_it_is_complete() -> None:
+    """No body that is within its own limit could be over that of all bodies together."""
+    at_least = {"FLOWCACHE_HTTP_MAX_UNFINISHED_BYTES": "65536"}
+    (fault,) = faults(None, TOKEN | at_least)
+    assert all(told in fault for told in ("http.max_unfinished_bytes", "65536", "262144"))
+    assert loaded(at_least | {"FLOWCACHE_HTTP_MAX_BODY_BYTES": "65536"})
+
+
 # -- every row, by every name ----------------------------------------------------------------------
 
 Read = Callable[[Settings], object]
@@ -137,11 +145,22 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "http.port": ("8080", lambda s: s.server.port, 8080),
     "http.workers": ("4", lambda s: s.server.workers, 4),
     "http.grace_seconds": ("2.5", lambda s: s.server.grace, 2.5),
+    "http.drain_seconds": ("0.5", lambda s: s.server.drain, 0.5),
+    "http.max_connections": ("99", lambda s: s.server.limits.connections, 99),
+    "http.keep_alive_seconds": ("620", lambda s: s.server.limits.patience.idle, 620.0),
+    "http.head_timeout_seconds": ("1.5", lambda s: s.server.limits.patience.head, 1.5),
+    "http.max_in_flight": ("77", lambda s: s.data_action.max_in_flight, 77),
+    "http.max_unfinished_bytes": ("1048576", lambda s: s.data_action.max_unfinished, 1048576),
     "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
     "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
     "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
     "auth.token": ("other-token", lambda s: s.credentials[0].token.reveal(), "other-token"),
     "inspector.token": ("see", lambda s: [c.token.reveal() for c in s.credentials][1:], ["see"]),
+    "inspector.control_token": (
+        "turn",
+        lambda s: [c.token.reveal() for c in s.credentials][1:],
+        ["turn"],
+    ),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -383,6 +402,12 @@ BAD: dict[str, str] = {
     "http.port": "70000",
     "http.workers": "0",
     "http.grace_seconds": "0",
+    "http.drain_seconds": "-1",
+    "http.max_connections": "0",
+    "http.keep_alive_seconds": "0.5",
+    "http.head_timeout_seconds": "0",
+    "http.max_in_flight": "0",
+    "http.max_unfinished_bytes": "32M",
     "http.max_body_bytes": "1k",
     "http.body_timeout_seconds": "nan",
     "http.max_answer_bytes": "-1",
@@ -431,7 +456,13 @@ BAD: dict[str, str] = {
     "cxone.api_base": " ",
     "cxone.client_id": " ",
 }
-SECRETS = ["auth.token", "inspector.token", "redis.password", "redis.sentinel_password"]
+SECRETS = [
+    "auth.token",
+    "inspector.token",
+    "inspector.control_token",
+    "redis.password",
+    "redis.sentinel_password",
+]
 SECRETS += ["cxone.client_secret", "audit.hmac_secret", "audit.signing_key"]
 
 
@@ -662,6 +693,23 @@ def test_each_token_may_do_its_own() -> None:
     assert inspector.permissions == {Permission.INSPECT_READ}
 
 
+@pytest.mark.parametrize("other", ["auth.token", "inspector.token"])
+def test_who_switches_has_a_token_of_their_own(other: str) -> None:
+    """Neither a flow nor whoever reads the inspector may come to switch circuits by chance."""
+    variables = {"FLOWCACHE_INSPECTOR_TOKEN": "see"}
+    token = {"auth.token": "flow-token", "inspector.token": "see"}[other]
+    (fault,) = faults(None, TOKEN | variables | {"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": token})
+    assert fault.startswith(f"inspector.control_token: the same as {other}")
+    assert token not in fault.replace(other, "")
+
+
+def test_who_switches_may_inspect_and_touch_no_data() -> None:
+    """The operator's token is for the service, not for what is stored in it."""
+    settings = loaded({"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": "turn"})
+    operator = Principals(settings.credentials).authenticate(b"Bearer turn")
+    assert operator.permissions == {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}
+
+
 def test_without_an_inspector_token_nobody_inspects() -> None:
     """The default is to refuse."""
     allowed = {p for credential in loaded().credentials for p in credential.principal.permissions}
@@ -675,7 +723,7 @@ WORD = "hunter2"
 
 def test_no_secret_shows_in_settings() -> None:
     """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
-    environment = {row.variable: WORD + row.section * 6 for row in SETTINGS if row.name in SECRETS}
+    environment = {row.variable: WORD + row.name * 3 for row in SETTINGS if row.name in SECRETS}
     settings = loaded(environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
     assert WORD not in repr(settings)
     assert WORD not in json.dumps(settings.shown)

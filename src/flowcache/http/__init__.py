@@ -7,5 +7,14 @@
 - `inspector`    what the service knows of itself, for people
 - `openapi`      the contract as a document, made from the catalogue
 - `docs`         the same as a page
-- `server`       Granian: workers, signals, the listening socket
+
+And the server that runs it, from the outside in:
+
+- `supervisor`   the listening socket, the processes, signals
+- `worker`       one process: the application's life around a listener's
+- `listener`     accepts connections, bounds them, sees them off
+- `connection`   one client: states, order, flow control
+- `exchange`     one request and its answer, as ASGI has it
+- `framing`      from bytes to requests; no I/O
+- `envelope`     what every answer has around it
 """

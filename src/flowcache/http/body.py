@@ -1,15 +1,19 @@
-"""A request's body, bounded in size and time.
+"""A request's body, bounded in size and time, and all bodies together in what they hold.
 
 A request is a task of its own: the server makes it, and nobody else may cancel it here.
 Most bodies come in one message. A timer for each would cost more than reading it, so the tasks
 that read are kept in a dict and one sweep every now and then ends those that take too long.
+
+All that is held of bodies that are not complete is bounded, too, in bytes and in number. Past a
+bound the oldest is ended, not the newest: who sends at a normal pace is done before its turn comes,
+and slow senders are in each other's way only.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from flowcache.errors import InvalidRequest, TooLarge
+from flowcache.errors import Failure, InvalidRequest, Overloaded, TooLarge
 from flowcache.http.asgi import Receive
 from flowcache.ports import Clock
 
@@ -21,16 +25,41 @@ _SWEEP = 0.25
 
 
 class BodyReader:
-    """Read bodies of at most ``max_bytes`` that arrive within ``timeout`` seconds."""
+    """Read bodies of at most ``max_bytes`` that arrive within ``timeout`` seconds.
 
-    __slots__ = ("_clock", "_max_bytes", "_reading", "_sweep", "_timeout", "_too_slow")
+    At most ``most`` bodies are unfinished at once, and at most ``max_held`` bytes of them held.
+    """
 
-    def __init__(self, max_bytes: int, timeout: float, clock: Clock) -> None:
+    __slots__ = (
+        "_clock",
+        "_ended",
+        "_held",
+        "_max_bytes",
+        "_max_held",
+        "_most",
+        "_reading",
+        "_sweep",
+        "_timeout",
+    )
+
+    def __init__(
+        self,
+        max_bytes: int,
+        timeout: float,
+        clock: Clock,
+        max_held: int = 32 << 20,
+        most: int = 2048,
+    ) -> None:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._clock = clock
+        self._max_held = max_held
+        self._most = most
+        self._held = 0
         self._reading: dict[asyncio.Task[object], float] = {}
-        self._too_slow: set[asyncio.Task[object]] = set()
+        """Until when each may read, oldest first."""
+        self._ended: dict[asyncio.Task[object], Failure] = {}
+        """Who has been cancelled here, and why."""
         self._sweep: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive, declared: bytes | None) -> bytes:
@@ -39,6 +68,7 @@ class BodyReader:
         Raises:
             TooLarge: it is, or says it will be, longer than allowed. The rest stays unread.
             InvalidRequest: it did not arrive in time, or broke off.
+            Overloaded: there are too many bodies, and this is the oldest.
         """
         length = _length(declared)
         if length > self._max_bytes:
@@ -50,45 +80,72 @@ class BodyReader:
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP, self._end_slow_ones)
         try:
+            if len(reading) > self._most:
+                self._end_oldest(task)
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _broken_off()
             body: bytes = message.get("body", b"")
-            # The server says "more" of a body that it has handed over whole, too: to ask again
-            # for nothing would cost a tenth of a request.
+            # A server may say "more" of a body that it has handed over whole: to ask again for
+            # nothing would cost a tenth of a request.
             if message.get("more_body") and len(body) != length:
-                body = await self._read_on(receive, body, length)
+                body = await self._read_on(task, receive, body, length)
         except asyncio.CancelledError:
-            if task not in self._too_slow or task.uncancel():
+            if task not in self._ended or task.uncancel():
                 raise  # somebody else wants it to end, too
-            raise InvalidRequest(f"body: it was not complete after {self._timeout:g} s.") from None
+            raise self._ended[task] from None
         finally:
             del reading[task]
-            self._too_slow.discard(task)
+            if self._ended:
+                self._ended.pop(task, None)
         if len(body) > self._max_bytes:
             raise self._too_large()
         return body
 
-    async def _read_on(self, receive: Receive, first: bytes, length: int) -> bytes:
+    async def _read_on(
+        self, task: asyncio.Task[object], receive: Receive, first: bytes, length: int
+    ) -> bytes:
         parts = bytearray(first)
-        while len(parts) <= self._max_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _broken_off()
-            parts += message.get("body", b"")
-            if not message.get("more_body") or len(parts) == length:
-                break
+        held = len(parts)
+        self._held += held
+        try:
+            while held <= self._max_bytes:
+                if self._held > self._max_held:
+                    self._end_oldest(task)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _broken_off()
+                parts += message.get("body", b"")
+                self._held += len(parts) - held
+                held = len(parts)
+                if not message.get("more_body") or held == length:
+                    break
+        finally:
+            self._held -= held
         return bytes(parts)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"body: over the limit of {self._max_bytes} bytes.")
 
+    def _end_oldest(self, current: asyncio.Task[object]) -> None:
+        oldest = next(task for task in self._reading if task not in self._ended)
+        why = Overloaded("body: too many others arrive, and this is the oldest.")
+        if oldest is current:  # it runs, and has nothing to be woken from
+            raise why
+        self._end(oldest, why)
+
+    def _end(self, task: asyncio.Task[object], why: Failure) -> None:
+        if task not in self._ended:
+            self._ended[task] = why
+            task.cancel()
+
     def _end_slow_ones(self) -> None:
         now = self._clock()
         for task, until in self._reading.items():
-            if until < now and task not in self._too_slow:
-                self._too_slow.add(task)
-                task.cancel()
+            if until < now:
+                self._end(
+                    task, InvalidRequest(f"body: it was not complete after {self._timeout:g} s.")
+                )
         self._sweep = (
             asyncio.get_running_loop().call_later(_SWEEP, self._end_slow_ones)
             if self._reading

@@ -11,11 +11,8 @@ place, `__call__`; so does a bug.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
-from itertools import count
-from math import ceil
 from time import time
 
 import msgspec
@@ -23,15 +20,16 @@ import structlog
 
 from flowcache.contract import answer, request
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
-from flowcache.errors import DeadlineExceeded, Failure, Internal, TooLarge, Unrecorded
+from flowcache.errors import DeadlineExceeded, Failure, Overloaded, TooLarge, Unrecorded
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
+from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
 from flowcache.policy.principals import Principals
 from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply, Stale
 
-__all__ = ["DataAction", "DataActionSettings", "bug", "failure_headers", "request_ids"]
+__all__ = ["DataAction", "DataActionSettings"]
 
 _log = structlog.get_logger(__name__)
 
@@ -46,34 +44,12 @@ class DataActionSettings(msgspec.Struct, frozen=True):
     max_answer: int = 512 * 1024
     once_lifetime: float = 600.0
     """How long a write with an idempotency key is remembered."""
-
-
-def request_ids() -> Callable[[], str]:
-    """Return a source of ids, unique among all workers and restarts.
-
-    A random prefix a worker and a counter: what a uuid4 costs would be a tenth of a request.
-    """
-    prefix = os.urandom(8).hex()
-    numbers = count(1)
-    return lambda: f"{prefix}-{next(numbers):08x}"
-
-
-_OK_HEADERS = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-
-
-def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a failure's answer; ``Retry-After`` is in whole seconds, rounded up."""
-    headers = list(_OK_HEADERS)
-    if failure.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, ceil(failure.retry_after))))
-    if failure.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return headers
-
-
-def bug(request_id: str) -> Internal:
-    """Return what a caller is told of a bug: nothing but where to look."""
-    return Internal(f"A bug in flowcache; its log tells more under {request_id}.")
+    max_in_flight: int = 1024
+    """How many calls may be at work at once."""
+    max_unfinished: int = 32 << 20
+    """How many bytes of bodies that are not complete may be held."""
+    most_unfinished: int = 2048
+    """How many bodies may be incomplete: half of the connections there are by default."""
 
 
 def _least_bytes(reply: Reply) -> int:
@@ -150,7 +126,14 @@ class DataAction:
         self._metrics = metrics
         self._audit = audit
         self._clock = clock
-        self._body = BodyReader(settings.max_body, settings.body_timeout, clock)
+        self._body = BodyReader(
+            settings.max_body,
+            settings.body_timeout,
+            clock,
+            settings.max_unfinished,
+            settings.most_unfinished,
+        )
+        self._at_work = 0
         self._once_lifetime_ms = round(settings.once_lifetime * 1000)
         self._next_id = request_ids()
 
@@ -165,7 +148,7 @@ class DataAction:
                 result = await self._act(call, scope["headers"], receive)
                 latency_ms = self._ms_since(started)
                 status, outcome, hit = 200, "ok", result.hit
-                headers: Iterable[tuple[bytes, bytes]] = _OK_HEADERS
+                headers: Iterable[tuple[bytes, bytes]] = JSON_HEADERS
                 payload = answer.encode(
                     answer.succeeded(
                         result.data, call.id, latency_ms, call.operation, hit, call.stale
@@ -234,6 +217,8 @@ class DataAction:
         principal = self._principals.authenticate(authorization, *further)
         call.client = principal.name
         raw = await self._body.read(receive, None if chunked else length)
+        if self._at_work >= self._settings.max_in_flight:
+            raise Overloaded("flowcache has too many calls at work; this one was not begun.")
         began = self._clock()
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)
@@ -244,11 +229,15 @@ class DataAction:
         call.deadline = deadline = began + self._patience(wanted)
         call.shard = self._store.place(command.key)
         self._audit.admit()
-        if command.writes:
-            if self._audit.wants_intents:
-                await self._intend(call, began)
-            call.repeatable = command.once is not None
-        reply = await self._store.execute(command, deadline)
+        self._at_work += 1
+        try:
+            if command.writes:
+                if self._audit.wants_intents:
+                    await self._intend(call, began)
+                call.repeatable = command.once is not None
+            reply = await self._store.execute(command, deadline)
+        finally:
+            self._at_work -= 1
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
         if _least_bytes(reply) > self._settings.max_answer:

@@ -29,6 +29,7 @@ from flowcache.errors import (
     Internal,
     InvalidRequest,
     NotFound,
+    TooLarge,
     Unauthorized,
     all_failures,
 )
@@ -168,6 +169,11 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
                     "type": "http",
                     "scheme": "bearer",
                     "description": f"A token with `{Permission.INSPECT_READ}`; a flow's has not.",
+                },
+                "control": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": f"A token with `{Permission.CIRCUITS_WRITE}`: an operator's.",
                 },
             },
         },
@@ -557,6 +563,58 @@ def _inspector() -> dict[str, Schema]:
             entry, description="Who touched which key in which interaction, and what came of it."
         ),
         "Circuit": _object(circuit, description="A shard's circuit for one kind of access."),
+        "CircuitOrder": {
+            "type": "object",
+            "description": "For circuits of all workers, those to come included, until another "
+            "order covers it or the service ends.",
+            "properties": {
+                "mode": {
+                    "enum": list(Mode),
+                    "description": "Who decides: the circuit (`auto`), or you: nothing is let "
+                    "through (`forced-open`), everything is (`disabled`), or the circuit judges "
+                    "and refuses nobody (`observe`).",
+                },
+                "shard": maybe_text | {"description": "The name of a shard; without one, all."},
+                "access": {
+                    "enum": [*Access, None],
+                    "description": "The kind of access; without one, all.",
+                },
+            },
+            "required": ["mode"],
+            "additionalProperties": False,
+            "examples": [{"mode": "forced-open", "shard": "127.0.0.1:7000", "access": "read"}],
+        },
+        "CircuitsSwitched": _object(
+            {
+                "mode": {"enum": list(Mode)},
+                "shard": maybe_text,
+                "access": {"enum": [*Access, None]},
+                "circuits": whole | {"description": "How many there were to switch."},
+                "workers": whole | {"description": "How many have followed."},
+                "silent": whole | {"description": "How many did not answer; they follow later."},
+            },
+            description="What became of an order.",
+        ),
+        "Circuits": _object(
+            {
+                "configured": {"enum": list(Mode), "description": "`breaker.mode`."},
+                "wishes": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            "mode": {"enum": list(Mode)},
+                            "shard": maybe_text,
+                            "access": {"enum": [*Access, None]},
+                            "by": text | {"description": "Whose credential it was."},
+                            "at": text | {"format": "date-time"},
+                        }
+                    ),
+                    "description": "Orders in force; of two for one circuit the later counts.",
+                },
+                "circuits": {"type": "array", "items": _ref("Circuit")},
+            },
+            description="The circuits of all workers, and what was asked of them.",
+        ),
         "Inspector": _object(
             {
                 "metrics": {
@@ -630,6 +688,7 @@ def _paths(settings: DataActionSettings) -> dict[str, Any]:
             )
         },
         "/inspector": {"get": _inspect()},
+        "/inspector/circuits": {"get": _list_circuits(), "post": _switch_circuits()},
         "/openapi.json": {
             "get": _get("documentation", "Return this document", _json({"type": "object"}))
         },
@@ -675,6 +734,35 @@ def _inspect() -> dict[str, Any]:
         "responses": {
             "200": {"description": "As asked for.", "content": _json(_ref("Inspector"))},
             **_failures([InvalidRequest, Unauthorized, Forbidden, Internal]),
+        },
+    }
+
+
+def _list_circuits() -> dict[str, Any]:
+    return {
+        "tags": ["operation"],
+        "summary": "Show the circuits of all workers and the orders in force",
+        "operationId": "listCircuits",
+        "security": [{"inspector": [Permission.INSPECT_READ.value]}],
+        "responses": {
+            "200": {"description": "As asked for.", "content": _json(_ref("Circuits"))},
+            **_failures([Unauthorized, Forbidden, Internal]),
+        },
+    }
+
+
+def _switch_circuits() -> dict[str, Any]:
+    return {
+        "tags": ["operation"],
+        "summary": "Switch the mode of circuits",
+        "description": "Unknown fields are refused. It may be repeated: a circuit that is in the "
+        "mode already goes on as it is.",
+        "operationId": "switchCircuits",
+        "security": [{"control": [Permission.CIRCUITS_WRITE.value]}],
+        "requestBody": {"required": True, "content": _json(_ref("CircuitOrder"))},
+        "responses": {
+            "200": {"description": "Done.", "content": _json(_ref("CircuitsSwitched"))},
+            **_failures([InvalidRequest, Unauthorized, Forbidden, TooLarge, Internal]),
         },
     }
 

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
@@ -20,18 +20,22 @@ from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
     Forbidden,
+    InvalidRequest,
     NotFound,
     RedisUnavailable,
+    TooLarge,
     Unauthorized,
     Unrecorded,
 )
 from flowcache.http.app import ROUTE
-from flowcache.http.data_action import DataActionSettings, bug, failure_headers
+from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
+from flowcache.http.envelope import bug, failure_headers
+from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principals
+from flowcache.policy.principals import Principal, Principals
 from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
@@ -43,6 +47,9 @@ _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
 
 _log = structlog.get_logger(__name__)
+
+_MAX_ORDER_BYTES = 4096
+_ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
@@ -62,6 +69,7 @@ def pages(
     principals: Principals,
     gather: Gather,
     ready: Ready,
+    control: Control,
     next_id: Callable[[], str],
     audit: AuditSink,
     history: History | None = None,
@@ -72,6 +80,13 @@ def pages(
     attempts that are refused here. ``history`` reads the audit journal; without one the records
     are those that the workers have in memory.
     """
+
+    def allowed(request: Request, permission: Permission) -> Principal:
+        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
+        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
+        request.state.client = principal.name
+        principal.require(permission)
+        return principal
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -91,10 +106,7 @@ def pages(
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
-        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
-        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
-        request.state.client = principal.name
-        principal.require(Permission.INSPECT_READ)
+        allowed(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
         if history is None:
             workers = await gather(Question.EVERYTHING)
@@ -103,6 +115,21 @@ def pages(
             workers = await gather(Question.TOTALS)
             records = await history(wanted)
         return _json(view(workers, wanted, settings.configuration, settings.version, records))
+
+    async def circuits(request: Request) -> Response:
+        if request.method == "POST":
+            return await switch(request)
+        allowed(request, Permission.INSPECT_READ)
+        workers = await gather(Question.TOTALS)
+        return _json(circuits_view(workers, control.wishes(), control.configured))
+
+    async def switch(request: Request) -> Response:
+        principal = allowed(request, Permission.CIRCUITS_WRITE)
+        body = await _read(request)
+        shards = shards_of(await gather(Question.TOTALS), control.wishes())
+        order = read_order(body, shards)
+        switched = await control.switch(order, principal.name, next_id())
+        return _json(order._asdict() | switched._asdict())
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
@@ -129,6 +156,7 @@ def pages(
             Route("/readyz", readyz),
             Route("/metrics", metrics),
             Route("/inspector", inspector),
+            Route("/inspector/circuits", circuits, methods=["GET", "POST"]),
             Route("/openapi.json", openapi),
             Route("/docs", docs),
         ],
@@ -162,6 +190,27 @@ async def _recorded(audit: AuditSink, request: Request, failure: Failure, reques
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECORD_SECONDS):
                 await kept
+
+
+async def _read(request: Request) -> bytes:
+    """Return a small body.
+
+    Raises:
+        TooLarge: it is longer than any order.
+        InvalidRequest: it did not arrive in time, or broke off.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_ORDER_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > _MAX_ORDER_BYTES:
+                    raise TooLarge(f"body: over the limit of {_MAX_ORDER_BYTES} bytes.")
+    except TimeoutError:
+        raise InvalidRequest(f"body: it was not complete after {_ORDER_SECONDS:g} s.") from None
+    except ClientDisconnect:
+        raise InvalidRequest("body: it broke off.") from None
+    return bytes(body)
 
 
 def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:

@@ -30,6 +30,8 @@ class Question(Enum):
     TOTALS = b"t"
     """Everything but audit records."""
     EVERYTHING = b"e"
+    WISHES = b"w"
+    """To follow what operators want of circuits; answered by how many were switched."""
 
 
 class Fleet:
@@ -41,20 +43,27 @@ class Fleet:
         self._report = report
         self._last_known: dict[Question, dict[Path, bytes]] = {}
         self._server: asyncio.AbstractServer | None = None
+        self._handing_over: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen for siblings."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._hand_over, self._path)
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
 
     async def close(self) -> None:
         """Stop listening, and leave the last totals behind."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+            await asyncio.gather(*self._handing_over)  # else a sibling would get half a report
         self._path.unlink(missing_ok=True)
         if self._directory.is_dir():
             self._path.with_suffix(".left").write_bytes(self._report(Question.TOTALS))
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._hand_over(reader, writer))
+        self._handing_over.add(task)
+        task.add_done_callback(self._handing_over.discard)
 
     async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -71,7 +80,7 @@ class Fleet:
 
         One that is too slow this time is told of as it was when it last answered.
         """
-        others = sorted(p for p in self._directory.glob("*.worker") if p != self._path)
+        others = self._siblings()
         reports = await asyncio.gather(*(_ask(path, question) for path in others))
         before = self._last_known.get(question, {})
         known = {
@@ -80,6 +89,18 @@ class Fleet:
         }
         self._last_known[question] = known
         return [self._report(question), *(report for report in known.values() if report)]
+
+    async def tell(self, question: Question) -> tuple[list[bytes], int]:
+        """Have all workers do what ``question`` says; return their answers, this one's first.
+
+        The number is of those that live and did not answer in time: they may do it later.
+        """
+        answers = await asyncio.gather(*(_ask(path, question) for path in self._siblings()))
+        told = [answer for answer in answers if answer]
+        return [self._report(question), *told], answers.count(None)
+
+    def _siblings(self) -> list[Path]:
+        return sorted(p for p in self._directory.glob("*.worker") if p != self._path)
 
     def left(self) -> list[bytes]:
         """Return the last totals of the workers that have ended."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from flowcache.errors import InvalidRequest, TooLarge
+from flowcache.errors import InvalidRequest, Overloaded, TooLarge
 from flowcache.http.asgi import Message
 from flowcache.http.body import BodyReader
 from tests.unit.http.asgi import GONE, Clock, Script, chunk
@@ -30,7 +30,7 @@ def reading(reader: BodyReader, *messages: Message) -> asyncio.Task[bytes]:
 
 
 def is_idle(reader: BodyReader) -> bool:
-    return not reader._reading and not reader._too_slow
+    return not reader._reading and not reader._ended and not reader._held
 
 
 @pytest.mark.parametrize(
@@ -252,4 +252,46 @@ async def test_a_receive_that_fails_leaves_nothing_behind(
 
     with pytest.raises(type(fault)):
         await reader.read(failing, None)
+    assert is_idle(reader)
+
+
+async def test_the_oldest_of_too_many_bodies_is_ended(clock: Clock) -> None:
+    """Slow senders are in each other's way only: the one that came last is still read."""
+    reader = BodyReader(MOST, TIMEOUT, clock, most=2)
+    slow = [reading(reader) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match=r"^body: .+\.$"):
+        await slow[0]
+    assert list(reader._reading) == slow[1:]
+    assert await reader.read(Script(chunk(b"whole")), None) == b"whole"
+    with pytest.raises(Overloaded):
+        await slow[1]
+    slow[2].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow[2]
+    assert is_idle(reader)
+
+
+async def test_the_oldest_gives_way_to_what_is_held_in_all(clock: Clock) -> None:
+    """Bytes of unfinished bodies are bounded together; a body that is whole is not one of them."""
+    reader = BodyReader(MOST, TIMEOUT, clock, max_held=15)
+    first, second = (reading(reader, chunk(b"01234567", True)) for _ in range(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await first
+    assert reader._held == 8
+    assert await reader.read(Script(chunk(b"0123456789")), None) == b"0123456789"
+    assert not second.done()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert is_idle(reader)
+
+
+async def test_a_body_alone_may_be_the_oldest_itself(clock: Clock) -> None:
+    """With no other to give way, the one that passes the bound is ended itself."""
+    reader = BodyReader(MOST, TIMEOUT, clock, max_held=5)
+    with pytest.raises(Overloaded):
+        await reader.read(Script(chunk(b"0123456", True), chunk(b"789")), None)
     assert is_idle(reader)

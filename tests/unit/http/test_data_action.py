@@ -19,7 +19,7 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.http.data_action import failure_headers, request_ids
+from flowcache.http.envelope import failure_headers, request_ids
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
@@ -390,6 +390,49 @@ async def test_a_command_is_what_the_catalogue_planned() -> None:
     assert command.once is not None
     assert command == Command(b"SET", b"k", (b"1",), 5, True, command.once)
     assert (command.once.token, command.once.lifetime_ms) == (b"o", 1500)
+
+
+# -- too much to do --------------------------------------------------------------------------------
+
+
+async def test_more_calls_than_may_be_at_work_are_refused_at_once() -> None:
+    """What is past the limit costs no Redis and no decoding, is counted, and may be sent again."""
+    endpoint, go = Endpoint(max_in_flight=2), asyncio.Event()
+
+    async def wait() -> None:
+        await go.wait()
+
+    endpoint.executor.meanwhile = wait
+    calls = [asyncio.create_task(endpoint.act(operation="DEL", key="k")) for _ in range(2)]
+    await asyncio.sleep(0)
+    refused = await endpoint.post(b"not looked at")
+    assert (refused.status, refused.json["code"]) == (503, "redis_unavailable")
+    assert (refused.headers["retry-after"], refused.json["retryable"]) == ("1", True)
+    assert "too many calls" in refused.json["error"]
+    assert len(endpoint.executor.calls) == 2
+    assert endpoint.metrics[0][:2] == (None, "redis_unavailable")
+    go.set()
+    assert [answered.status for answered in await asyncio.gather(*calls)] == [200] * 2
+    assert (await endpoint.act(operation="DEL", key="k")).status == 200
+
+
+@pytest.mark.parametrize("fault", [RedisUnavailable("x"), RuntimeError("x")])
+async def test_a_call_that_failed_leaves_its_place(fault: Exception) -> None:
+    """However a call ends, the next one may take its place."""
+    endpoint = Endpoint(fault, max_in_flight=1)
+    for _ in range(3):
+        with capture_logs():
+            answered = await endpoint.act(operation="GET", key="k")
+        assert "too many" not in answered.json["error"]
+
+
+async def test_bodies_that_are_on_their_way_take_no_place() -> None:
+    """Slow senders are bounded otherwise, and keep nobody from Redis."""
+    endpoint = Endpoint(max_in_flight=1)
+    slow = asyncio.create_task(endpoint.receive(Script(chunk(b"{", True))))
+    await asyncio.sleep(0)
+    assert (await endpoint.act(operation="GET", key="k")).status == 200
+    slow.cancel()
 
 
 # -- the end ---------------------------------------------------------------------------------------

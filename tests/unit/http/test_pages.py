@@ -13,31 +13,49 @@ from structlog.testing import capture_logs
 
 from flowcache.audit.ring import AuditRing
 from flowcache.errors import RedisUnavailable
+from flowcache.http import pages as module
 from flowcache.http.app import ROUTE
 from flowcache.http.asgi import Message
+from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.ports import Access, Mode
 from flowcache.secret import Secret
 from flowcache.settings import load
-from flowcache.status import WorkerStatus
+from flowcache.status import CircuitWish, WorkerStatus
 from flowcache.telemetry.fleet import Question
-from tests.unit.http.asgi import Answered, Header, Script, bearer, call, chunk, heard
-from tests.unit.telemetry.statuses import record, worker
+from tests.unit.http.asgi import GONE, Answered, Header, Script, bearer, call, chunk, heard
+from tests.unit.telemetry.statuses import circuit, record, worker
 
+CONTROL = frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
 INSPECT = frozenset({Permission.INSPECT_READ})
 KNOWN = Principals(
     (
         Credential(Secret("see"), Principal("inspector", INSPECT)),
+        Credential(Secret("switch"), Principal("control", CONTROL)),
         Credential(Secret("flow"), Principal("flow", frozenset({Permission.DATA_READ}))),
     )
 )
 AUDIT = AuditRing(100)
-WORKERS = [worker(1, [("GET", "ok", True, 0.5)], [record(1, flow_id="f"), record(2)])]
+WORKERS = [
+    worker(
+        1,
+        [("GET", "ok", True, 0.5)],
+        [record(1, flow_id="f"), record(2)],
+        circuits=[circuit("open", "a:1")],
+    )
+]
+WISH = CircuitWish(1, Mode.OBSERVE, None, None, "control", 0.0)
+
+Switches = list[tuple[Order, str, str]]
 
 
 def app(
-    gathered: Any = WORKERS, redis: Exception | None = None, asked: list[Question] | None = None
+    gathered: Any = WORKERS,
+    redis: Exception | None = None,
+    asked: list[Question] | None = None,
+    switches: Switches | None = None,
 ) -> Starlette:
     """Build the pages of workers that say ``gathered``; ``redis`` is what ails Redis."""
     asked = [] if asked is None else asked
@@ -54,7 +72,15 @@ def app(
         if redis is not None:
             raise redis
 
-    return pages(PagesSettings("1.2.3", shown), KNOWN, gather, ready, lambda: "id-1", AUDIT)
+    async def switch(order: Order, by: str, request_id: str) -> Switched:
+        if switches is not None:
+            switches.append((order, by, request_id))
+        return Switched(circuits=3, workers=2, silent=1)
+
+    control = Control(Mode.AUTO, lambda: [WISH], switch)
+    return pages(
+        PagesSettings("1.2.3", shown), KNOWN, gather, ready, control, lambda: "id-1", AUDIT
+    )
 
 
 async def fetch(
@@ -187,3 +213,112 @@ async def test_a_bug_is_answered_and_logged_and_not_told(path: str) -> None:
     assert "id-1" in answered.json["error"]
     assert b"kept quiet" not in answered.body
     assert b"Traceback" not in answered.body
+
+
+# -- circuits --------------------------------------------------------------------------------------
+
+
+async def order(
+    body: bytes, token: str | None = "switch", switches: Switches | None = None
+) -> Answered:
+    """Post ``body`` to the circuits, in two parts."""
+    script = Script(chunk(body[:5], more=True), chunk(body[5:]))
+    headers = [] if token is None else [bearer(token)]
+    built = app(switches=switches)
+    answered = await call(built, "POST", "/inspector/circuits", script, headers)
+    assert answered is not None
+    return answered
+
+
+@pytest.mark.parametrize("token", ["see", "switch"])
+async def test_who_inspects_sees_circuits_and_wishes(token: str) -> None:
+    """Reading takes the permission to inspect, and moves no audit records."""
+    asked: list[Question] = []
+    answered = await fetch(app(asked=asked), "/inspector/circuits", bearer(token))
+    assert answered.status == 200
+    assert answered.headers["cache-control"] == "no-store"
+    assert [each["state"] for each in answered.json["circuits"]] == ["open"]
+    assert [each["mode"] for each in answered.json["wishes"]] == ["observe"]
+    assert answered.json["configured"] == "auto"
+    assert asked == [Question.TOTALS]
+
+
+async def test_an_order_is_carried_out_and_told_of() -> None:
+    """It arrives with whose it was and the request's id; the answer says what became of it."""
+    switches: Switches = []
+    body = b'{"mode":"forced-open","shard":"a:1","access":"read"}'
+    answered = await order(body, switches=switches)
+    assert switches == [(Order(Mode.FORCED_OPEN, "a:1", Access.READ), "control", "id-1")]
+    assert answered.status == 200
+    assert answered.json == {
+        "mode": "forced-open",
+        "shard": "a:1",
+        "access": "read",
+        "circuits": 3,
+        "workers": 2,
+        "silent": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "error"),
+    [
+        (None, 401, "No credential"),
+        ("wrong", 401, "Unknown token"),
+        ("flow", 403, "it lacks circuits:write"),
+        ("see", 403, "it lacks circuits:write"),
+    ],
+)
+async def test_switching_has_its_own_permission(token: str | None, status: int, error: str) -> None:
+    """A leaked token of the inspector switches nothing, whatever it sends."""
+    switches: Switches = []
+    answered = await order(b'{"mode":"disabled"}', token, switches)
+    assert answered.status == status
+    assert error in answered.json["error"]
+    assert switches == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        (b"{", 400, "body: no JSON"),
+        (b'{"mode":"open"}', 400, "mode: expected auto or forced-open or disabled or observe"),
+        (b'{"mode":"auto","shard":"b:2"}', 400, "shard: expected the name of one, got 'b:2'; "),
+        (b'{"mode":"auto","acces":"read"}', 400, "acces: unknown; there are mode, shard, access."),
+        (b" " * 4097, 413, "body: over the limit of 4096 bytes."),
+    ],
+)
+async def test_a_faulty_order_switches_nothing(body: bytes, status: int, error: str) -> None:
+    """The envelope names the field."""
+    switches: Switches = []
+    answered = await order(body, switches=switches)
+    assert (answered.status, switches) == (status, [])
+    assert answered.json["error"].startswith(error)
+
+
+async def test_an_order_that_breaks_off_switches_nothing() -> None:
+    """Half a body is none."""
+    switches: Switches = []
+    script = Script(chunk(b'{"mode":"disabled"}', more=True), GONE)
+    built = app(switches=switches)
+    answered = await call(built, "POST", "/inspector/circuits", script, [bearer("switch")])
+    assert answered is not None
+    assert (answered.status, answered.json["error"]) == (400, "body: it broke off.")
+    assert switches == []
+
+
+async def test_an_order_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that does not arrive holds nothing for long."""
+    monkeypatch.setattr(module, "_ORDER_SECONDS", 0.01)
+    script = Script(chunk(b'{"mode":', more=True))
+    answered = await call(app(), "POST", "/inspector/circuits", script, [bearer("switch")])
+    assert answered is not None
+    assert answered.status == 400
+    assert answered.json["error"].startswith("body: it was not complete after")
+
+
+async def test_another_method_is_not_there() -> None:
+    """What may be done is told in Allow."""
+    answered = await fetch(app(), "/inspector/circuits", bearer("switch"), method="DELETE")
+    assert answered.status == 404
+    assert set(answered.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}

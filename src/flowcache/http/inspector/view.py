@@ -20,7 +20,7 @@ from flowcache.status import CIRCUIT_STATES, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 
-__all__ = ["MAX_LIMIT", "AuditFilter", "circuits_of", "view"]
+__all__ = ["MAX_LIMIT", "AuditFilter", "circuits_of", "iso", "view"]
 
 _PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
 _DEFAULT_LIMIT = 50
@@ -138,7 +138,7 @@ def view(
         "workers": [
             {
                 "pid": worker.pid,
-                "startedAt": _iso(worker.started_at),
+                "startedAt": iso(worker.started_at),
                 "inFlight": worker.in_flight,
                 "auditRecords": worker.audit_total,
             }
@@ -203,7 +203,7 @@ def _audit(workers: Sequence[WorkerStatus], wanted: AuditFilter) -> list[dict[st
 
 def _entry(record: AuditRecord) -> dict[str, Any]:
     return {
-        "timestamp": _iso(record.at),
+        "timestamp": iso(record.at),
         "requestId": record.request_id,
         "client": record.client,
         "flowId": record.flow_id,
@@ -221,6 +221,7 @@ def _entry(record: AuditRecord) -> dict[str, Any]:
     }
 
 
-def _iso(at: float) -> str:
+def iso(at: float) -> str:
+    """Write Unix seconds as JSON has them, in UTC with milliseconds."""
     text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")

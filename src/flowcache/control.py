@@ -1,0 +1,252 @@
+"""``flowcache circuits``: what an operator sees of circuits and asks of them, at a terminal.
+
+It speaks to a running service over its HTTP API, by a connection of its own: no proxy is asked and
+no redirection followed, since either would be handed the token.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
+
+import typer
+
+from flowcache.ports import Access, Mode
+
+__all__ = ["circuits"]
+
+_CONTROL = "FLOWCACHE_INSPECTOR_CONTROL_TOKEN"
+_INSPECTOR = "FLOWCACHE_INSPECTOR_TOKEN"
+_PATH = "/inspector/circuits"
+_PATIENCE = 10.0
+_WIDE = 200
+"""Columns of a table that no terminal shows: nothing of it is to be cut off."""
+
+_EXAMPLES = """
+Examples:
+
+    flowcache circuits
+
+    flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
+
+    flowcache circuits set auto
+"""
+
+circuits = typer.Typer(
+    help="Show the circuits of a running service, and switch them.", rich_markup_mode="markdown"
+)
+
+_HERE = "http://127.0.0.1:3000"
+
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help=f"Where the service is ({_HERE}).")
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help=f"File with the token, - for standard input; without it {_CONTROL} in the environment "
+        f"is used (to look, {_INSPECTOR} will do). A token is never an argument: others on this "
+        "machine could read it.",
+    ),
+]
+
+
+@circuits.callback(invoke_without_command=True, epilog=_EXAMPLES)
+def show(
+    context: typer.Context,
+    url: Url = None,
+    token_file: TokenFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As the service tells it.")] = False,
+) -> None:
+    """Show the circuits of all workers, and who has a say about them.
+
+    Example:
+
+        flowcache circuits --url http://127.0.0.1:3000
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = url, token_file  # written before the command, they are meant for it
+        return
+    told = _call(url or _HERE, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
+    if as_json:
+        print(json.dumps(told, indent=2))
+        return
+    _print_table(told)
+
+
+@circuits.command(name="set")
+def switch(
+    context: typer.Context,
+    mode: Annotated[
+        Mode, typer.Argument(metavar="MODE", help="auto, forced-open, disabled or observe.")
+    ],
+    shard: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One shard, by the name in the list.")
+    ] = None,
+    access: Annotated[Access | None, typer.Option(help="One kind of access.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Switch circuits: all of them, or those of one shard, one kind of access, or both.
+
+    `auto`: the circuit decides. `forced-open`: nothing is let through. `disabled`: everything is.
+    `observe`: the circuit judges and tells, and refuses nobody.
+
+    It holds in all workers until another order covers it or the service ends.
+
+    Example:
+
+        flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
+    """
+    order = {"mode": mode.value, "shard": shard, "access": access and access.value}
+    url, token_file = url or context.obj[0] or _HERE, token_file or context.obj[1]
+    told = _call(url, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
+    where = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
+    print(f"{mode}: {where}; {told['circuits']} circuits in {told['workers']} workers.")
+    if told["silent"]:
+        print(
+            f"flowcache: {told['silent']} workers did not answer in time; they follow as soon as "
+            "anybody asks for metrics or the inspector.",
+            file=sys.stderr,
+        )
+
+
+# -- the connection --------------------------------------------------------------------------------
+
+
+def _token(file: Path | None, *variables: str) -> str:
+    """Return the token of ``file``, or else of the first of ``variables`` that is set."""
+    if file is None:
+        token = next((os.environ[name] for name in variables if os.environ.get(name)), "")
+        told = " or ".join(variables)
+        missing = f"no token; set {told}, or name a file with --token-file."
+    else:
+        try:
+            token = (sys.stdin if str(file) == "-" else file.open(encoding="utf-8")).read().strip()
+        except (OSError, UnicodeDecodeError) as fault:
+            reason = fault.strerror if isinstance(fault, OSError) else "no text"
+            _give_up(f"--token-file {file}: can't be read: {reason}.")
+        missing = f"--token-file {file}: it is empty."
+    if not token:
+        _give_up(missing)
+    if not (token.isascii() and token.isprintable()):
+        _give_up("the token is no printable ASCII: it can't be one of flowcache's.")
+    return token
+
+
+def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
+    """Return what the service answers; end with a sentence about what is wrong."""
+    connection, path = _connection(url)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    try:
+        connection.request(method, path + _PATH, body, headers)
+        response = connection.getresponse()
+        status, content = response.status, response.read()
+    except ConnectionRefusedError:
+        _give_up(f"nobody listens at {url}: is flowcache running there? Say where with --url.")
+    except socket.gaierror:
+        _give_up(f"--url {url}: there is no such host.")
+    except TimeoutError:
+        _give_up(f"{url} did not answer within {_PATIENCE:g} s.")
+    except ssl.SSLError as fault:
+        _give_up(f"{url}: {fault.reason or fault}.")
+    except (OSError, http.client.HTTPException) as fault:
+        _give_up(f"{url}: {fault or type(fault).__name__}.")
+    finally:
+        connection.close()
+    try:
+        told = json.loads(content)
+    except ValueError:
+        told = None
+    if isinstance(told, dict) and status == http.client.OK:
+        return told
+    error = told.get("error") if isinstance(told, dict) else None
+    if not isinstance(error, str):
+        _give_up(f"{url} does not answer as flowcache does (status {status}).")
+    _give_up(_REMEDIES.get(status, "{}").format(error))
+
+
+_REMEDIES = {
+    http.client.UNAUTHORIZED: "{} It takes what is configured as inspector.control_token.",
+    http.client.FORBIDDEN: "{} It takes what is configured as inspector.control_token.",
+    http.client.NOT_FOUND: "{} Is it an older flowcache?",
+}
+"""Status -> what to say besides what the service says."""
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """Return a connection that is not made yet, and the path before all paths."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+    if parts.scheme not in kinds or not parts.hostname or "@" in parts.netloc or parts.query:
+        _give_up(f"--url: expected http://host:port or https://host:port, got {url!r}.")
+    make = kinds[parts.scheme]
+    return make(parts.hostname, port, timeout=_PATIENCE), parts.path.rstrip("/")
+
+
+def _give_up(message: str) -> NoReturn:
+    print(f"flowcache: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+_COLORS = {"closed": "green", "half-open": "yellow", "open": "red"}
+
+
+def _print_table(told: dict[str, Any]) -> None:
+    # Imported here: whoever serves needs none of it.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for name in ("shard", "access"):
+        table.add_column(name, no_wrap=True)
+    for name in ("mode", "state"):
+        table.add_column(name)
+    for name in ("in a row", "failed", "slow", "retry after", "refused", "worker"):
+        table.add_column(name, justify="right")
+    for each in sorted(told["circuits"], key=lambda c: (c["shard"], c["access"], c["worker"])):
+        refused = each["wouldRefuse"] if each["mode"] == Mode.OBSERVE else each["refused"]
+        table.add_row(
+            Text(each["shard"]),
+            each["access"],
+            each["mode"],
+            Text(each["state"], _COLORS.get(each["state"], "")),
+            str(each["consecutiveFailures"]),
+            _percent(each["failureRate"]),
+            _percent(each["slowRate"]),
+            f"{each['retryAfterSeconds']:.1f} s" if each["retryAfterSeconds"] else "",
+            str(refused),
+            str(each["worker"]),
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDE)
+    if told["circuits"]:
+        console.print(table)
+    else:
+        console.print("No shard has been called yet.")
+    for wish in told["wishes"]:
+        where = f"{wish['shard'] or 'all shards'}, {wish['access'] or 'all access'}"
+        line = f"{wish['mode']} for {where}: by {wish['by']}, {wish['at']}"
+        console.print(Text(line), soft_wrap=True)
+    console.print(f"configured: {told['configured']}")
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:.0%}"

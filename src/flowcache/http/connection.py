@@ -1,0 +1,450 @@
+"""One client's connection: reads requests one by one, runs the application, sends the answers.
+
+A connection is always in one state, and each state but one has a longest time:
+
+    NEW       nothing has come yet               -> HEAD, BUSY
+    HEAD      a head has begun                   -> BUSY
+    BUSY      a request is being answered        -> IDLE, HEAD, BUSY, STALLED, CLOSING
+    STALLED   the client doesn't take its answer -> BUSY, IDLE, CLOSING
+    IDLE      kept alive for the next request    -> HEAD, BUSY
+    CLOSING   the last answer has been sent      -> GONE
+    GONE
+
+Requests that come ahead of time (pipelining) stay bytes until their turn, and reading is paused
+when there are many: what a client can make a connection hold is bounded by `_READ_AHEAD`, one read
+and one answer. So a connection runs one request at a time, in order.
+
+CLOSING is a lingering close: the write side is shut, and what still comes is read and dropped for a
+while. Closed at once with bytes unread, the kernel would send a reset, and that can destroy the
+answer before the client has read it (RFC 9112, 9.6).
+
+A client that is gone doesn't end the application's work: a write may have left for Redis. A client
+that has only ended its own side (a half-close) still gets its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import termios
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+from typing import cast
+
+import msgspec
+import structlog
+
+from flowcache.contract import answer
+from flowcache.errors import Failure, InvalidRequest
+from flowcache.http.asgi import ASGIApp
+from flowcache.http.envelope import bug, failure_headers
+from flowcache.http.exchange import AnswerHeads, Exchange
+from flowcache.http.framing import HeadReader
+from flowcache.ports import Clock
+
+__all__ = ["Connection", "Patience", "Site", "State"]
+
+_log = structlog.get_logger(__name__)
+
+_READ_AHEAD = 64 * 1024
+"""Bytes that are read before anybody wants them."""
+_UNSENT = 64 * 1024
+"""Bytes of answers that may wait to be sent; the next request is begun when there are fewer."""
+_DROPPED = 64 * 1024 * 1024
+"""Bytes that are read and dropped in a lingering close."""
+_WHOLE_ANSWER = 1 << 20
+
+
+class State(IntEnum):
+    """See above."""
+
+    NEW = 0
+    HEAD = 1
+    BUSY = 2
+    STALLED = 3
+    IDLE = 4
+    CLOSING = 5
+    GONE = 6
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long a connection may stay in a state, in seconds."""
+
+    first_byte: float = 10.0
+    head: float = 5.0
+    """From the first byte of a head to its end."""
+    stalled: float = 10.0
+    """Without the client taking anything of what was sent."""
+    idle: float = 75.0
+    """Longer than the minute after which load balancers give an idle connection up, or they would
+    meet one that was just closed."""
+    closing: float = 2.0
+
+    def by_state(self) -> tuple[float, ...]:
+        """Return the longest time of each state. Who answers has a deadline of its own."""
+        ever = float("inf")
+        return (
+            self.first_byte,
+            self.head,
+            ever,
+            self.stalled,
+            self.idle,
+            self.closing,
+            ever,
+        )
+
+
+class Site:
+    """What the connections of a worker share."""
+
+    __slots__ = (
+        "app",
+        "clock",
+        "connections",
+        "heads",
+        "is_draining",
+        "loop",
+        "next_id",
+        "on_gone",
+    )
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        next_id: Callable[[], str],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self.app = app
+        self.loop = loop
+        self.clock = clock
+        self.next_id = next_id
+        self.on_gone = on_gone
+        self.heads = AnswerHeads()
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        """Whether every answer is the last one on its connection."""
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection. It enters ``site`` when made, and leaves it at its end."""
+
+    __slots__ = (
+        "_ahead",
+        "_dropped",
+        "_end_of_input",
+        "_ends",
+        "_exchange",
+        "_on_writable",
+        "_reader",
+        "_reads",
+        "_site",
+        "_transport",
+        "_unsent",
+        "client",
+        "heads",
+        "loop",
+        "server",
+        "since",
+        "state",
+    )
+
+    def __init__(self, site: Site) -> None:
+        self.state = State.NEW
+        self.since = site.clock()
+        """When this state began; in BUSY, one before it."""
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
+        self.loop = site.loop
+        self.heads = site.heads
+        self._site = site
+        self._transport: asyncio.Transport | None = None
+        self._reader = HeadReader()
+        self._exchange: Exchange | None = None
+        self._ahead = b""
+        self._reads = True
+        self._end_of_input = False
+        self._ends = False
+        self._unsent = 0
+        self._dropped = 0
+        self._on_writable: asyncio.Future[None] | None = None
+        site.connections.add(self)
+
+    # -- what the transport says -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = wire = cast(asyncio.Transport, transport)
+        wire.set_write_buffer_limits(_UNSENT)
+        self.client = _address(wire.get_extra_info("peername"))
+        self.server = _address(wire.get_extra_info("sockname"))
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is State.IDLE or state is State.NEW or state is State.HEAD:
+            self._read(data)
+        elif state is State.CLOSING:
+            self._dropped += len(data)
+            if self._dropped > _DROPPED:
+                self.abort()
+        else:
+            self._read_ahead(data)
+
+    def eof_received(self) -> bool:
+        """Hear that the client sends nothing more; return whether it may still be answered."""
+        self._end_of_input = True
+        exchange = self._exchange
+        if exchange is not None:
+            if not exchange.is_complete:
+                exchange.break_off()
+            return True
+        if self.state is State.HEAD:
+            self.refuse(InvalidRequest("The request broke off before the end of its head."))
+            return True
+        return self.state is State.STALLED
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = State.GONE
+        self._transport = None
+        self._ahead = b""
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.hang_up()
+        else:
+            self._leave()
+
+    def pause_writing(self) -> None:
+        if self.state is not State.GONE:
+            self._enter(State.STALLED)
+            self._unsent = self._bytes_unsent()
+
+    def resume_writing(self) -> None:
+        if self._on_writable is not None:
+            self._on_writable.set_result(None)
+            self._on_writable = None
+        if self.state is State.STALLED:
+            self.state = State.BUSY
+            if self._exchange is None:
+                self._go_on()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        """Read a head; there is no request under way."""
+        try:
+            found = self._reader.feed(data)
+        except InvalidRequest as fault:
+            self.refuse(fault)
+            return
+        if found is None:
+            if self.state is not State.HEAD:
+                self._enter(State.HEAD)
+            return
+        head, rest = found
+        self.state = State.BUSY
+        self._exchange = exchange = Exchange(self, head)
+        if not exchange.is_complete:
+            rest = self._feed(exchange, rest)
+        self._ahead = rest
+        exchange.task = self.loop.create_task(self._run(exchange))
+
+    def _feed(self, exchange: Exchange, data: bytes) -> bytes:
+        try:
+            return exchange.feed(data)
+        except InvalidRequest:
+            exchange.break_off()
+            return b""
+
+    def _read_ahead(self, data: bytes) -> None:
+        """Read while a request is under way: its body, or what comes after it."""
+        exchange = self._exchange
+        unread = 0
+        if exchange is not None:
+            if exchange.is_broken:
+                return
+            if not exchange.is_complete:
+                data = self._feed(exchange, data)
+            unread = len(exchange.unread)
+        if data:
+            self._ahead += data
+        if self._reads and unread + len(self._ahead) > _READ_AHEAD:
+            self._reads = False
+            assert self._transport is not None
+            self._transport.pause_reading()
+
+    def _read_again(self) -> None:
+        if not self._reads and self._transport is not None and not self._end_of_input:
+            self._reads = True
+            self._transport.resume_reading()
+
+    async def _run(self, exchange: Exchange) -> None:
+        try:
+            await self._site.app(exchange.scope(), exchange.receive, exchange.send)
+            if not exchange.is_answered:
+                self._give_up(exchange, RuntimeError("the application sent no answer"))
+        except Exception as fault:
+            self._give_up(exchange, fault)
+        except asyncio.CancelledError:
+            # Nobody cancels it but the end of the grace: the client learns that nothing follows.
+            self.abort()
+        self._exchange = None
+        if self.state is State.GONE:
+            self._leave()
+            return
+        self._ends = self._ends or exchange.closes
+        if self.state is not State.STALLED:
+            self._go_on()
+
+    def _give_up(self, exchange: Exchange, fault: Exception) -> None:
+        """Answer for an application that failed to; cut an answer that it has begun."""
+        request_id = self._site.next_id()
+        _log.error("a bug", request_id=request_id, path=exchange.head.target, exc_info=fault)
+        if exchange.has_begun:
+            self.abort()
+        else:
+            failure = bug(request_id)
+            exchange.answer(
+                failure.status, failure_headers(failure), _envelope(failure, request_id)
+            )
+
+    def _go_on(self) -> None:
+        """Take the next request, or wait for one; the answer before it has been sent."""
+        if self._ends:
+            self._end()
+            return
+        self._read_again()
+        self._enter(State.IDLE)
+        ahead = self._ahead
+        if ahead:
+            self._ahead = b""
+            self._read(ahead)
+        if self._end_of_input and self._exchange is None and not self.eof_received():
+            # The end of the input has had to wait for its turn, as what came before it.
+            self._close()
+
+    # -- what an exchange asks for -----------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        return self._site.is_draining
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and data:
+            self._transport.write(data)
+
+    def took_body(self) -> None:
+        if not self._reads and len(self._ahead) <= _READ_AHEAD:
+            self._read_again()
+
+    async def writable(self) -> None:
+        if self.state is State.STALLED:
+            if self._on_writable is None:
+                self._on_writable = self.loop.create_future()
+            await self._on_writable
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def refuse(self, failure: Failure) -> None:
+        """Answer what is no request, and close."""
+        request_id = self._site.next_id()
+        body = _envelope(failure, request_id)
+        begin, fields = (
+            self.heads.begin(failure.status),
+            self.heads.fields(failure_headers(failure)),
+        )
+        closing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.write(begin + fields + closing + body)
+        self._end()
+
+    def _end(self) -> None:
+        """Shut the write side, and wait for the client to close."""
+        wire = self._transport
+        if wire is None or wire.is_closing():
+            return
+        if self._end_of_input:
+            self._close()
+            return
+        self._ahead = b""
+        self._enter(State.CLOSING)
+        self._unsent = self._bytes_unsent()
+        with suppress(OSError):  # it may have been reset this very moment
+            wire.write_eof()
+        self._read_again()
+
+    def close_if_quiet(self) -> bool:
+        """Close, unless a request is on its way in: a last look at what has not been read."""
+        wire = self._transport
+        if wire is None or _bytes_queued(wire, termios.FIONREAD):
+            return False
+        self._enter(State.CLOSING)
+        wire.close()
+        return True
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever has not been sent."""
+        self._ends = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has been closed, and only its transport doesn't know yet."""
+        return self._transport is not None and self._transport.is_closing()
+
+    def cancel(self) -> None:
+        """Cut what is under way."""
+        if self._exchange is not None:
+            self._exchange.task.cancel()
+        else:
+            self.abort()
+
+    def expire(self, now: float) -> None:
+        """Act on a state that has lasted too long."""
+        state = self.state
+        if state is State.HEAD:
+            self.refuse(InvalidRequest("The head of the request was not complete in time."))
+        elif state is State.STALLED or state is State.CLOSING:
+            unsent = self._bytes_unsent()
+            if 0 < unsent < self._unsent:
+                self._unsent, self.since = unsent, now
+            else:
+                self.abort()
+        else:
+            self.close_if_quiet()
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.since = self._site.clock()
+
+    def _bytes_unsent(self) -> int:
+        """Return how much the client has not taken. The kernel's part may be megabytes: who takes
+        that slowly makes progress that the transport doesn't see for long."""
+        wire = self._transport
+        if wire is None:
+            return 0
+        return wire.get_write_buffer_size() + _bytes_queued(wire, termios.TIOCOUTQ)
+
+    def _leave(self) -> None:
+        self._site.connections.discard(self)
+        self._site.on_gone()
+
+
+def _address(found: object) -> tuple[str, int] | None:
+    return (found[0], found[1]) if isinstance(found, tuple) else None
+
+
+def _bytes_queued(wire: asyncio.Transport, queue: int) -> int:
+    """Return the bytes in one of the kernel's queues of a socket; see tcp(7)."""
+    there = array("i", [0])
+    fcntl.ioctl(wire.get_extra_info("socket").fileno(), queue, there)
+    return there[0]
+
+
+def _envelope(failure: Failure, request_id: str) -> bytes:
+    return answer.encode(answer.failed(failure, request_id, 0.0, None), _WHOLE_ANSWER)

@@ -1,0 +1,320 @@
+"""The supervisor: one listening socket, the workers that share it, and the signals that end them.
+
+The supervisor binds the socket, so that a port in use is found before anything else starts, and
+all workers accept from it, so that a worker's end loses no connection that waits to be accepted.
+
+Signals:
+
+- SIGTERM, SIGINT: finish what is in flight within the grace, exit with 0;
+- the same again: end at once, exit with 1;
+- SIGHUP: read the configuration again, and replace the workers one by one.
+
+What there should be is a `Service` and a number of workers of it. Whenever something happens, a
+death, a signal, a worker that has begun to serve, `_Supervisor._reconcile` takes the next step from
+what there is to what there should be. A service that can't start is given up for the one before.
+
+A worker has a process group of its own, so that Ctrl-C in a terminal reaches the supervisor only,
+and a parent-death signal, so that it does not outlive a supervisor that was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from types import FrameType
+
+import msgspec
+import structlog
+
+from flowcache.http import worker
+from flowcache.http.asgi import ASGIApp
+from flowcache.http.worker import CLOSING_SECONDS, ServerSettings
+
+__all__ = ["PortInUse", "Service", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+_BACKLOG = 1024
+_START_SECONDS = 30.0
+"""A worker that does not serve after so long never will."""
+_RESTART_SECONDS = 0.5
+"""Between a death and the next start."""
+_CRASH_LOOP_DEATHS = 10
+_CRASH_LOOP_SECONDS = 30.0
+"""So many deaths in so short a time end the service: it can't be mended by starting anew."""
+_PR_SET_PDEATHSIG = 1
+
+
+class PortInUse(Exception):
+    """The address can't be bound. The message is fit for an operator."""
+
+
+class Service(msgspec.Struct, frozen=True, eq=False):
+    """What is served, and how, as a configuration says; each worker calls ``build_app``."""
+
+    build_app: Callable[[], ASGIApp]
+    settings: ServerSettings
+
+
+def serve(
+    service: Service,
+    *,
+    reread: Callable[[], Service | None],
+    on_listening: Callable[[], None],
+) -> int:
+    """Serve until a signal ends it; return the exit code.
+
+    ``reread`` makes the service anew at SIGHUP, or tells what hinders it and returns None;
+    ``on_listening`` is called as soon as a worker serves.
+
+    Raises:
+        PortInUse: somebody listens there already, or the address is not this machine's.
+    """
+    listening = _listen(service.settings.host, service.settings.port)
+    with listening, _signals() as signals:
+        return _Supervisor(service, listening, reread, on_listening).run(signals)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as fault:
+        raise PortInUse(f"can't listen on {host}:{port}: {fault.strerror or fault}.") from None
+    listener.setblocking(False)
+    return listener
+
+
+class _Worker:
+    """A worker process, as its supervisor knows it."""
+
+    def __init__(self, service: Service, listening: socket.socket) -> None:
+        context = get_context("fork")  # build_app need not be picklable
+        self.service = service
+        self.is_serving = False
+        self.is_draining = False
+        self.started_at = monotonic()
+        self.kill_at = self.started_at + _START_SECONDS
+        """When it is killed, unless it does before what it has been asked to."""
+        self.readiness, ready = context.Pipe(duplex=False)
+        self.process: BaseProcess = context.Process(
+            target=_in_worker, args=(service, listening, ready, os.getpid()), name="worker"
+        )
+        self.process.start()
+        ready.close()
+
+    def has_begun_to_serve(self) -> bool:
+        """Read the worker's word. Its end without one is heard of by its death."""
+        try:
+            self.readiness.recv_bytes()
+        except EOFError:
+            return False
+        self.is_serving = True
+        self.kill_at = float("inf")
+        return True
+
+    def drain(self) -> None:
+        """Ask it to end in good order."""
+        settings = self.service.settings
+        self.is_draining = True
+        self.kill_at = monotonic() + settings.grace + 2 * CLOSING_SECONDS
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    def forget(self) -> None:
+        """Let go of a process that has ended."""
+        self.process.join()
+        self.process.close()
+        self.readiness.close()
+
+
+def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervisor: int) -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal's; the supervisor's means another
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it died before it could be watched
+        sys.exit(1)
+
+    def on_serving() -> None:
+        ready.send_bytes(b"serving")
+        ready.close()
+
+    sys.exit(worker.run(service.build_app, listening, service.settings, on_serving))
+
+
+class _Supervisor:
+    """What there is, and what there should be."""
+
+    def __init__(
+        self,
+        service: Service,
+        listening: socket.socket,
+        reread: Callable[[], Service | None],
+        on_listening: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._listening = listening
+        self._reread = reread
+        self._on_listening: Callable[[], None] | None = on_listening
+        self._workers: list[_Worker] = []
+        self._deaths: deque[float] = deque(maxlen=_CRASH_LOOP_DEATHS)
+        self._next_start = 0.0
+        self._is_ending = False
+        self._exit_code = 0
+
+    def run(self, signals: socket.socket) -> int:
+        """Keep the service up until it is ended."""
+        react = {
+            signal.SIGTERM: self._end,
+            signal.SIGINT: self._end,
+            signal.SIGHUP: self._reload,
+        }
+        try:
+            while True:
+                self._reconcile()
+                if self._is_ending and not self._workers:
+                    return self._exit_code
+                for number in self._wait(signals):
+                    react[signal.Signals(number)]()
+        finally:
+            for each in self._workers:
+                each.kill()
+                each.forget()
+
+    def _wait(self, signals: socket.socket) -> bytes:
+        """Wait for something to happen; return the signals that came."""
+        happened = {each.process.sentinel: each for each in self._workers}
+        words = {each.readiness: each for each in self._workers if not each.is_serving}
+        now = monotonic()
+        due = [each.kill_at for each in self._workers]
+        if not self._is_ending:
+            due.append(self._next_start if self._next_start > now else float("inf"))
+        soonest = min(due, default=float("inf"))
+        timeout = None if soonest == float("inf") else max(0.0, soonest - now)
+        ready = wait([signals, *happened, *words], timeout)
+        for each in ready:
+            if each in words and words[each].has_begun_to_serve() and self._on_listening:
+                self._on_listening()
+                self._on_listening = None
+        for each in ready:
+            if each in happened:
+                self._bury(happened[each])
+        for worker_ in self._workers:
+            if worker_.kill_at <= monotonic():
+                _log.error("a worker is killed: it took too long", pid=worker_.process.pid)
+                worker_.kill_at = float("inf")
+                worker_.kill()
+        return signals.recv(64) if signals in ready else b""
+
+    def _reconcile(self) -> None:
+        """Take the next step from what there is to what there should be."""
+        if self._is_ending:
+            return
+        staying = [each for each in self._workers if not each.is_draining]
+        current = [each for each in staying if each.service is self._service]
+        old = [each for each in staying if each.service is not self._service]
+        serving = sum(each.is_serving for each in current)
+        wanted = self._service.settings.workers
+        # An old one goes for each new one that serves; one that never served can go at once.
+        spare = len(old) - (wanted - serving) if serving else 0
+        for each in old:
+            if spare > 0 or not each.is_serving:
+                each.drain()
+                spare -= 1
+        missing = wanted - len(current)
+        if old:  # one by one
+            missing = min(missing, 1 - (len(current) - serving))
+        if missing > 0 and monotonic() >= self._next_start:
+            self._workers += (_Worker(self._service, self._listening) for _ in range(missing))
+
+    def _bury(self, dead: _Worker) -> None:
+        self._workers.remove(dead)
+        pid, code = dead.process.pid, dead.process.exitcode
+        dead.forget()
+        if dead.is_draining or self._is_ending:
+            return
+        _log.error("a worker died", pid=pid, code=code, served=dead.is_serving)
+        before = [each.service for each in self._workers if each.service is not dead.service]
+        if not dead.is_serving and dead.service is self._service and before:
+            _log.error("the new configuration does not come up; the one before stays")
+            self._service = before[-1]
+            return
+        now = monotonic()
+        self._next_start = now + _RESTART_SECONDS
+        self._deaths.append(now)
+        if len(self._deaths) == _CRASH_LOOP_DEATHS and self._deaths[0] > now - _CRASH_LOOP_SECONDS:
+            _log.error("workers keep dying; the service ends", deaths=_CRASH_LOOP_DEATHS)
+            self._end()
+            self._exit_code = 1
+
+    def _reload(self) -> None:
+        if self._is_ending:
+            return
+        service = self._reread()
+        if service is None:
+            _log.error("the configuration has faults; the one before stays, nothing is restarted")
+            return
+        before, now = self._service.settings, service.settings
+        if (before.host, before.port) != (now.host, now.port):
+            _log.warning("http.host and http.port change only at a restart")
+        _log.info("the workers are replaced", workers=now.workers)
+        self._service = service
+        self._next_start = 0.0
+
+    def _end(self) -> None:
+        if self._is_ending:
+            self._exit_code = 1
+            for each in self._workers:
+                each.kill()
+            return
+        self._is_ending = True
+        # The workers have it open still. They accept who has connected, and close it.
+        self._listening.close()
+        for each in self._workers:
+            if not each.is_draining:
+                each.drain()
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Give a socket from which the numbers of the signals that come can be read."""
+    read, write = socket.socketpair()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with read, write:
+        write.setblocking(False)
+        before_fd = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _noted) for number in numbers}
+        try:
+            yield read
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before_fd)
+
+
+def _noted(_: int, __: FrameType | None) -> None:
+    """Nothing is done in a signal's handler: its number is in the socket."""

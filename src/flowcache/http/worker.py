@@ -1,0 +1,133 @@
+"""One worker process: the application's life around a listener's.
+
+Signals to a worker come from its supervisor: SIGTERM ends it in good order, SIGINT is ignored
+(Ctrl-C reaches the supervisor, which decides).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic, time
+
+import msgspec
+import structlog
+import uvloop
+
+from flowcache.http.asgi import ASGIApp, Message
+from flowcache.http.listener import Limits, Listener
+
+__all__ = ["CLOSING_SECONDS", "ServerSettings", "run"]
+
+_log = structlog.get_logger(__name__)
+
+_SPARE_FILES = 128
+CLOSING_SECONDS = 2.0
+"""What a worker has beyond its grace, to let go of everything."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """Where the service listens, who serves, and how it ends. Times are in seconds."""
+
+    host: str
+    port: int
+    workers: int
+    grace: float
+    """How long whatever is under way may take to end."""
+    drain: float = 1.0
+    """How long an idle connection is kept for a request that may be on its way."""
+    limits: Limits = Limits()
+
+
+def run(
+    build_app: Callable[[], ASGIApp],
+    listening: socket.socket,
+    settings: ServerSettings,
+    on_serving: Callable[[], None],
+) -> int:
+    """Serve until SIGTERM; return the exit code. ``on_serving`` is called at the first moment."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(build_app, listening, settings, on_serving))
+
+
+async def _serve(
+    build_app: Callable[[], ASGIApp],
+    listening: socket.socket,
+    settings: ServerSettings,
+    on_serving: Callable[[], None],
+) -> int:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    app = build_app()
+    lifespan = _Lifespan(app)
+    if not await lifespan.start():
+        return 1
+    # Until now SIGTERM just ends the process: nobody waits for an answer, and the start may hang.
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    limits = msgspec.structs.replace(
+        settings.limits, connections=_within_files(settings.limits.connections)
+    )
+    listener = Listener(app, listening, limits, clock=monotonic, now=time)
+    listener.start()
+    on_serving()
+    await ended.wait()
+    began = monotonic()
+    await listener.drain(settings.drain, settings.grace)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(
+            max(0.0, began + settings.grace - monotonic()) + CLOSING_SECONDS
+        ):
+            await lifespan.end()
+    return 0
+
+
+def _within_files(wanted: int) -> int:
+    """Return how many connections there are file descriptors for, and ask for as many as wanted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = wanted + _SPARE_FILES
+    if soft < files:
+        soft = files if hard == resource.RLIM_INFINITY else min(hard, files)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    connections = max(1, min(wanted, soft - _SPARE_FILES))
+    if connections < wanted:
+        _log.warning("fewer connections than configured", connections=connections, files=soft)
+    return connections
+
+
+class _Lifespan:
+    """The ASGI lifespan of an application (specification 2.0)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._said: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None]
+
+    async def start(self) -> bool:
+        """Return whether the application is ready to serve."""
+        self._task = asyncio.create_task(self._live())
+        return await self._ask("lifespan.startup") == "lifespan.startup.complete"
+
+    async def end(self) -> None:
+        """Let the application end."""
+        await self._ask("lifespan.shutdown")
+        await self._task
+
+    async def _ask(self, what: str) -> str:
+        self._heard.put_nowait({"type": what})
+        answer: str = (await self._said.get())["type"]
+        return answer
+
+    async def _live(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}
+        try:
+            await self._app(scope, self._heard.get, self._said.put)
+        except Exception as fault:
+            _log.error("the application's life ended", exc_info=fault)
+        finally:
+            self._said.put_nowait({"type": "lifespan.over"})

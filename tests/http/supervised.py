@@ -1,0 +1,61 @@
+"""A service of the tests under the real supervisor: what its workers do is in a file.
+
+python -m tests.http.supervised PLAN PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from flowcache.http.asgi import Receive, Scope, Send
+from flowcache.http.supervisor import Service, serve
+from flowcache.http.worker import ServerSettings
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the worker's pid."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse to start."""
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no"})
+
+
+async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+    """Never start."""
+    print("hangs", flush=True)
+    await asyncio.Event().wait()
+
+
+APPS = {"good": app, "failing": failing, "hanging": hanging}
+
+
+def main() -> None:
+    """Serve what the plan says."""
+    plan, port = Path(sys.argv[1]), int(sys.argv[2])
+
+    def read() -> Service:
+        wanted = {"app": "good", "port": port, "workers": 1} | json.loads(plan.read_text())
+        chosen = APPS[wanted["app"]]
+        return Service(
+            lambda: chosen, ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0)
+        )
+
+    sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))
+
+
+if __name__ == "__main__":
+    main()

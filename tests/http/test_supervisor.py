@@ -1,0 +1,133 @@
+"""The supervisor with workers that fail: what it does when what is wanted can't be had."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers import eventually
+from tests.servers.ports import PortClaim
+
+
+class Supervised:
+    """A running service whose plan can be changed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
+        self.process = process
+        self.port = port
+        self._folder = folder
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def reload(self, **plan: object) -> None:
+        """Change the plan and say so."""
+        (self._folder / "plan").write_text(json.dumps(plan))
+        self.process.send_signal(signal.SIGHUP)
+
+    def worker(self) -> int:
+        """Return the pid of a worker that answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("GET", "/", headers={"Connection": "close"})
+            return int(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+@contextmanager
+def supervised(folder: Path, **plan: object) -> Iterator[Supervised]:
+    (folder / "plan").write_text(json.dumps(plan))
+    with PortClaim() as claim, (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "tests.http.supervised", str(folder / "plan")]
+        process = subprocess.Popen(
+            [*command, str(claim.port)], stdout=log, stderr=subprocess.STDOUT
+        )
+        running = Supervised(process, claim.port, folder)
+        try:
+            yield running
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_a_service_that_does_not_come_up_leaves_the_old_one(tmp_path: Path, wanted: int) -> None:
+    """A reload whose worker can't start is given up: the worker before goes on, and can be
+    replaced by the next reload."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(app="failing", workers=wanted)
+        eventually(lambda: "does not come up" in running.log, what="the new one to be given up")
+        assert running.worker() == before
+        running.reload(app="good")
+        eventually(lambda: running.worker() != before, what="a new worker")
+        assert running.log.count("listens") == 1
+
+
+def test_a_worker_that_hangs_at_its_start_holds_nothing_up(tmp_path: Path) -> None:
+    """While a new worker starts the old one serves; another reload or the end waits for neither."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(app="hanging")
+        eventually(lambda: running.log.count("hangs") == 1, what="a worker that hangs")
+        assert running.worker() == before
+        running.reload(app="good")
+        after = eventually(lambda: (now := running.worker()) != before and now, what="a new worker")
+        running.reload(app="hanging")
+        eventually(lambda: running.log.count("hangs") == 2, what="a worker that hangs")
+        assert running.worker() == after
+        running.process.terminate()
+        assert running.process.wait(10) == 0
+
+
+def test_a_service_whose_workers_keep_dying_ends(tmp_path: Path) -> None:
+    """What can't be mended by starting anew ends with exit code 1, after ten deaths."""
+    with supervised(tmp_path, app="failing") as running:
+        assert running.process.wait(30) == 1
+        assert running.log.count("a worker died") == 10
+
+
+def test_an_address_changes_only_at_a_restart(tmp_path: Path) -> None:
+    """A reload with another port says so, and takes over the rest."""
+    with supervised(tmp_path) as running:
+        before = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        running.reload(port=1)
+        eventually(lambda: running.worker() != before, what="a new worker")
+        assert "http.host and http.port change only at a restart" in running.log
+
+
+def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -> None:
+    """Whatever dies meanwhile, there are in the end as many new workers as are wanted."""
+    with supervised(tmp_path, workers=2) as running:
+        before: set[int] = set()
+
+        def both() -> bool:
+            before.add(running.worker())
+            return len(before) == 2
+
+        eventually(both, what="both workers", ignoring=(OSError,))
+        running.reload(workers=2)
+        os.kill(min(before), signal.SIGKILL)
+        after: set[int] = set()
+
+        def all_new() -> bool:
+            after.add(running.worker())
+            return len(after - before) >= 2 and running.worker() not in before
+
+        eventually(all_new, what="two new workers", ignoring=(OSError, http.client.HTTPException))

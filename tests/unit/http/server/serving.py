@@ -1,0 +1,252 @@
+"""A listener on a real socket with an application of the tests, and a client that sends bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from flowcache.http.asgi import Receive, Scope, Send
+from flowcache.http.connection import State
+from flowcache.http.listener import Limits, Listener
+from tests.unit.http.asgi import Answered, Clock
+
+__all__ = ["Application", "Client", "Served", "happens", "post", "served"]
+
+WAIT = 10.0
+"""Seconds after which a test that waits for the server has failed."""
+
+
+class Application:
+    """An application whose paths are what it does; ``/…`` anything else echoes the request."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.messages: list[str] = []
+        self.gate = asyncio.Event()
+        """What ``/wait`` waits for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        self.begun.append(path)
+        try:
+            act = getattr(self, path.strip("/").replace("-", "_"), self.echo)
+            await act(scope, receive, send)
+        finally:
+            self.ended.append(path)
+
+    async def echo(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            self.messages.append(message["type"])
+            if message["type"] == "http.disconnect":
+                await reply(send, b"broke off", 400)
+                return
+            body += message["body"]
+            more = message["more_body"]
+        told = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "query": scope["query_string"].decode(),
+            "version": scope["http_version"],
+            "body": body.decode("latin-1"),
+        }
+        await reply(send, json.dumps(told).encode())
+
+    async def unread(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"unread", 401)
+
+    async def wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gate.wait()
+        await self.echo(scope, receive, send)
+
+    async def gone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            self.messages.append(message["type"])
+            if message["type"] == "http.disconnect":
+                break
+        await self.gate.wait()
+        await reply(send, b"nobody reads this")
+
+    async def big(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"x" * int(scope["query_string"]))
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"one", b"", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"three"})
+
+    async def flood(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def silent(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    async def fail(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("kept quiet")
+
+    async def fail_late(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise RuntimeError("kept quiet")
+
+    async def split(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fields = [(b"x-header", b"a\r\nx-other: b")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"split"})
+
+    async def empty(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await reply(send, b"", 204)
+
+
+async def reply(send: Send, body: bytes, status: int = 200) -> None:
+    fields = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+def post(path: str = "/", body: bytes = b"", *lines: str, method: str = "POST") -> bytes:
+    """Write a request."""
+    head = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds."""
+    async with asyncio.timeout(WAIT):
+        while not condition():  # noqa: ASYNC110 - the server has no events for tests
+            await asyncio.sleep(0)
+
+
+class Client:
+    """One connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.writer.write(data)
+
+    def end(self) -> None:
+        """Send nothing more, and go on listening."""
+        self.writer.write_eof()
+
+    async def receive(self, *, has_body: bool = True) -> Answered:
+        """Return the next answer."""
+        async with asyncio.timeout(WAIT):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            line, *fields = head.decode("latin-1").split("\r\n")[:-2]
+            status = int(line.split(" ")[1])
+            headers = {n.lower(): v for n, v in (field.split(": ", 1) for field in fields)}
+            assert len(headers) == len(fields)
+            body = b""
+            if "content-length" in headers and has_body:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+            elif headers.get("transfer-encoding") == "chunked" and has_body:
+                while size := int(await self.reader.readuntil(b"\r\n"), 16):
+                    body += await self.reader.readexactly(size)
+                    assert await self.reader.readexactly(2) == b"\r\n"
+                assert await self.reader.readexactly(2) == b"\r\n"
+            return Answered(status, headers, body)
+
+    async def ask(self, *arguments: Any, **fields: Any) -> Answered:
+        """Send a request and return its answer."""
+        self.send(post(*arguments, **fields))
+        return await self.receive()
+
+    async def is_over(self) -> bool:
+        """Wait until the server closes; tell whether it did so without another word."""
+        async with asyncio.timeout(WAIT):
+            try:
+                return await self.reader.read(1) == b""
+            except ConnectionError:
+                return True
+
+    def reset(self) -> None:
+        """Hang up without a word: the server learns of it at once."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.writer.close()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+class Served:
+    """A listener, its application, and the clock that both go by."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.app = Application()
+        self.clock = Clock()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        self.listener = Listener(
+            self.app, self._socket, limits, clock=self.clock, now=lambda: 1_700_000_000.0
+        )
+        self._clients: list[Client] = []
+
+    async def connect(self, *, buffer: int | None = None) -> Client:
+        """Open a connection; ``buffer`` bounds what the kernel takes from the server for us."""
+        plain = socket.socket()
+        if buffer is not None:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        plain.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
+        except OSError:
+            plain.close()
+            raise
+        reader, writer = await asyncio.open_connection(sock=plain, limit=1 << 16)
+        client = Client(reader, writer)
+        self._clients.append(client)
+        return client
+
+    @property
+    def states(self) -> list[State]:
+        """The states of all connections, in order."""
+        return sorted(connection.state for connection in self.listener.connections)
+
+    async def until(self, *states: State) -> None:
+        """Wait until the connections are in these states."""
+        await happens(lambda: self.states == sorted(states))
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, and the sweep look at it."""
+        self.clock.now += seconds
+        self.listener.sweep()
+
+    async def close(self) -> None:
+        """End everything."""
+        for client in self._clients:
+            await client.close()
+        self.app.gate.set()
+        if self._socket.fileno() >= 0:
+            await self.listener.drain(0, WAIT)
+
+
+@asynccontextmanager
+async def served(limits: Limits = Limits()) -> AsyncIterator[Served]:  # noqa: B008 - immutable
+    """Serve for a while."""
+    there = Served(limits)
+    there.listener.start()
+    try:
+        yield there
+    finally:
+        await there.close()

@@ -1,0 +1,486 @@
+"""Connections over real sockets: what is answered, in which order, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from flowcache.http.connection import State
+from flowcache.http.listener import Limits
+from tests.unit.http.asgi import Answered
+from tests.unit.http.server.serving import Client, Served, happens, post, served
+
+
+@pytest.fixture
+async def there() -> AsyncIterator[Served]:
+    async with served() as running:
+        yield running
+
+
+def refused(answer: Answered, says: str = "") -> None:
+    """Check that a server's own refusal is the contract's, and closes."""
+    assert answer.status == 400, answer
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["connection"] == "close"
+    assert b"\n" not in answer.body
+    told = answer.json
+    assert (told["success"], told["data"], told["code"]) == (False, None, "invalid_request")
+    assert told["metadata"]["requestId"]
+    assert says in told["error"]
+    assert told["error"].endswith(".")
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+async def test_a_request_is_answered_and_the_connection_kept(there: Served) -> None:
+    """Head and body come in one write, with a date and a length, and nothing that names us."""
+    client = await there.connect()
+    for body in (b"", b"hello", b"x" * 300_000):
+        answer = await client.ask("/a%20b?c=d", body)
+        assert answer.status == 200
+        assert answer.headers == {
+            "content-type": "text/plain",
+            "content-length": str(len(answer.body)),
+            "date": "Tue, 14 Nov 2023 22:13:20 GMT",
+        }
+        assert answer.json == {
+            "method": "POST",
+            "path": "/a b",
+            "query": "c=d",
+            "version": "1.1",
+            "body": body.decode(),
+        }
+    await there.until(State.IDLE)
+
+
+async def test_a_request_that_dribbles_in_is_the_same(there: Served) -> None:
+    """A byte at a time makes the same request, its chunks included."""
+    client = await there.connect()
+    chunked = post("/", b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    for data in (post("/", b"hello"), chunked + b"5\r\nhello\r\n0\r\nT: x\r\n\r\n"):
+        for at in range(len(data)):
+            client.send(data[at : at + 1])
+            await asyncio.sleep(0)
+        assert (await client.receive()).json["body"] == "hello"
+
+
+async def test_pipelined_requests_are_answered_in_order_one_at_a_time(there: Served) -> None:
+    """The next request begins when the one before has been answered."""
+    client = await there.connect()
+    client.send(post("/wait", b"1") + post("/two", b"2") + post("/three"))
+    await there.until(State.BUSY)
+    client.send(post("/four"))
+    await happens(lambda: there.app.begun == ["/wait"])
+    there.app.gate.set()
+    assert [(await client.receive()).json["path"] for _ in range(4)] == [
+        "/wait",
+        "/two",
+        "/three",
+        "/four",
+    ]
+
+
+async def test_what_comes_ahead_of_time_is_bounded(there: Served) -> None:
+    """A client that floods a connection with requests is not read from until they are done."""
+    client = await there.connect()
+    request = post("/x")
+    client.send(post("/wait"))
+    await there.until(State.BUSY)
+    (connection,) = there.listener.connections
+    client.send(request * 100_000)
+    await happens(lambda: not connection._reads)
+    held = len(connection._ahead)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(connection._ahead) == held <= (64 + 256) * 1024
+    there.app.gate.set()
+    for _ in range(1 + 100_000 // 100):
+        assert (await client.receive()).status == 200
+    await client.close()
+
+
+async def test_a_body_that_nobody_takes_is_bounded(there: Served) -> None:
+    """An application that is slow to read slows its client down."""
+    client = await there.connect()
+    client.send(post("/wait", b"x" * 10_000_000))
+    await there.until(State.BUSY)
+    (connection,) = there.listener.connections
+    await happens(lambda: not connection._reads)
+    assert connection._exchange is not None
+    assert len(connection._exchange.unread) <= (64 + 256) * 1024
+    there.app.gate.set()
+    assert len((await client.receive()).json["body"]) == 10_000_000
+
+
+async def test_expect_continue_is_answered_when_the_body_is_wanted(there: Served) -> None:
+    """Who asks first is told to go on as soon as the application reads, and only once."""
+    client = await there.connect()
+    head = post("/wait", b"hello", "Expect: 100-continue").removesuffix(b"hello")
+    client.send(head)
+    await there.until(State.BUSY)
+    there.app.gate.set()
+    assert (await client.receive()).status == 100
+    client.send(b"hel")
+    client.send(b"lo")
+    assert (await client.receive()).json["body"] == "hello"
+
+
+@pytest.mark.parametrize("expects", [(), ("Expect: 100-continue",)])
+async def test_an_answer_that_did_not_wait_for_the_body_closes(
+    there: Served, expects: tuple[str, ...]
+) -> None:
+    """What may never come is not waited for; whoever sends it reads the answer all the same."""
+    client = await there.connect()
+    client.send(post("/unread", b"x" * 3_000_000, *expects)[:-2_900_000])
+    answer = await client.receive()
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+    client.send(b"x" * 2_900_000)
+    await client.writer.drain()
+    assert await client.is_over()
+
+
+async def test_a_head_is_answered_without_a_body(there: Served) -> None:
+    """HEAD has the length of what GET would get, and none of it."""
+    client = await there.connect()
+    client.send(post("/", method="HEAD") + post("/empty") + post("/"))
+    length = (await client.receive(has_body=False)).headers["content-length"]
+    assert int(length) > 10
+    assert "content-length" not in (await client.receive()).headers
+    assert (await client.receive()).status == 200
+
+
+async def test_http_1_0_closes_unless_asked(there: Served) -> None:
+    """An old client is answered in its own way."""
+    old = post("/").replace(b"1.1", b"1.0")
+    client = await there.connect()
+    client.send(old.replace(b"Host: x", b"Connection: keep-alive"))
+    assert (await client.receive()).headers["connection"] == "keep-alive"
+    client.send(old.replace(b"/ ", b"/stream "))
+    answer = await client.receive()
+    assert answer.headers.keys() == {"date", "connection"}
+    assert await client.reader.read() == b"onetwothree"
+
+
+async def test_an_answer_in_parts_is_chunked(there: Served) -> None:
+    """What has no length known before is sent as it comes, and the connection stays."""
+    client = await there.connect()
+    for _ in range(2):
+        assert (await client.ask("/stream")).body == b"onetwothree"
+
+
+async def test_the_client_that_asked_to_close_is_closed(there: Served) -> None:
+    """The answer repeats it (RFC 9112, 9.6), and is read before the end."""
+    client = await there.connect()
+    assert (await client.ask("/", b"", "Connection: close")).headers["connection"] == "close"
+    assert await client.is_over()
+
+
+# -- faults of the application ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/silent", "/fail", "/split"])
+async def test_a_bug_is_answered(there: Served, path: str) -> None:
+    """An application that fails, answers nothing or would split its answer gets an envelope."""
+    client = await there.connect()
+    with capture_logs() as logged:
+        answer = await client.ask(path)
+    assert (answer.status, answer.json["code"]) == (500, "internal")
+    assert b"quiet" not in answer.body
+    assert logged[0]["request_id"] in answer.json["error"]
+    assert (await client.ask("/")).status == 200
+
+
+async def test_an_answer_that_fails_halfway_is_cut(there: Served) -> None:
+    """Half an answer must not look like a whole one."""
+    client = await there.connect()
+    client.send(post("/fail-late"))
+    with capture_logs(), pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await client.receive()
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+REFUSED = [
+    b"GARBAGE\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\nHost: x\n\n",
+    post("/", b"", "Transfer-Encoding: chunked"),
+    post("/", b"", "Content-Length: 0"),
+    post("/", b"", f"A: {'x' * 40_000}"),
+    post("/", b"", *["A: b"] * 200),
+]
+
+
+@pytest.mark.parametrize("data", REFUSED, ids=lambda data: repr(data[:40]))
+async def test_what_is_no_http_gets_an_envelope_and_is_closed(there: Served, data: bytes) -> None:
+    """A refusal can be read, though much more is on its way, and comes after what was before it."""
+    client = await there.connect()
+    client.send(post("/wait", b"before") + data + b"x" * 500_000)
+    await there.until(State.BUSY)
+    there.app.gate.set()
+    assert (await client.receive()).json["body"] == "before"
+    refused(await client.receive(), "The request is no valid HTTP: ")
+    assert await client.is_over()
+
+
+async def test_broken_chunks_break_the_body_off(there: Served) -> None:
+    """The application hears that the body ends, and its answer is the last."""
+    client = await there.connect()
+    head = post("/", b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    client.send(head + b"5\r\nhello\r\nzz\r\n" + b"x" * 100_000)
+    answer = await client.receive()
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert await client.is_over()
+
+
+# -- half-closed and gone --------------------------------------------------------------------------
+
+
+async def test_a_client_that_ends_its_side_is_answered(there: Served) -> None:
+    """A half-close says that no more requests come, not that nobody reads the answers."""
+    client = await there.connect()
+    client.send(post("/wait", b"1") + post("/2"))
+    client.end()
+    await there.until(State.BUSY)
+    there.app.gate.set()
+    assert (await client.receive()).json["body"] == "1"
+    assert (await client.receive()).json["path"] == "/2"
+    assert await client.is_over()
+    await there.until()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b"", None), (b"POST / HT", 400), (post("/", b"hello")[:-1], 400)],
+    ids=["nothing", "in a head", "in a body"],
+)
+async def test_what_breaks_off_is_answered_if_it_was_something(
+    there: Served, data: bytes, status: int | None
+) -> None:
+    """Half a request is told that it is one."""
+    client = await there.connect()
+    client.send(data)
+    client.end()
+    if status is not None:
+        assert (await client.receive()).status == status
+    assert await client.is_over()
+    await there.until()
+
+
+async def test_a_client_that_is_gone_ends_no_work(there: Served) -> None:
+    """The application hears of it, is not cancelled, and its answer goes nowhere."""
+    client = await there.connect()
+    client.send(post("/gone", b"x"))
+    await there.until(State.BUSY)
+    client.reset()
+    await there.until(State.GONE)
+    await happens(lambda: there.app.messages == ["http.request", "http.disconnect"])
+    assert there.app.ended == []
+    there.app.gate.set()
+    await there.until()
+    assert there.app.ended == ["/gone"]
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_without_a_byte_is_closed(there: Served) -> None:
+    """Who connects and says nothing is given some seconds."""
+    client = await there.connect()
+    await there.until(State.NEW)
+    there.later(9.9)
+    assert there.states == [State.NEW]
+    there.later(0.2)
+    assert await client.is_over()
+
+
+async def test_a_head_that_takes_too_long_is_refused(there: Served) -> None:
+    """A head has its time from its first byte on, however steadily it dribbles."""
+    client = await there.connect()
+    client.send(b"POST / ")
+    await there.until(State.HEAD)
+    there.later(4.9)
+    client.send(b"HTTP/1.1\r\n")
+    await asyncio.sleep(0)
+    assert there.states == [State.HEAD]
+    there.later(0.2)
+    refused(await client.receive(), "in time")
+    assert await client.is_over()
+
+
+async def test_an_idle_connection_is_kept_longer_than_a_minute(there: Served) -> None:
+    """A load balancer gives an idle connection up before we do."""
+    client = await there.connect()
+    await client.ask("/")
+    await there.until(State.IDLE)
+    there.later(74.9)
+    assert (await client.ask("/")).status == 200
+    await there.until(State.IDLE)
+    there.later(75.1)
+    assert await client.is_over()
+
+
+async def test_a_request_that_is_being_answered_has_no_end_here(there: Served) -> None:
+    """How long an answer may take is the application's to know."""
+    client = await there.connect()
+    client.send(post("/wait"))
+    await there.until(State.BUSY)
+    there.later(10_000)
+    there.app.gate.set()
+    assert (await client.receive()).status == 200
+
+
+async def test_a_client_that_lingers_is_cut(there: Served) -> None:
+    """Who has been told of the end and does not end is not waited for long."""
+    client = await there.connect()
+    client.send(b"GARBAGE\r\n\r\n")
+    refused(await client.receive())
+    await there.until(State.CLOSING)
+    there.later(2.1)
+    await there.until()
+
+
+async def stuffed(there: Served, path: str, what: int) -> Client:
+    """Return a client that asked for much and reads nothing."""
+    client = await there.connect(buffer=4096)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.send(post(path) + post("/after"))
+    await there.until(State.STALLED)
+    return client
+
+
+@pytest.mark.parametrize("path", ["/big?20000000", "/flood"])
+async def test_a_client_that_does_not_read_is_cut(there: Served, path: str) -> None:
+    """An answer that nobody takes holds bounded memory for a bounded time, and nothing follows."""
+    client = await stuffed(there, path, 0)
+    (connection,) = there.listener.connections
+    assert connection._bytes_unsent() <= 20_000_000
+    there.later(9.9)
+    assert there.states == [State.STALLED]
+    assert "/after" not in there.app.begun
+    there.later(0.2)
+    await there.until()
+    await client.close()
+
+
+async def test_a_client_that_reads_slowly_is_not_cut(there: Served) -> None:
+    """Whoever takes something now and then may take all the time that needs."""
+    client = await stuffed(there, "/big?20000000", 0)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in head
+    taken = 0
+    while taken < 20_000_000:
+        taken += len(await client.reader.readexactly(500_000))
+        there.later(9.0)
+    assert (await client.receive()).json["path"] == "/after"
+
+
+# -- room ------------------------------------------------------------------------------------------
+
+
+async def test_the_longest_idle_makes_room() -> None:
+    """At the limit a new connection gets in, for the one that was idle the longest."""
+    async with served(Limits(connections=2)) as there:
+        first, second = await there.connect(), await there.connect()
+        for client in (second, first):
+            await client.ask("/")
+            there.clock.now += 1
+        assert (await (await there.connect()).ask("/")).status == 200
+        assert await second.is_over()
+        assert (await first.ask("/")).status == 200
+
+
+async def test_slow_heads_keep_nobody_out() -> None:
+    """Connections that never complete a request go, the oldest first, before anybody waits."""
+    async with served(Limits(connections=2)) as there:
+        slow = []
+        for _ in range(2):
+            client = await there.connect()
+            client.send(b"POST / HT")
+            slow.append(client)
+            await there.until(*[State.HEAD] * len(slow))
+            there.clock.now += 1
+        good = await there.connect()
+        assert (await good.ask("/")).status == 200
+        assert await slow[0].is_over()
+        await there.until(State.HEAD, State.IDLE)
+
+
+async def test_with_all_at_work_the_next_waits_its_turn() -> None:
+    """Who is being answered is never closed; the next gets in when one has ended."""
+    async with served(Limits(connections=1)) as there:
+        busy = await there.connect()
+        busy.send(post("/wait", b"", "Connection: close"))
+        await there.until(State.BUSY)
+        waiting = await there.connect()
+        waiting.send(post("/next"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert there.states == [State.BUSY]
+        there.app.gate.set()
+        assert (await busy.receive()).status == 200
+        assert await busy.is_over()
+        await busy.close()
+        assert (await waiting.receive()).json["path"] == "/next"
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+async def test_a_drain_answers_all_that_was_sent(there: Served) -> None:
+    """At work, half sent, on its way on an idle connection, not even accepted: all are answered."""
+    at_work, half, idle, silent = [await there.connect() for _ in range(4)]
+    at_work.send(post("/wait"))
+    half.send(post("/half")[:-5])
+    await idle.ask("/")
+    await there.until(State.NEW, State.HEAD, State.BUSY, State.IDLE)
+    late = await there.connect()
+    drain = asyncio.create_task(there.listener.drain(1.0, 10.0))
+    await asyncio.sleep(0)
+    late.send(post("/late"))
+    half.send(post("/half")[-5:])
+    idle.send(post("/idle"))
+    there.app.gate.set()
+    for client in (at_work, half, idle, late):
+        answer = await client.receive()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.is_over()
+        await client.close()
+    assert not drain.done()
+    there.clock.now += 1.1  # the sweep of the drain itself sees it
+    assert await silent.is_over()
+    await asyncio.wait_for(drain, 10)
+    with pytest.raises(ConnectionRefusedError):
+        await there.connect()
+
+
+async def test_a_last_look_finds_what_has_just_come(there: Served) -> None:
+    """A connection with bytes that nobody has read yet is not idle."""
+    client = await there.connect()
+    await client.ask("/")
+    await there.until(State.IDLE)
+    (connection,) = there.listener.connections
+    # Past the loop, so that it has no turn between the request and the look.
+    os.write(client.writer.get_extra_info("socket").fileno(), post("/just"))
+    there.later(76)
+    assert connection.state is State.IDLE
+    assert (await client.receive()).json["path"] == "/just"
+
+
+async def test_the_grace_ends_what_does_not(there: Served) -> None:
+    """A request without an end is cut, and its application is told."""
+    client = await there.connect()
+    client.send(post("/wait"))
+    await there.until(State.BUSY)
+    await asyncio.wait_for(there.listener.drain(0, 0.05), 10)
+    assert there.app.ended == ["/wait"]
+    assert await client.is_over()

@@ -1,0 +1,281 @@
+"""What is a request and what is not: the rules that keep one request from being two."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowcache.errors import InvalidRequest
+from flowcache.http.framing import MAX_FIELDS, MAX_HEAD, ChunkedBody, Head, HeadReader
+
+
+def head(*lines: str, start: str = "POST / HTTP/1.1", host: str = "Host: x") -> bytes:
+    """Write a head; lines are as they would stand there."""
+    return "\r\n".join(filter(None, (start, host, *lines, "\r\n"))).encode("latin-1")
+
+
+def read(data: bytes) -> Head:
+    """Read one head that is complete, with nothing after it."""
+    found = HeadReader().feed(data)
+    assert found is not None
+    complete, rest = found
+    assert rest == b""
+    return complete
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        HeadReader().feed(data)
+    assert caught.value.message.startswith("The request is no valid HTTP: ")
+    assert caught.value.message.endswith(".")
+    return caught.value.message
+
+
+def test_a_head_is_read() -> None:
+    """Method, target, fields in order and by name, and what follows the head is left alone."""
+    found = HeadReader().feed(head("X-One: 1", "x-one:  two ", "Content-Length: 3") + b"abcPOST")
+    assert found is not None
+    read, rest = found
+    assert (read.method, read.target, read.version) == ("POST", b"/", "1.1")
+    assert read.headers == [
+        (b"host", b"x"),
+        (b"x-one", b"1"),
+        (b"x-one", b"two"),
+        (b"content-length", b"3"),
+    ]
+    assert (read.length, read.keep_alive, read.expects_continue) == (3, True, False)
+    assert rest == b"abcPOST"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_head_is_the_same_however_it_is_cut(size: int) -> None:
+    """Bytes arrive as the network likes."""
+    data = b"\r\n" + head("X-One: 1", start="NONSENSE /a?b HTTP/1.1")
+    reader = HeadReader()
+    for at in range(0, len(data), size):
+        assert not reader.is_inside or at
+        found = reader.feed(data[at : at + size])
+        assert (found is not None) == (at + size >= len(data))
+    assert found is not None
+    assert (found[0].method, found[0].target) == ("NONSENSE", b"/a?b")
+    assert found[0].headers == [(b"host", b"x"), (b"x-one", b"1")]
+    assert not reader.is_inside
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 1", "Content-Length: 1"),
+        ("Content-Length: 1", "Content-Length: 2"),
+        ("Content-Length: 1, 1",),
+        ("Content-Length: 1", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Content-Length: 1"),
+        ("Content-Length: +1",),
+        ("Content-Length: -1",),
+        ("Content-Length: 0x1",),
+        ("Content-Length: 1 2",),
+        ("Content-Length:",),
+        ("Content-Length: 18446744073709551616",),
+        ("Content-Length : 1",),
+        ("Transfer-Encoding : chunked",),
+        ("Transfer-Encoding: identity",),
+        ("Transfer-Encoding: gzip",),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: gzip", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked, chunked",),
+        ("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked, gzip",),
+        ("Transfer-Encoding: xchunked",),
+        ("Transfer-Encoding: chunked;q=1",),
+        ("Transfer-Encoding: \x0bchunked",),
+        ("Transfer-Encoding: ",),
+        ("A: b\r\n c",),
+        ("A: b\r\n\tc",),
+        (" A: b",),
+        ("A: b\nC: d",),
+        ("A: b\rC: d",),
+        ("A: b\0c",),
+        (": b",),
+        ("A",),
+        ("A(: b",),
+        ("A b: c",),
+        ("Host: y",),
+        ("Host: x",),
+    ],
+    ids=repr,
+)
+def test_what_two_servers_might_read_differently_is_refused(lines: tuple[str, ...]) -> None:
+    """A proxy before us must not see another request in the same bytes (RFC 9112, 11.2)."""
+    refused(head(*lines))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(host=""),
+        head(start="GET / HTTP/0.9"),
+        head(start="GET / HTTP/2.0"),
+        head(start="GET / HTTP/1.2"),
+        head(start="GET /"),
+        head(start="GET / HTTP/1.1 "),
+        head(start="GET /a b HTTP/1.1"),
+        head(start="GET /\x01 HTTP/1.1"),
+        head(start="GET /\xff HTTP/1.1"),
+        head(start="GET\t/ HTTP/1.1"),
+        head(start="G(T / HTTP/1.1"),
+        head(start=f"{'X' * 33} / HTTP/1.1"),
+        head("Transfer-Encoding: chunked", start="POST / HTTP/1.0"),
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\n",
+        b"\r\n\r\n\r\nGET / HTTP/1.1\r\n",
+        b"\nGET / HTTP/1.1\r\n",
+        b" GET / HTTP/1.1\r\n",
+        b"GARBAGE\r\n\r\n",
+        b"{}",
+    ],
+    ids=repr,
+)
+def test_what_is_no_request_is_refused(data: bytes) -> None:
+    """As soon as bytes can't become a request any more, they are refused, complete or not."""
+    refused(data)
+
+
+def test_who_speaks_another_protocol_is_told_which() -> None:
+    """TLS and HTTP/2 are frequent mistakes, and easy to tell."""
+    assert "TLS" in refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    assert "HTTP/2" in refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "TRACE", "QUERY", "post", "M-SEARCH"])
+def test_any_token_is_a_method(method: str) -> None:
+    """Which methods a route has is for the application to say."""
+    assert read(head(start=f"{method} /x HTTP/1.1")).method == method
+
+
+def test_an_unknown_method_is_no_longer_than_its_request() -> None:
+    """The request after one with a strange method has its own."""
+    reader = HeadReader()
+    for method in ("NONSENSE", "POST", "nonsense", "GET"):
+        found = reader.feed(head(start=f"{method} / HTTP/1.1"))
+        assert found is not None
+        assert found[0].method == method
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_head_has_its_limits(extra: int) -> None:
+    """A head may be as long, and have as many fields, as its limits say, and no more."""
+    long = head(f"A: {'x' * (MAX_HEAD - len(head('A: ')) + extra)}")
+    many = head(*(["A: b"] * (MAX_FIELDS - 1 + extra)))
+    assert len(long) == MAX_HEAD + extra
+    for data in (long, many):
+        if extra:
+            refused(data)
+        else:
+            assert read(data)
+
+
+def test_a_head_without_an_end_is_given_up() -> None:
+    """What is held of a head is bounded, however slowly it comes."""
+    reader, fields = HeadReader(), b"A: b\r\n" * 50
+    started = head("A: b")[:-2]
+    assert reader.feed(started) is None
+    for _ in range((MAX_HEAD - len(started)) // len(fields)):
+        assert reader.feed(fields) is None
+    with pytest.raises(InvalidRequest, match="longer than"):
+        reader.feed(fields)
+
+
+@pytest.mark.parametrize(
+    ("lines", "version", "stays"),
+    [
+        ((), "1.1", True),
+        (("Connection: keep-alive",), "1.1", True),
+        (("Connection: close",), "1.1", False),
+        (("Connection: Keep-Alive, CLOSE",), "1.1", False),
+        (("Connection: close", "Connection: keep-alive"), "1.1", False),
+        (("Connection: closed",), "1.1", True),
+        ((), "1.0", False),
+        (("Connection: keep-alive",), "1.0", True),
+        (("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 2"), "1.1", True),
+    ],
+)
+def test_who_wants_the_connection_to_stay(
+    lines: tuple[str, ...], version: str, stays: bool
+) -> None:
+    """Persistence is as RFC 9112, 9.3, has it; an offer to upgrade changes nothing."""
+    assert read(head(*lines, start=f"POST / HTTP/{version}")).keep_alive is stays
+
+
+def test_a_length_is_read_whatever_stands_before_it() -> None:
+    """Zeros in front are no octal; that they are thousands is no reason for a bug."""
+    assert read(head(f"Content-Length: {'0' * 5000}12")).length == 12
+    assert read(head("Content-Length: 18446744073709551615")).length == 2**64 - 1
+    assert read(head("Transfer-Encoding: Chunked")).length == -1
+    assert read(head("Content-Length: 5", "Connection: upgrade", "Upgrade: x")).length == 5
+
+
+# -- chunks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 1000])
+def test_chunks_are_unpacked_and_nothing_after_them(size: int) -> None:
+    """Extensions and trailers are dropped; the next request is left alone, however it is cut."""
+    packed = b"5;a=b\r\nhel\r\n\r\n1\r\n!\r\n2\r\n\r\n\r\n0\r\nT: x\r\nU: y\r\n\r\n"
+    after = b"\r\n\r\nPOST /"
+    body = ChunkedBody()
+    taken = rest = b""
+    for at in range(0, len(packed + after), size):
+        data = (packed + after)[at : at + size]
+        if body.is_complete:
+            rest += data
+        else:
+            part, beyond = body.feed(data)
+            taken, rest = taken + part, rest + beyond
+    assert (taken, rest) == (b"hel\r\n!\r\n", after)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"zz\r\n",
+        b"-1\r\n",
+        b"0x1\r\n",
+        b"+1\r\n",
+        b" 1\r\n",
+        b"1 \r\n",
+        b"\r\n",
+        b"1\na",
+        b"1\r\nab",
+        b"1\r\na\n",
+        b"1;a\nb\r\n",
+        b"10000000000000000\r\n",
+        b"0\r\nA : b\r\n\r\n",
+        b"0\r\nContent-Length : 1\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_chunks_that_break_the_rules_are_refused(packed: bytes) -> None:
+    """A chunk that two servers might read differently is none."""
+    with pytest.raises(InvalidRequest):
+        ChunkedBody().feed(packed)
+
+
+@pytest.mark.parametrize(
+    ("begun", "endless"), [(b"1;", b"a" * 4000), (b"0\r\n", b"A: b\r\n" * 500)]
+)
+def test_what_chunks_carry_beside_the_body_is_bounded(begun: bytes, endless: bytes) -> None:
+    """Extensions and trailers are dropped, and would have no end otherwise."""
+    body = ChunkedBody()
+    body.feed(begun + endless * 3)
+    with pytest.raises(InvalidRequest, match="carry too little"):
+        body.feed(endless * 3)
+
+
+def test_the_smallest_chunks_are_no_waste() -> None:
+    """A body of 100,000 chunks of a byte each is a body."""
+    body = ChunkedBody()
+    for _ in range(100):
+        taken, _rest = body.feed(b"1\r\nx\r\n" * 1000)
+        assert taken == b"x" * 1000
+    assert body.feed(b"0\r\n\r\n") == (b"", b"")
+    assert body.is_complete

@@ -1,0 +1,145 @@
+"""What operators want of circuits: known to all workers, in order, whole or not at all."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from flowcache.ports import Access, Mode
+from flowcache.status import CircuitWish
+from flowcache.telemetry.wishes import Wishes
+
+SHARDS = ("a:1", "b:2")
+CIRCUITS = list(itertools.product(SHARDS, Access))
+
+
+class Worker:
+    """A worker that has every circuit there is, and the mode that each was switched to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.modes = dict.fromkeys(CIRCUITS, Mode.AUTO)
+        self.applied: list[CircuitWish] = []
+        self.wishes = Wishes(directory, self.apply)
+
+    def apply(self, wish: CircuitWish) -> int:
+        self.applied.append(wish)
+        met = [c for c in CIRCUITS if wish.shard in (None, c[0]) and wish.access in (None, c[1])]
+        self.modes |= dict.fromkeys(met, wish.mode)
+        return len(met)
+
+    def wish(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> None:
+        self.wishes.add(mode, shard, access, "control", 1.5)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
+
+
+def test_nobody_has_a_wish_at_first(worker: Worker) -> None:
+    """A service begins without any, and following none meets nothing."""
+    assert worker.wishes.in_force() == []
+    assert worker.wishes.follow() == 0
+
+
+def test_a_wish_is_followed_once(worker: Worker) -> None:
+    """It tells how many circuits it met; repeated following meets none again."""
+    worker.wish(Mode.FORCED_OPEN, "a:1")
+    assert [worker.wishes.follow(), worker.wishes.follow()] == [len(Access), 0]
+    (wish,) = worker.applied
+    assert wish == CircuitWish(1, Mode.FORCED_OPEN, "a:1", None, "control", 1.5)
+    assert worker.wishes.in_force() == [wish]
+
+
+def test_a_sibling_follows_as_well(worker: Worker, tmp_path: Path) -> None:
+    """What one worker was asked is known to the other, with who asked and when."""
+    sibling = Worker(tmp_path)
+    worker.wish(Mode.DISABLED, None, Access.READ)
+    assert sibling.wishes.follow() == len(SHARDS)
+    assert sibling.applied == worker.wishes.in_force()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        ((None, None), (None, None), 1),
+        (("a:1", None), (None, None), 1),
+        (("a:1", Access.READ), (None, None), 1),
+        (("a:1", Access.READ), ("a:1", None), 1),
+        (("a:1", Access.READ), (None, Access.READ), 1),
+        ((None, None), ("a:1", None), 2),
+        (("a:1", None), ("b:2", None), 2),
+        (("a:1", None), ("a:1", Access.READ), 2),
+        ((None, Access.READ), ("a:1", None), 2),
+    ],
+)
+def test_a_wish_replaces_those_it_covers(
+    worker: Worker,
+    first: tuple[str | None, Access | None],
+    second: tuple[str | None, Access | None],
+    left: int,
+) -> None:
+    """What no circuit follows any more is not kept; what some do, is."""
+    worker.wish(Mode.DISABLED, *first)
+    worker.wish(Mode.AUTO, *second)
+    assert len(worker.wishes.in_force()) == left
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(Mode),
+            st.sampled_from([None, *SHARDS]),
+            st.sampled_from([None, *Access]),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_late_early_or_new_all_workers_agree(
+    tmp_path_factory: pytest.TempPathFactory,
+    wishes: list[tuple[Mode, str | None, Access | None, bool]],
+) -> None:
+    """One that hears of every wish, one that misses some, and one spawned after all of them."""
+    directory = tmp_path_factory.mktemp("fleet")
+    prompt, late = Worker(directory), Worker(directory)
+    for mode, shard, access, heard in wishes:
+        prompt.wish(mode, shard, access)
+        prompt.wishes.follow()
+        if heard:
+            late.wishes.follow()
+    spawned = Worker(directory)
+    late.wishes.follow()
+    spawned.wishes.follow()
+    assert prompt.modes == late.modes == spawned.modes
+    assert len(prompt.wishes.in_force()) <= (len(SHARDS) + 1) * (len(Access) + 1)
+
+
+def test_wishes_of_the_same_moment_are_all_kept(tmp_path: Path) -> None:
+    """Two workers that are asked at once overwrite nothing of each other's."""
+    workers = [Worker(tmp_path) for _ in range(4)]
+
+    def ask(number: int) -> None:
+        workers[number % 4].wish(Mode.OBSERVE, f"s:{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(40)))
+    wishes = workers[0].wishes.in_force()
+    assert [wish.number for wish in wishes] == list(range(1, 41))
+    assert {wish.shard for wish in wishes} == {f"s:{number}" for number in range(40)}
+
+
+def test_what_cannot_be_read_stops_nobody(worker: Worker, tmp_path: Path) -> None:
+    """A file of another version is told in the log; circuits go on, and the next wish counts."""
+    (tmp_path / "circuits.json").write_bytes(b'[{"number":"seven"}]')
+    with capture_logs() as logged:
+        assert worker.wishes.follow() == 0
+    assert [entry["log_level"] for entry in logged] == ["error"]
+    worker.wish(Mode.DISABLED)
+    assert worker.wishes.follow() == len(CIRCUITS)
