@@ -69,6 +69,11 @@ class Service:
         self._log = log
 
     @property
+    def directory(self) -> Path:
+        """Where it keeps its files while it runs."""
+        return self._log.parent
+
+    @property
     def log(self) -> str:
         """All that the process wrote to its standard output and error so far."""
         return self._log.read_text(errors="replace")

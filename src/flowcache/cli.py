@@ -201,6 +201,11 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
     settings = _valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
+    journal = settings.audit.journal
+    if journal is not None:
+        if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
+            _give_up(f"audit.journal = {journal}: may not be written by this user.")
+        print(f"The audit journal is {journal}, {settings.audit.mode}.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))

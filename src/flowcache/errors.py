@@ -14,9 +14,11 @@
     ├── CircuitOpen         503  the shard's circuit is open
     ├── RedisUnavailable    503  no answer is to be had from Redis now
     │   ├── Declined             Redis is well, and declines this call
+    │   ├── NotYet               Redis answers, and can't serve before a moment has passed
     │   ├── Overloaded           flowcache has too much to do; Redis was not asked
     │   └── Unrecorded           the audit record can't be kept, and must be
     └── DeadlineExceeded    504  no answer came in time
+        └── Unconfirmed          the write is done; its replicas did not say in time they have it
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
@@ -38,11 +40,13 @@ __all__ = [
     "InvalidRequest",
     "InvalidResponse",
     "NotFound",
+    "NotYet",
     "Overloaded",
     "RateLimited",
     "RedisUnavailable",
     "TooLarge",
     "Unauthorized",
+    "Unconfirmed",
     "Unrecorded",
     "WrongType",
     "all_failures",
@@ -62,6 +66,8 @@ class Failure(Exception):
     default_retryable: ClassVar[bool] = False
     default_retry_after: ClassVar[float | None] = None
     """What ``retry_after`` is where nobody knows better."""
+    probe_soon: ClassVar[bool] = False
+    """Whether the reason passes by itself, so that a circuit need not stay open for its time."""
 
     __slots__ = ("message", "retry_after", "retryable")
 
@@ -177,6 +183,16 @@ class Unrecorded(RedisUnavailable):
     __slots__ = ()
 
 
+class NotYet(RedisUnavailable):
+    """Redis answers, and says that it is not ready: it loads its data, its cluster forms.
+
+    It takes no time to be told so, and it passes: a circuit is probed again soon.
+    """
+
+    __slots__ = ()
+    probe_soon = True
+
+
 class Overloaded(RedisUnavailable):
     """flowcache itself has too much to do, and has not asked Redis: any call may be repeated."""
 
@@ -188,6 +204,13 @@ class DeadlineExceeded(Failure):
 
     __slots__ = ()
     code, status, default_retryable, default_retry_after = "deadline_exceeded", 504, True, 1.0
+
+
+class Unconfirmed(DeadlineExceeded):
+    """The primary did the write, and its replicas did not confirm in time that they have it."""
+
+    __slots__ = ()
+    probe_soon = True
 
 
 def all_failures() -> tuple[type[Failure], ...]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from flowcache.ports import Mode
+from flowcache.telemetry.wishes import Wishes
 from tests.contract.together import together
 from tests.servers import Cluster, RedisProcess, eventually
 from tests.service import Answer, Service, service
@@ -100,17 +102,19 @@ def test_one_shard_can_be_held(cluster_servers: Cluster) -> None:
 
 
 def test_a_worker_that_is_spawned_later_follows(two: Service) -> None:
-    """A wish outlives the workers that heard of it."""
+    """A wish outlives the workers that heard of it: not one call of a new one is let through."""
     switch(two, mode="forced-open")
-    before = pids(two)
-    for pid in before:
+    for pid in pids(two):
         os.kill(pid, signal.SIGKILL)
-    eventually(
-        lambda: len(now := pids(two)) == 2 and not now & before,
-        what="new workers",
-        ignoring=(OSError,),
-    )
-    assert statuses(two, READ) == {503}
+    found: list[Answer] = []
+
+    def both_have_served() -> bool:
+        found.extend(together(8, lambda: two.call(**READ)))
+        ids = {answer.json["metadata"]["requestId"] for answer in found}
+        return len({each.partition("-")[0] for each in ids}) == 2
+
+    eventually(both_have_served, what="new workers to serve", ignoring=(OSError,))
+    assert {answer.status for answer in found} == {503}
     assert [wish["mode"] for wish in listed(two)["wishes"]] == ["forced-open"]
     switch(two, mode="auto")
     assert statuses(two, READ) == {200}
@@ -133,6 +137,15 @@ def test_a_worker_that_was_stopped_follows_when_it_goes_on(two: Service) -> None
         connection.close()
     assert (told["workers"], told["silent"]) == (1, 1)
     eventually(lambda: statuses(two, READ) == {503}, what="both workers to follow")
+
+
+def test_an_order_of_which_nobody_was_told_is_followed_at_the_next_question(two: Service) -> None:
+    """A worker that dies once it has written a wish leaves it to the others to find."""
+    assert statuses(two, READ) == {200}
+    (directory,) = two.directory.glob("flowcache-*")
+    Wishes(directory, lambda _: 0).add(Mode.FORCED_OPEN, None, None, "control", 1.5)
+    assert two.request("GET", "/metrics").status == 200
+    assert statuses(two, READ) == {503}
 
 
 def test_an_order_is_on_record(two: Service) -> None:

@@ -70,11 +70,16 @@ def test_who_waits_to_be_accepted_at_sigterm_is_served() -> None:
         (worker,) = workers(running)
         os.kill(worker, signal.SIGSTOP)
         try:
+            eventually(lambda: status_of(worker, "State:") == "T", what="the worker to stop")
             clients = [stack.enter_context(wire(running.port)) for _ in range(30)]
             for client in clients:
                 client.send(request(operation="GET", key="k"))
             running.process.send_signal(signal.SIGTERM)
-            eventually(lambda: has_pending(worker, signal.SIGTERM), what="the worker's signal")
+            sigterm = 1 << (signal.SIGTERM - 1)
+            eventually(
+                lambda: int(status_of(worker, "ShdPnd:"), 16) & sigterm,
+                what="the worker to have its signal waiting",
+            )
         finally:
             os.kill(worker, signal.SIGCONT)
         for client in clients:
@@ -84,11 +89,11 @@ def test_who_waits_to_be_accepted_at_sigterm_is_served() -> None:
         assert running.process.wait(15) == 0
 
 
-def has_pending(pid: int, number: signal.Signals) -> bool:
-    """Tell whether a signal waits for a process that is stopped."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (pending,) = (line for line in status.splitlines() if line.startswith("ShdPnd:"))
-    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
+def status_of(pid: int, field: str) -> str:
+    """Return a field of /proc/<pid>/status; see proc(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (value,) = (line.split()[1] for line in lines if line.startswith(field))
+    return value
 
 
 def test_an_idle_connection_may_still_be_used_at_sigterm() -> None:

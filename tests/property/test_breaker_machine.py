@@ -276,13 +276,14 @@ class BreakerMachine(RuleBasedStateMachine):
     def chance(self, luck: float) -> None:
         self.luck[0] = luck
 
-    @rule()
-    def invite(self) -> None:
-        self.breaker.invite(self.now)
+    @rule(delay=st.just(0.0) | st.floats(0.0, 40.0))
+    def invite(self, delay: float) -> None:
+        at = self.now + delay
+        self.breaker.invite(at)
         model = self.model
         held = model.mode is Mode.FORCED_OPEN
-        if model.state is State.OPEN and self.now < model.open_until and not held:
-            model.open_until = self.now
+        if model.state is State.OPEN and at < model.open_until and not held:
+            model.open_until = at
             self.invited = True
 
     @rule(mode=st.sampled_from([Mode.AUTO, Mode.AUTO, *Mode]))

@@ -43,6 +43,9 @@ __all__ = ["Guard", "GuardSettings"]
 
 _log = structlog.get_logger(__name__)
 
+_SOON = 0.5
+"""Seconds after which a circuit is probed again that opened for a reason that passes by itself."""
+
 
 class GuardSettings(NamedTuple):
     """What a guard needs to know.
@@ -259,6 +262,8 @@ class Guard(Generic[ShardT]):
             circuit.succeed(permit, now, seconds)
         else:  # a cancellation, a bug: they say nothing about Redis
             circuit.ignore(permit, now)
+        if isinstance(fault, Failure) and fault.probe_soon:
+            circuit.invite(now + _SOON)
 
     # -- circuits ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Set
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, RedisUnavailable
+from flowcache.errors import DeadlineExceeded, RedisUnavailable, Unconfirmed
 from flowcache.ports import Clock, Command, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import PING, Packed, pack, pack_wait
@@ -86,12 +86,16 @@ class RedisStore:
         done = await reply
         if isinstance(done, Fault):
             pursuit = Pursuit(self._means, command, packed, link, deadline, patience=True)
-            done = await pursuit.follow(done)
+            try:
+                done = await pursuit.follow(done)
+            except DeadlineExceeded as late:
+                # What stood in its way was, as a rule, the wait of a write before it.
+                raise Unconfirmed(late.message, retryable=late.retryable) from None
             replicas = self._wait(pursuit.link, deadline)  # what was waited for is not what is done
         confirmed = await replicas
         if type(confirmed) is int and confirmed >= self._confirm:
             return done
-        raise DeadlineExceeded(
+        raise Unconfirmed(
             "Redis did the write, but its replicas did not confirm in time that they have it.",
             retryable=is_repeatable(command),
         )

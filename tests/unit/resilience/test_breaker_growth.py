@@ -119,6 +119,30 @@ class TestInvitation:
         succeed(breaker, 1.0)
         assert reasons(heard) == ["consecutive failures", "invited", "probe succeeded"]
 
+    def test_it_may_be_for_later(self) -> None:
+        """Who knows when Redis will be well again lets the bar end then, and not before."""
+        breaker = Breaker(BreakerSettings())
+        trip(breaker)
+        breaker.invite(0.5)
+        assert refused(breaker, 0.25) == 0.25
+        succeed(breaker, 0.5)
+        assert breaker.state(0.5) is State.CLOSED
+
+    def test_it_never_prolongs_the_bar(self) -> None:
+        """An invitation for after the open time, or after an earlier one, changes nothing."""
+        heard: list[Transition] = []
+        breaker = Breaker(BreakerSettings(), heard.append)
+        trip(breaker)
+        breaker.invite(10.0)
+        breaker.invite(60.0)
+        assert refused(breaker) == 10.0
+        succeed(breaker, 10.0)
+        assert reasons(heard)[1] == "open time over"
+        trip(breaker, 10.0)
+        breaker.invite(11.0)
+        breaker.invite(12.0)
+        assert refused(breaker, 10.0) == 1.0
+
     def test_it_does_not_end_the_growth(self) -> None:
         """A server that accepts connections and answers nothing must not look well each time."""
         breaker = Breaker(BreakerSettings(), random=middling)

@@ -24,10 +24,12 @@ from flowcache.errors import (
     InvalidRequest,
     InvalidResponse,
     NotFound,
+    NotYet,
     RateLimited,
     RedisUnavailable,
     TooLarge,
     Unauthorized,
+    Unconfirmed,
     WrongType,
     all_failures,
 )
@@ -506,3 +508,26 @@ class TestSwitch:
         reply = await guarded.call()
         assert isinstance(reply, Stale)
         assert guarded.store.calls == []
+
+
+@pytest.mark.parametrize("fault", [NotYet("loading"), Unconfirmed("no replica said so")])
+async def test_what_passes_by_itself_is_probed_soon(guarded: Guarded, fault: Failure) -> None:
+    """A circuit that opened because Redis is not ready yet asks again before its time is over."""
+    await guarded.fail(5, fault)
+    wait = await guarded.refused()
+    assert wait == pytest.approx(0.5)
+    guarded.now += wait
+    await guarded.fail(1, fault)
+    assert await guarded.refused() == pytest.approx(0.5), "nor does its time grow meanwhile"
+    guarded.now += 0.5
+    assert await guarded.call() == b"reply"
+    assert guarded.circuit().state == "closed"
+
+
+async def test_an_invitation_makes_nothing_later(guarded: Guarded) -> None:
+    """Who may come sooner for another reason still may."""
+    await guarded.fail(5)
+    guarded.now += 9.8
+    call = guarded.guard._circuits["a"].read
+    call.invite(guarded.now + 0.5)
+    assert await guarded.refused() == pytest.approx(0.2)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache.errors import Declined, Failure, RedisUnavailable, TooLarge, WrongType
+from flowcache.errors import Declined, Failure, NotYet, RedisUnavailable, TooLarge, WrongType
 from flowcache.store.replies import (
     EXPIRED,
     FULL,
@@ -36,10 +36,10 @@ from flowcache.store.replies import (
             Reaction.REFRESH,
             RedisUnavailable,
         ),
-        ("CLUSTERDOWN Hash slot not served", Reaction.REFRESH, RedisUnavailable),
-        ("CLUSTERDOWN The cluster is down", Reaction.REFRESH, RedisUnavailable),
-        ("MASTERDOWN Link with MASTER is down", Reaction.REFRESH, RedisUnavailable),
-        ("LOADING Redis is loading the dataset in memory", Reaction.REFUSE, RedisUnavailable),
+        ("CLUSTERDOWN Hash slot not served", Reaction.REFRESH, NotYet),
+        ("CLUSTERDOWN The cluster is down", Reaction.REFRESH, NotYet),
+        ("MASTERDOWN Link with MASTER is down", Reaction.REFRESH, NotYet),
+        ("LOADING Redis is loading the dataset in memory", Reaction.REFUSE, NotYet),
         ("BUSY Redis is busy running a script.", Reaction.REFUSE, RedisUnavailable),
         ("OOM command not allowed when used memory > 'maxmemory'.", Reaction.REFUSE, Declined),
         ("MISCONF Redis is configured to save RDB snapshots", Reaction.REFUSE, Declined),

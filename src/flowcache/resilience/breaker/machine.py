@@ -175,6 +175,7 @@ class Breaker:
         self._transitions = dict.fromkeys(State, 0)
         self._open_seconds = settings.open_seconds  # the last open time, without its chance
         self._opened_at: float | None
+        self._barred_until: float
         self._standing: Permit | None  # None unless closed
         self._out: dict[Permit, float]  # probes, and when each loses its place
         self._judge: Judge
@@ -222,15 +223,15 @@ class Breaker:
         """
         self._returns(permit, now)
 
-    def invite(self, now: float) -> None:
-        """Let the next caller through as a probe: somebody has seen Redis come back.
+    def invite(self, at: float) -> None:
+        """Let callers through as probes from ``at`` on, if that is sooner than they would be.
 
-        The open time goes on growing from where it is, if the probe fails. A circuit that an
-        operator holds open stays so.
+        Somebody has seen Redis come back, or knows that it soon will. The open time goes on growing
+        from where it is, if the probe fails. A circuit that an operator holds open stays so.
         """
         held = self._mode is Mode.FORCED_OPEN
-        if self._state is State.OPEN and not held and self._is_barred(now):
-            self._barred_until = now
+        if self._state is State.OPEN and not held and at < self._barred_until:
+            self._barred_until = at
             self._invited = True
 
     def switch(self, mode: Mode, now: float) -> None:
