@@ -131,14 +131,18 @@ def test_incr_counts_on_from_a_number_that_was_set(flow: Flow, key: str) -> None
 
 
 def test_incr_refuses_to_leave_what_can_be_counted(flow: Flow, key: str) -> None:
-    """A step out of 64 bits is not done; a number that is no longer exact is not answered."""
-    flow.redis("SET", key, str(2**63 - 1), "EX", 500)
-    told = refused(flow.call(operation="INCR", key=key), "invalid_request")
-    assert told["error"].startswith("value: ")
-    assert flow.redis("GET", key) == str(2**63 - 1).encode()
+    """A step to where numbers are no longer exact is refused and not done, with or without once."""
+    for held, step in ((2**63 - 1, 1), (2**53 - 1, 1), (1 - 2**53, -1), (2**53, 0), (2**62, -5)):
+        flow.redis("SET", key, str(held), "EX", 500)
+        for once in ({}, {"idempotencyKey": "i"}):
+            answer = flow.call(operation="INCR", key=key, value=step, **once)
+            assert refused(answer, "invalid_request")["error"].startswith("value: ")
+        assert flow.redis("GET", key) == str(held).encode()
     flow.redis("SET", key, str(2**53 - 2), "EX", 500)
     assert flow.call(operation="INCR", key=key).data == 2**53 - 1
-    refused(flow.call(operation="INCR", key=key), "invalid_response")
+    assert flow.call(operation="INCR", key=key, value=-1).data == 2**53 - 2
+    for _ in range(2):
+        assert flow.call(operation="INCR", key=key, idempotencyKey="j").data == 2**53 - 1
 
 
 @pytest.mark.parametrize(

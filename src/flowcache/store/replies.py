@@ -155,7 +155,7 @@ _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
     "would overflow": (
         Reaction.ANSWER,
         InvalidRequest,
-        "value: the number under the key would leave what Redis can count.",
+        "value: the number under the key would leave what can be counted exactly, 2^53.",
     ),
 }
 """Words in an error reply that begins with ERR, which says nothing by itself -> the same."""

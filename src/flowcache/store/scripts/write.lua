@@ -44,6 +44,14 @@ elseif command == 'HSET' then
   end
   if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
 else
+  if command == 'INCRBY' then
+    -- Numbers are doubles here and in a flow, and exact below 2^53 only: nothing is counted beyond.
+    local held = redis.pcall('GET', key)
+    if type(held) == 'table' then return held end
+    if math.abs((tonumber(held or 0) or 0) + tonumber(ARGV[5])) >= 2^53 then
+      return redis.error_reply('ERR increment or decrement would overflow')
+    end
+  end
   reply = redis.pcall(command, key, unpack(ARGV, 5))
   if type(reply) ~= 'table' and ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
 end
