@@ -101,12 +101,12 @@ class Worker:
         )
 
     async def start(self) -> None:
-        if self._journal is not None:
-            await self._journal.start()
         await self._store.start()
         self._wishes.follow()
         await self._fleet.start()
         self._wishes.follow()  # one that nobody could tell us of a moment ago
+        if self._journal is not None:  # last: a start that is given up leaves no chain without end
+            await self._journal.start()
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)

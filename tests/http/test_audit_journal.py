@@ -78,6 +78,7 @@ class Load:
             if answer["success"]:
                 told = self.writes if writes else self.reads
                 told.append(answer["metadata"]["requestId"])
+        connection.close()
 
     def __len__(self) -> int:
         return len(self.writes) + len(self.reads)
@@ -116,9 +117,9 @@ def test_kill_9_loses_no_record_of_an_acknowledged_call(
         last = eventually(lambda: _two(running), what="two workers", ignoring=_GONE)
         reached = len(calls) + 500
         eventually(lambda: len(calls) > reached, what="load")
-        running.process.kill()
-        for pid in last:
+        for pid in last:  # before they hear that the supervisor is gone, and end in good order
             os.kill(pid, signal.SIGKILL)
+        running.process.kill()
         running.process.wait()
         calls.stop()
     kept = entries(path)
@@ -149,6 +150,7 @@ def test_every_attempt_is_in_the_journal(
     """What was done, what was refused and who is a stranger; no value is in it, at no place."""
     path = tmp_path / "audit.db"
     with service(journalled(path, standalone_server, audit_mode=mode), "--workers", "2") as running:
+        eventually(lambda: _two(running), what="two workers", ignoring=_GONE)
         written = running.call(
             operation="SET", key="caller:1", value="s3cr3t-value", flowId="f", interactionId=42
         ).json["metadata"]["requestId"]
@@ -178,7 +180,7 @@ def test_every_attempt_is_in_the_journal(
     assert told(nosy) == ("flow", None, None, None, None, "forbidden", None, None)
     assert {e.address for e in found.values()} == {"127.0.0.1"}
     report = verified(path)
-    assert (report.chains, report.unfinished) == (2, [])
+    assert (report.chains, report.unfinished) == (2, []), log
     for file in tmp_path.iterdir():
         assert b"s3cr3t-value" not in file.read_bytes()
     assert "s3cr3t-value" not in log

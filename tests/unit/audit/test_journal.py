@@ -200,6 +200,7 @@ async def test_a_full_disk_refuses_in_strict_mode(small_disk: Path) -> None:
             if not await waiting:
                 break
             told.append(f"id-{number}")
+        assert set(told) <= set(kept(path))  # now, not when there is room again
         assert made.status().fault is not None
         with pytest.raises(Unrecorded):
             made.admit()

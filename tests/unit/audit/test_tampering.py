@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowcache.audit.chain import Cut, Entry, Link, Walk, cut_seal, digest, seal
-from flowcache.audit.database import JournalFault
+from flowcache.audit.database import JournalFault, connect
 from flowcache.audit.reading import Query, Reader
+from flowcache.audit.retention import Retention
 from flowcache.audit.verifying import Anchor, heads
+from flowcache.audit.writing import ChainWriter
 from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, checked, told, wrong
+from tests.unit.audit.journals import settings as kept_at
 
 BATCHES = (1, 2, 3)
 LAST = 7
@@ -177,6 +181,53 @@ def test_a_chain_that_was_removed_is_missed_by_a_witness(journal: Path) -> None:
     assert wrong(journal, sealed=False) == [LAST]
 
 
+def test_a_tail_that_was_cut_off_behind_a_cut_is_missed(journal: Path) -> None:
+    """That retention removed the front excuses only what lay before its cut."""
+    chain(journal)
+    first = int(next(name for name, (seq, _) in heads_of(journal).items() if seq == LAST), 16)
+    with closing(connect(journal)) as connection:
+        writers = Retention(1, 1000, SIGNING_KEY.encode(), step=2)
+        while writers.step(connection, 1_700_000_000.0 + 86_400 + 4):
+            pass
+    assert wrong(journal) == []
+    with by_hand(journal) as hand:
+        hand.execute("DELETE FROM records WHERE writer = ? AND seq = ?", (first, LAST))
+    assert wrong(journal, sealed=False) == [LAST]
+
+
+def test_a_chain_that_is_another_than_a_witness_saw(journal: Path) -> None:
+    """A chain that was forged without a flaw is not the one whose head was noted."""
+    chain(journal)
+    first = int(next(name for name, (seq, _) in heads_of(journal).items() if seq == LAST), 16)
+    with by_hand(journal) as hand:
+        hand.execute("UPDATE records SET client = 'nobody' WHERE writer = ? AND seq = 2", (first,))
+        for seq in range(2, LAST + 1):
+            reforge(hand, seq, first)
+    assert wrong(journal, sealed=False) == [LAST]
+    assert told(journal, sealed=False)[0].startswith("is another one than writer ")
+
+
+def test_who_closes_is_a_witness_too(tmp_path: Path) -> None:
+    """What another chain got after this one was opened is known to its closing record."""
+    path = tmp_path / "audit.db"
+    witness = ChainWriter(kept_at(path), lambda: 1.0)
+    witness.open()
+    name = chain(path, BATCHES, closed=False)
+    witness.close()
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE writer = ? AND seq >= 4", (int(name, 16),))
+    assert wrong(path, sealed=False) == [6]
+
+
+def test_a_chain_that_does_not_begin_is_found() -> None:
+    """The first record is an opening one, however well the chain fits otherwise."""
+    entry = Entry(1, 0, "call", 0.0)
+    walk = Walk(1, None, None)
+    assert [fault.what for fault in walk.follow([Link(entry, digest(bytes(32), entry), None)])] == [
+        "the chain does not begin with its opening record"
+    ]
+
+
 def test_a_chain_without_its_end_is_told_of(journal: Path) -> None:
     """What no witness can know is said: the chain has no end, and why that may be."""
     with by_hand(journal) as hand:
@@ -298,12 +349,17 @@ def copy(hand: sqlite3.Connection, seq: int, to: int) -> None:
     )
 
 
-def reforge(hand: sqlite3.Connection, seq: int) -> None:
+def reforge(hand: sqlite3.Connection, seq: int, writer: int | None = None) -> None:
     """Give a record the hash that it ought to have after the one before it."""
-    row = hand.execute(f"SELECT {', '.join(COLUMNS)} FROM records WHERE seq = ?", (seq,)).fetchone()
-    (before,) = hand.execute("SELECT hash FROM records WHERE seq = ?", (seq - 1,)).fetchone()
+    if writer is None:
+        (writer,) = hand.execute("SELECT DISTINCT writer FROM records").fetchone()
+    where = "WHERE writer = ? AND seq = ?"
+    row = hand.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM records {where}", (writer, seq)
+    ).fetchone()
+    (before,) = hand.execute(f"SELECT hash FROM records {where}", (writer, seq - 1)).fetchone()
     made = digest(before, Entry(*row))
-    hand.execute("UPDATE records SET hash = ? WHERE seq = ?", (made, seq))
+    hand.execute(f"UPDATE records SET hash = ? {where}", (made, writer, seq))
 
 
 # -- the walk itself ------------------------------------------------------------------------------

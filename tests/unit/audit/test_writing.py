@@ -93,6 +93,23 @@ def test_a_writer_whose_file_was_replaced_begins_a_new_chain(path: Path) -> None
     assert checked(path).is_well
 
 
+def test_a_writer_whose_file_went_back_in_time_begins_a_new_chain(path: Path) -> None:
+    """Where an older state of the file was put back, going on would look like removed records."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    first = writer.name
+    writer.abandon()
+    older = path.read_bytes()
+    writer.append([record(2)])
+    writer.abandon()
+    path.write_bytes(older)
+    writer.append([record(3)])
+    writer.close()
+    assert writer.name != first
+    assert ids(path) == ["id-1", "id-3"]
+    assert checked(path).is_well
+
+
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
 def test_a_file_that_vanished_is_noticed(path: Path, how: str) -> None:
     """Records are not written into a file that nobody can find any more; put back, all goes on."""
