@@ -158,6 +158,8 @@ def service(
             "FLOWCACHE_INSPECTOR_TOKEN": INSPECTOR_TOKEN,
             "FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN,
             "TMPDIR": directory,
+            # Tests that show wrong credentials share an address and a service.
+            "FLOWCACHE_AUTH_FAILURES_PER_MINUTE": "1000000",
         }
         port = claim.port if port is None else port
         command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]

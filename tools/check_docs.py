@@ -1,8 +1,8 @@
 """Check that the documentation agrees with the code; ``--write`` renews what is generated.
 
-Checked: relative links lead somewhere, the tables of settings and of chaos scenarios are the
-code's, every failure code and every metric is documented, and every environment variable that is
-named exists.
+Checked: relative links lead somewhere, the tables of settings, of clients and of chaos scenarios
+are the code's, every failure code and every metric is documented, and every environment variable
+that is named exists.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from chaos.report import about_table, write
 from chaos.scenarios import SCENARIOS
 from flowcache.errors import all_failures
+from flowcache.policy.clients import CLIENT_SETTINGS
 from flowcache.settings import SETTINGS, Setting
 from flowcache.telemetry.exposition import exposition
 
@@ -81,7 +82,9 @@ def _with_table(text: str) -> str:
     _, _, after = rest.partition(END)
     rows = "\n".join(_row(setting) for setting in SETTINGS)
     head = "| setting | default | what it is | other names |\n|---|---|---|---|"
-    return f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
+    clients = "\n".join(f"| `{each.key}` | {each.about} |" for each in CLIENT_SETTINGS)
+    text = f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
+    return write(text, "clients", f"| setting | what it is |\n|---|---|\n{clients}")
 
 
 def _row(setting: Setting) -> str:

@@ -28,8 +28,12 @@ from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.gate import Gate
+from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
-from flowcache.ports import AuditRecord
+from flowcache.policy.rates import Bucket, Limiter
+from flowcache.policy.shared_rates import SharedBucket
+from flowcache.ports import AuditRecord, Executor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
@@ -73,7 +77,7 @@ class Worker:
         self._store = RedisStore(
             settings.store,
             monotonic,
-            on_back=lambda shard, primary: self._guard.came_back(shard, primary),
+            on_back=lambda shard, accesses: self._guard.came_back(shard, accesses),
         )
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
@@ -82,16 +86,26 @@ class Worker:
         self._journal = None if audit.journal is None else Journal(audit, monotonic, time)
         self._audit = self._journal or self._ring
         self._fleet = Fleet(fleet_directory, self._report)
+        self._limiters = _limiters(settings, self._guard)
+        known = Principals(settings.credentials, time)
+        self._keys: KeyRefresh | None = None
+        if settings.jwt is not None:
+            # Imported here: it brings a whole library of cryptography, and few have an issuer.
+            from flowcache.policy.jwt import Jwts
+
+            stated = Jwts(settings.jwt, settings.principals, time)
+            self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            known = Principals(settings.credentials, time, stated.credential)
+        gate = Gate(known, settings.gate, self._limiters, monotonic)
         self._wishes = Wishes(
             fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
         )
-        principals = Principals(settings.credentials)
         self.data_action = DataAction(
-            settings.data_action, principals, self._guard, self._counters, self._audit, monotonic
+            settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
-            principals,
+            gate,
             self._gather,
             self._ready,
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
@@ -101,6 +115,8 @@ class Worker:
         )
 
     async def start(self) -> None:
+        if self._keys is not None:
+            await self._keys.start()
         await self._store.start()
         self._wishes.follow()
         await self._fleet.start()
@@ -113,6 +129,11 @@ class Worker:
         if self._journal is not None:
             await self._journal.close()
         await self._fleet.close()
+        if self._keys is not None:
+            await self._keys.close()
+        for limiter in self._limiters.values():
+            if isinstance(limiter, SharedBucket):
+                await limiter.close()
         await self._guard.close()
         await self._store.close()
 
@@ -176,6 +197,17 @@ class Worker:
         left = [_read(report) for report in self._fleet.left()]
         gone = [structs.replace(status, alive=False) for status in left if status is not None]
         return [*(status for status in living if status is not None), *gone]
+
+
+def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
+    """Return a bucket for each client that has a rate."""
+    return {
+        who.name: SharedBucket(who.name, who.rate, store, monotonic)
+        if settings.gate.shared_rates
+        else Bucket(who.rate)
+        for who in settings.principals
+        if who.rate is not None
+    }
 
 
 def _number(answer: bytes) -> int:

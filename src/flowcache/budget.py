@@ -19,7 +19,10 @@ _MOST: Final = 100.0
 
 
 class Budget:
-    """Allow at most ``share`` of the calls, in the long run, to be sent once more. 0: none."""
+    """Allow ``share`` of the calls, and `_INCOME` a second, to be sent once more. 0: none.
+
+    That bounds the long run. At once there may be `_MOST`, and where calls are few, all of them.
+    """
 
     __slots__ = ("_at", "_share", "_tokens", "refused", "spent")
 
@@ -37,7 +40,6 @@ class Budget:
     def withdraw(self, now: float) -> bool:
         """Take a token, if there is one; ``now`` is in monotonic seconds."""
         if not self._share:
-            self.refused += 1
             return False
         income = 0.0 if self._at is None else (now - self._at) * _INCOME
         self._at = now

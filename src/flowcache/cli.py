@@ -9,8 +9,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -21,6 +22,7 @@ from flowcache.control import circuits
 
 if TYPE_CHECKING:
     from flowcache.http.supervisor import Service
+    from flowcache.policy.jwks import JwtSettings
     from flowcache.settings import Settings
 
 __all__ = ["main"]
@@ -161,15 +163,17 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
 
     ``made`` are the tokens made for it. One that was configured is not printed: logs are kept.
     """
+    from flowcache.policy.tokens import digest
+
     server = settings.server
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
     url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"flowcache {__version__} serves on {url}", flush=True)
     if made is None:
         return
-    configured = {secret.token.reveal() for secret in settings.credentials}
+    known = {credential.token.digest for credential in settings.credentials}
     flow, inspector = (
-        token if token in configured else variable
+        token if digest(token.encode()) in known else variable
         for token, variable in (
             (made["auth.token"], "$SERVICE_BEARER_TOKEN"),
             (made["inspector.token"], "$FLOWCACHE_INSPECTOR_TOKEN"),
@@ -189,6 +193,45 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
     )
 
 
+_tokens = typer.Typer(name="token", help="Tokens of clients.", no_args_is_help=True)
+_app.add_typer(_tokens)
+
+
+@_tokens.callback()
+def _token_root() -> None:
+    pass  # without it a single command would take the place of the group
+
+
+@_tokens.command("new")
+def token_new(
+    name: Annotated[str, typer.Argument(help="The client whose token it is.", metavar="NAME")],
+    expires: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="From when on it does not count any more (UTC)."),
+    ] = None,
+) -> None:
+    """Make a token for a client, show it this once, and print what to add to the configuration.
+
+    Example:
+
+        flowcache token new agent-desktop --expires 2027-12-31
+    """
+    from flowcache.policy.clients import is_client_name
+    from flowcache.policy.tokens import new_token, show_digest
+
+    if not is_client_name(name):
+        _give_up(f"{name[:80]!r} is no name of a client: 1 to 64 letters, digits, - _ and .")
+    token = new_token()
+    entry = f'"{show_digest(token)}"'
+    if expires is not None:
+        entry = f"{{ hash = {entry}, expires = {expires:%Y-%m-%d} }}"
+    print(f"Token of {name}, shown this once:\n\n  {token.reveal()}\n")
+    print(f"Add to the tokens of [clients.{name}], which may be two while one replaces the other:")
+    print(f"\n  {entry}\n")
+    print(f"A new client is, with what it may do:\n\n  [clients.{name}]\n  tokens = [{entry}]")
+    print(f'  permissions = ["data:read", "data:write"]\n  namespace = "{name}"')
+
+
 @_app.command()
 def check(config: Config = None, redis: Redis = None) -> None:
     """Validate the configuration and try Redis; say what is wrong and what to do.
@@ -197,10 +240,15 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
         flowcache check --config flowcache.toml
     """
+    from flowcache.policy.overview import overview
     from flowcache.settings import load
 
     settings = _valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
+    for line in overview(settings.principals, settings.credentials, time()):
+        print(line)
+    if settings.jwt is not None:
+        _try_issuer(settings.jwt)
     journal = settings.audit.journal
     if journal is not None:
         if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
@@ -210,6 +258,18 @@ def check(config: Config = None, redis: Redis = None) -> None:
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))
     print("flowcache is ready to serve.")
+
+
+def _try_issuer(settings: JwtSettings) -> None:
+    """Read the keys of the issuer as a worker would."""
+    from flowcache.policy.jwks import read_keys
+    from flowcache.policy.jwt import Jwts
+
+    try:
+        count = Jwts(settings, (), time).use(read_keys(settings.keys))
+    except (OSError, ValueError) as fault:
+        _give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
+    print(f"Keys of the issuer that can be used: {count}.")
 
 
 async def _try_redis(settings: Settings) -> None:

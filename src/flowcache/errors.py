@@ -18,7 +18,7 @@
     │   ├── Overloaded           flowcache has too much to do; Redis was not asked
     │   └── Unrecorded           the audit record can't be kept, and must be
     └── DeadlineExceeded    504  no answer came in time
-        └── Unconfirmed          the write is done; its replicas did not say in time they have it
+        └── Unconfirmed          the replicas did not say in time that they have what was written
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
@@ -207,7 +207,10 @@ class DeadlineExceeded(Failure):
 
 
 class Unconfirmed(DeadlineExceeded):
-    """The primary did the write, and its replicas did not confirm in time that they have it."""
+    """The replicas did not confirm in time that they have the write, or one before it.
+
+    The message says whether the primary did it.
+    """
 
     __slots__ = ()
     probe_soon = True

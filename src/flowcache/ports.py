@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "RESERVED_PREFIX",
+    "TAKE",
     "Access",
     "AuditRecord",
     "AuditSink",
@@ -26,6 +27,7 @@ __all__ = [
     "Reply",
     "Shard",
     "ShardT",
+    "ShardedExecutor",
     "Slow",
     "Stale",
     "Store",
@@ -38,8 +40,17 @@ Clock = Callable[[], float]
 """Seconds that only go forward, as ``time.monotonic``."""
 
 
-RESERVED_PREFIX = b"flowcache:once:"
-"""Where the store keeps its records of writes. No caller may touch such a key."""
+RESERVED_PREFIX = b"flowcache:"
+"""Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
+``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`).
+No caller may name such a key."""
+
+
+TAKE = b"TAKE"
+"""A command of ours: take from the bucket under its key, which the whole fleet has in common.
+
+``args`` are the microseconds between two tokens and how many tokens were taken; the reply is in how
+many microseconds all that was taken will have been earned (`store/scripts/rate.lua`)."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False):
@@ -80,6 +91,10 @@ class Executor(Protocol):
         Raises:
             Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`.
         """
+
+
+class ShardedExecutor(Executor, Protocol):
+    """An executor that can say where a key is."""
 
     def place(self, key: bytes) -> str | None:
         """Return the name of the shard that holds ``key`` now; None when none is known."""

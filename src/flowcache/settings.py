@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -24,8 +25,16 @@ from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.listener import Limits as ConnectionLimits
 from flowcache.http.worker import ServerSettings
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.clients import Clients, read_clients, shown_clients
+from flowcache.policy.gate import GateSettings
+from flowcache.policy.jwks import JwtSettings
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
 from flowcache.secret import Secret
@@ -57,7 +66,11 @@ class Settings(msgspec.Struct, frozen=True):
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
+    principals: tuple[Principal, ...]
     credentials: tuple[Credential, ...]
+    jwt: JwtSettings | None
+    """Whose JSON Web Tokens count; None: nobody's."""
+    gate: GateSettings
     audit: AuditSettings
     log_level: str
     shown: dict[str, dict[str, Any]]
@@ -232,7 +245,29 @@ def _location(value: Any) -> Location:
     return parse_location(_text(value))
 
 
+def _networks(value: Any) -> Networks:
+    """Read networks: a text with commas, or in TOML also a list."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    return Networks(read_network(each.strip()) for each in _text(value).split(","))
+
+
+def _keys(value: Any) -> str:
+    """Read where keys are. In clear from this host only: on the way they could be altered."""
+    location = _text(value)
+    if "://" not in location:
+        return _file(location)
+    url = urlsplit(location)
+    is_here = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
+    if not url.hostname or url.username is not None or not (url.scheme == "https" or is_here):
+        raise ValueError("expected a file, or an https:// URL without credentials")
+    return location
+
+
 # -- the table -------------------------------------------------------------------------------------
+
+_MOST_TTL = 315_360_000
+"""Ten years, in seconds."""
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("http", "host", _text, "127.0.0.1", "address to listen on", ("FLOWCACHE_HOST",)),
@@ -293,6 +328,27 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("http", "max_answer_bytes", _number(1024, 16 << 20), 512 * 1024, "longest answer"),
     Setting(
+        "http",
+        "trusted_proxies",
+        _networks,
+        None,
+        "networks of proxies that are believed about who calls (`X-Forwarded-For`); none",
+    ),
+    Setting(
+        "auth",
+        "failures_per_minute",
+        _number(1, 1_000_000),
+        60,
+        "wrong credentials that an address may show a worker; further ones get rate_limited",
+    ),
+    Setting(
+        "auth",
+        "shared_rates",
+        _flag,
+        False,
+        "whether the `rate` of a client is that of all instances together; else of each worker",
+    ),
+    Setting(
         "auth",
         "token",
         _secret,
@@ -314,6 +370,18 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "bearer token that may switch circuits, and read the inspector as well; without one nobody "
         "can",
+    ),
+    Setting(
+        "jwt",
+        "keys",
+        _keys,
+        None,
+        "where the keys of an issuer of JSON Web Tokens are (JWKS): a file, or an https:// URL",
+    ),
+    Setting("jwt", "issuer", _text, None, "who must have issued a token (`iss`)"),
+    Setting("jwt", "audience", _text, None, "for whom a token must be made (`aud`)"),
+    Setting(
+        "jwt", "refresh_seconds", _seconds(1, 86_400), 300.0, "how often the keys are read again"
     ),
     Setting(
         "redis",
@@ -357,15 +425,16 @@ SETTINGS: tuple[Setting, ...] = (
         "hedge_share",
         _share,
         0.1,
-        "the share of reads that may be sent to a second server because the first is slow; "
-        "0 turns hedging off",
+        "the share of reads that may be sent to a second server because the first is slow, and ten "
+        "a second more in each worker; 0 turns hedging off",
     ),
     Setting(
         "redis",
         "retry_share",
         _share,
         0.2,
-        "the share of calls that may be sent again because a server failed; 0 turns retries off",
+        "the share of calls that may be sent again because a server failed, and ten a second more "
+        "in each worker; 0 turns retries off",
     ),
     Setting(
         "redis",
@@ -390,8 +459,8 @@ SETTINGS: tuple[Setting, ...] = (
         15.0,
         "how often the topology is asked for without any cause",
     ),
-    Setting("data", "default_ttl", _number(1, 315_360_000), 3600, "seconds, when a call says none"),
-    Setting("data", "max_ttl", _number(1, 315_360_000), 2_592_000, "longest ttl, seconds"),
+    Setting("data", "default_ttl", _number(1, _MOST_TTL), 3600, "seconds, when a call says none"),
+    Setting("data", "max_ttl", _number(1, _MOST_TTL), 2_592_000, "longest ttl, seconds"),
     Setting(
         "data",
         "deadline_ms",
@@ -557,7 +626,7 @@ def load(
     _find_unknown(document, environment, faults)
     sources = _Sources(overrides or {}, environment, document, fallbacks or {})
     values = {s.name: _value(s, sources, faults) for s in SETTINGS}
-    settings = _assemble(values, faults)
+    settings = _assemble(values, document.get("clients", {}), faults)
     if faults or settings is None:
         raise ConfigurationError(faults)
     return settings
@@ -581,6 +650,8 @@ def _find_unknown(
     known = {s.name for s in SETTINGS}
     sections = {s.section for s in SETTINGS}
     for section, keys in document.items():
+        if section == "clients":
+            continue  # a section for each client: `policy.clients` knows them
         if not isinstance(keys, dict):
             faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
             continue
@@ -639,6 +710,8 @@ def _masked(setting: Setting, raw: Any) -> str:
             nodes = raw if isinstance(raw, list) else [raw]
             shown = [without_credentials(n) if isinstance(n, str) else "***" for n in nodes]
             return repr(",".join(shown))[:200]
+        if setting.read is _keys and isinstance(raw, str):
+            raw = without_credentials(raw)
         return repr(raw)[:200]
     except ValueError:  # Python shows no integer of more than 4,300 digits
         return "a very long number"
@@ -687,23 +760,11 @@ def _audit(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
     )
 
 
-def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
+def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
     """Check what concerns several settings, and hand each part its own record."""
     v = values
-    flow, inspector, control = v["auth.token"], v["inspector.token"], v["inspector.control_token"]
-    if flow is None and not any(fault.startswith("auth.token") for fault in faults):
-        faults.append(
-            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
-            "(serve --embedded makes one)"
-        )
-    if flow is not None and flow == inspector:
-        faults.append("inspector.token: the same as auth.token; a flow must not read the inspector")
-    if control is not None and control == flow:
-        faults.append("inspector.control_token: the same as auth.token; a flow must not switch")
-    if control is not None and control == inspector:
-        faults.append(
-            "inspector.control_token: the same as inspector.token; who reads must not switch"
-        )
+    known = _clients(v, clients, faults)
+    _check_jwt(v, known, faults)
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -755,10 +816,17 @@ def _assemble(values: dict[str, Any], faults: list[str]) -> Settings | None:
             v["redis.hedge_share"],
             Mode(v["breaker.mode"]),
         ),
-        _credentials(flow, inspector, control),
+        known.principals,
+        known.credentials,
+        _jwt(v),
+        GateSettings(
+            v["http.trusted_proxies"] or Networks(()),
+            Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
+            v["auth.shared_rates"],
+        ),
         audit,
         v["log.level"],
-        _shown(v),
+        _shown(v) | {"clients": shown_clients(clients)},
     )
 
 
@@ -835,19 +903,73 @@ def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
     )
 
 
-def _credentials(
-    flow: Secret, inspector: Secret | None, control: Secret | None
-) -> tuple[Credential, ...]:
-    everybody: tuple[tuple[str, Secret | None, set[Permission]], ...] = (
-        ("flow", flow, {Permission.DATA_READ, Permission.DATA_WRITE}),
-        ("inspector", inspector, {Permission.INSPECT_READ}),
-        ("control", control, {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}),
+_DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+_OWN: dict[str, Principal] = {
+    "auth.token": Principal("flow", _DATA, ALL_KEYS),
+    "inspector.token": Principal("inspector", frozenset({Permission.INSPECT_READ})),
+    "inspector.control_token": Principal(
+        "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
+    ),
+}
+"""Whose tokens are settings. Their names are taken, whether they have a token or not."""
+
+
+def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
+    """Return everybody: those whose tokens are settings, and the clients."""
+    token_is_well = not any(fault.startswith("auth.token") for fault in faults)
+    if v["auth.token"] is None and not clients and token_is_well:
+        faults.append(
+            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
+            "(serve --embedded makes one), or name [clients]"
+        )
+    own = {
+        setting: Credential(Token(digest(v[setting].reveal().encode())), principal)
+        for setting, principal in _OWN.items()
+        if v[setting] is not None
+    }
+    needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
+    limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or _MOST_TTL)
+    theirs = read_clients(clients, needed, limits, faults)
+    owners: dict[bytes, str] = {}
+    named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
+    for where, credential in (*own.items(), *named):
+        other = owners.setdefault(credential.token.digest, where)
+        if other != where:
+            faults.append(f"{where}: the same as {other}; a token tells who calls")
+    if isinstance(clients, dict):
+        faults.extend(
+            f"clients.{principal.name}: this name is that of {setting}"
+            for setting, principal in _OWN.items()
+            if principal.name in clients
+        )
+    return Clients(
+        (*(each.principal for each in own.values()), *theirs.principals),
+        (*own.values(), *theirs.credentials),
     )
-    return tuple(
-        Credential(token, Principal(name, frozenset(permissions)))
-        for name, token, permissions in everybody
-        if token is not None
-    )
+
+
+_JWT = ("jwt.keys", "jwt.issuer", "jwt.audience")
+
+
+def _check_jwt(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
+    """Refuse half of an issuer, and subjects without one."""
+    if any(fault.startswith("jwt.") for fault in faults):
+        return
+    missing = [name for name in _JWT if v[name] is None]
+    if 0 < len(missing) < len(_JWT):
+        faults.append(f"{' and '.join(missing)}: needed with the others of [jwt]")
+    if len(missing) == len(_JWT):
+        faults.extend(
+            f"clients.{who.name}.subject: no issuer is configured in [jwt]"
+            for who in known.principals
+            if who.subject is not None
+        )
+
+
+def _jwt(v: dict[str, Any]) -> JwtSettings | None:
+    if v["jwt.keys"] is None:
+        return None
+    return JwtSettings(v["jwt.issuer"], v["jwt.audience"], v["jwt.keys"], v["jwt.refresh_seconds"])
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -860,7 +982,7 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             value = str(value)
         elif isinstance(value, Location):
             value = [str(node) for node in value.nodes]
-        elif isinstance(value, Window):
+        elif isinstance(value, Window | Networks):
             value = str(value)
         shown.setdefault(setting.section, {})[setting.key] = value
     return shown

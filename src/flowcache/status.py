@@ -45,6 +45,8 @@ class ShardStatus(msgspec.Struct, frozen=True):
     slots: tuple[tuple[int, int], ...]
     primary: LinkStatus
     replicas: tuple[LinkStatus, ...]
+    writer: LinkStatus | None = None
+    """To the primary, too, for writes that wait for replicas; None where they don't."""
 
 
 class StoreStatus(msgspec.Struct, frozen=True):

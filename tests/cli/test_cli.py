@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from joserfc.jwk import ECKey, KeySet
 
 from flowcache import __version__
 from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
@@ -199,3 +202,70 @@ def _shell(command: str) -> str:
 def _answers(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(path) == 0
+
+
+class TestClients:
+    def test_a_new_token_works_as_it_is_printed(self, standalone_server: RedisProcess) -> None:
+        """The section that is printed, pasted into a file, lets in the token that is printed."""
+        made = flowcache("token", "new", "desk", "--expires", "2099-12-31")
+        assert made.returncode == 0, made.stderr
+        (token,) = re.findall(r"^  (fc_\S{43})$", made.stdout, re.M)
+        section = re.findall(r"^  (\[clients\.desk\]|\w+ = .*)$", made.stdout, re.M)
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "flowcache.toml"
+            file.write_text("\n".join(section))
+            shown = check({"REDIS_NODES": nodes(standalone_server)}, "--config", str(file))
+            assert shown.returncode == 0, shown.stderr
+            assert re.search(r"desk +data:read data:write +\* in flowcache:ns:desk:", shown.stdout)
+            assert "2099-12-31" in shown.stdout
+            environment = {"REDIS_NODES": nodes(standalone_server)}
+            with service(environment, "--config", str(file)) as running:
+                running.token = token
+                assert running.call(operation="GET", key="k").data is None
+
+    def test_every_token_is_another(self) -> None:
+        """A token is made anew each time, and its digest tells nothing of it."""
+        one, other = (flowcache("token", "new", "desk").stdout for _ in range(2))
+        tokens = [re.findall(r"fc_\S{43}", text) for text in (one, other)]
+        assert len(tokens[0]) == len(tokens[1]) == 1
+        assert tokens[0] != tokens[1]
+
+    def test_a_name_that_no_client_can_have_is_refused(self) -> None:
+        """What could not be configured is not made a token for."""
+        done = flowcache("token", "new", "a b")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no name of a client" in done.stderr
+
+    def test_check_warns_of_a_token_that_expired(
+        self, standalone_server: RedisProcess, tmp_path: Path
+    ) -> None:
+        """An operator hears of it before a flow does; it is no fault, for the other one counts."""
+        file = tmp_path / "flowcache.toml"
+        file.write_text(
+            '[clients.old]\npermissions = ["data:read"]\nnamespace = "old"\ntokens = '
+            f'[{{ hash = "sha256:{"0" * 64}", expires = 2020-01-01 }}]\n'
+        )
+        done = check({"REDIS_NODES": nodes(standalone_server)}, "--config", str(file))
+        assert done.returncode == 0, done.stderr
+        assert "Warning: a token of old expired on 2020-01-01; remove it." in done.stdout
+
+    def test_check_reads_the_keys_of_an_issuer(
+        self, standalone_server: RedisProcess, tmp_path: Path
+    ) -> None:
+        """Keys that can't be used are told before a worker has to do without them."""
+        keys = tmp_path / "jwks.json"
+        environment = {
+            "REDIS_NODES": nodes(standalone_server),
+            "FLOWCACHE_JWT_KEYS": str(keys),
+            "FLOWCACHE_JWT_ISSUER": "https://idp.example/",
+            "FLOWCACHE_JWT_AUDIENCE": "flowcache",
+        }
+        keys.write_text('{"keys":[]}')
+        done = check(environment)
+        assert done.returncode == 2
+        assert f"{keys}: no JWKS" in done.stderr
+        key = ECKey.generate_key("P-256", {"kid": "one"})
+        keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+        done = check(environment)
+        assert done.returncode == 0, done.stderr
+        assert "Keys of the issuer that can be used: 1." in done.stdout

@@ -187,6 +187,28 @@ def test_every_attempt_is_in_the_journal(
     assert KEY not in log
 
 
+def test_a_reload_ends_chains_in_good_order(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """SIGHUP under load: the workers that leave close their chains, and no record is missing."""
+    path = tmp_path / "audit.db"
+    environment = journalled(path, standalone_server, audit_mode="strict")
+    with service(environment, "--workers", "2") as running, load(running) as calls:
+        before = eventually(lambda: _two(running), what="two workers", ignoring=_GONE)
+        running.process.send_signal(signal.SIGHUP)
+        eventually(
+            lambda: (now := _two(running)) and not now & before, what="new ones", ignoring=_GONE
+        )
+        reached = len(calls) + 200
+        eventually(lambda: len(calls) > reached, what="load")
+        calls.stop()
+        assert running.stop() == 0
+    done = {entry.request_id for entry in entries(path) if entry.outcome == "ok"}
+    assert set(calls.reads) | set(calls.writes) <= done
+    report = verified(path)
+    assert (report.chains, report.unfinished) == (4, [])
+
+
 def test_the_inspector_reads_the_journal(standalone_server: RedisProcess, tmp_path: Path) -> None:
     """All workers' records, those of workers that are gone too, with the filters as they were."""
     path = tmp_path / "audit.db"

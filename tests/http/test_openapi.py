@@ -34,7 +34,6 @@ from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.policy.principals import Principals
 from flowcache.ports import Access, AuditRecord, Mode
 from flowcache.status import (
     CircuitWish,
@@ -45,6 +44,7 @@ from flowcache.status import (
     WorkerStatus,
 )
 from flowcache.telemetry.metrics import Counters
+from tests.unit.http.asgi import gate
 from tests.unit.telemetry.statuses import circuit
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ def test_it_names_every_route() -> None:
         raise NotImplementedError
 
     control = Control(Mode.AUTO, list, none)
-    audit = AuditRing(0)
-    served = pages(PagesSettings("1", {}), Principals(()), none, none, control, str, audit)
+    served = pages(PagesSettings("1", {}), gate({}), none, none, control, str, AuditRing(0))
     routes = [route for route in served.routes if isinstance(route, Route)]
     methods = {route.path: {m.lower() for m in route.methods or ()} - {"head"} for route in routes}
     documented = {path: set(each) for path, each in DOCUMENT["paths"].items()}

@@ -116,7 +116,7 @@ async def link_to(
 
 @asynccontextmanager
 async def store_at(
-    *nodes: tuple[str, int], on_back: OnBack = lambda shard, primary: None, **changes: Any
+    *nodes: tuple[str, int], on_back: OnBack = lambda shard, accesses: None, **changes: Any
 ) -> AsyncIterator[RedisStore]:
     """Start a store that asks ``nodes`` first, under settings with ``changes``; close it."""
     settings = _settings({"nodes": tuple(Address(*node) for node in nodes), **changes})

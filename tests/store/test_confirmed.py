@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 from time import monotonic
 
 import pytest
 
-from flowcache.errors import DeadlineExceeded
-from flowcache.ports import Command, Once
+from flowcache.errors import DeadlineExceeded, RedisUnavailable
+from flowcache.ports import Access, Command, Once
 from flowcache.store.redis_store import RedisStore
 from tests.servers.cluster import Cluster
+from tests.servers.proxy import Proxy
 from tests.servers.standalone import replicated
 from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
 from tests.store.test_cluster import key_on, name_of
@@ -133,3 +135,28 @@ async def test_nothing_confirmed_is_lost_in_a_failover(breakable_cluster: Cluste
         await soon(lambda: store.status().status == "ready")
         assert int(await store.execute(get(key), in_time())) >= max(acknowledged)
         await guard.close()
+
+
+async def test_the_writers_link_is_seen() -> None:
+    """Where writes have a link of their own, the service isn't ready without it, and says so."""
+    with replicated() as pair, Proxy(pair.primary.address) as proxy:
+        pair.wait_linked()
+        back: list[Set[Access]] = []
+        async with store_at(
+            proxy.address, confirm_replicas=1, on_back=lambda _, accesses: back.append(accesses)
+        ) as store:
+            await soon(lambda: all_links_are_up(store) and store.status().status == "ready")
+            (shard,) = store.status().shards
+            assert shard.writer is not None
+            assert shard.writer.address == shard.primary.address
+            assert {Access.WRITE} in back
+            assert {Access.READ} in back
+            await store.ping(in_time())
+            told = len(back)
+            await asyncio.to_thread(proxy.drop)
+            with pytest.raises(RedisUnavailable):
+                await store.ping(in_time(0.2))
+            await asyncio.to_thread(proxy.restore)
+            await asyncio.to_thread(proxy.reset)
+            await soon(lambda: store.status().status == "ready" and len(back) >= told + 2)
+            assert await store.execute(incr(b"n"), in_time()) == 1

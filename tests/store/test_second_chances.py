@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from flowcache.errors import CircuitOpen, DeadlineExceeded, RedisUnavailable
-from flowcache.ports import Stale
+from flowcache.ports import Access, Stale
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from tests.servers.cluster import Cluster, ClusterNode
@@ -186,6 +186,9 @@ class TestSlow:
                 await soon(lambda: all_links_are_up(store))
                 await store.execute(put(b"k", b"1"), in_time())
                 await soon(lambda: has_it(replica, b"k"))
+                shard = store.shard(b"k")
+                assert shard.accesses_by(shard.primary) == {Access.WRITE, Access.FALLBACK}
+                assert shard.accesses_by(shard.replicas[0]) == {Access.READ}
                 replica.pause()
                 try:
                     assert await guard.execute(get(b"k"), in_time(5.0)) == b"1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from pathlib import Path
 from time import monotonic
 
@@ -17,7 +17,7 @@ from flowcache.errors import (
     RedisUnavailable,
     WrongType,
 )
-from flowcache.ports import Command, Once
+from flowcache.ports import Access, Command, Once
 from flowcache.secret import Secret
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom, StoreSettings
@@ -401,24 +401,58 @@ class TestComingBack:
 
     async def test_after_a_restart(self, fresh_standalone: RedisProcess) -> None:
         """The shard is named when its primary is connected, at first and each time after."""
-        back: list[tuple[str, bool]] = []
+        back: list[tuple[str, Set[Access]]] = []
         name = f"{LOOPBACK}:{fresh_standalone.port}"
 
-        def tell(shard: str, primary: bool) -> None:
-            back.append((shard, primary))
+        def tell(shard: str, accesses: Set[Access]) -> None:
+            back.append((shard, accesses))
 
         async with store_at(fresh_standalone.address, on_back=tell) as store:
-            assert back == [(name, True)]
+            assert back == [(name, {Access.READ, Access.WRITE})]
             await asyncio.to_thread(fresh_standalone.restart)
-            await soon(lambda: back == [(name, True)] * 2)
+            await soon(lambda: back == [(name, {Access.READ, Access.WRITE})] * 2)
             assert await store.execute(incr(b"k"), in_time()) == 1
+
+    async def test_after_a_stall(self, fresh_standalone: RedisProcess) -> None:
+        """A server that answers again on the same connection is told of as well."""
+        back: list[tuple[str, Set[Access]]] = []
+
+        def tell(shard: str, accesses: Set[Access]) -> None:
+            back.append((shard, accesses))
+
+        async with store_at(fresh_standalone.address, on_back=tell, reply_timeout=60.0) as store:
+            assert len(back) == 1
+            fresh_standalone.pause()
+            with pytest.raises(DeadlineExceeded):
+                await store.execute(get(b"k"), in_time(0.3))
+            # For longer than the watcher's round, so that it has been seen.
+            await soon(lambda: store.shard(b"k").primary.is_stuck(monotonic() - 0.5))
+            assert len(back) == 1
+            fresh_standalone.resume()
+            await soon(lambda: len(back) == 2)
+            assert back[0] == back[1]
+            assert store.status().shards[0].primary.losses == 0
+
+    async def test_not_while_it_is_too_slow(self, fresh_standalone: RedisProcess) -> None:
+        """That a late answer came at last is no sign that the next one will be in time."""
+        back: list[str] = []
+        with Proxy(fresh_standalone.address) as proxy:
+            async with store_at(
+                proxy.address, on_back=lambda shard, _: back.append(shard), reply_timeout=60.0
+            ) as store:
+                await asyncio.to_thread(proxy.delay, 0.6)
+                for _ in range(3):
+                    with pytest.raises(DeadlineExceeded):
+                        await store.execute(get(b"k"), in_time(0.3))
+                    await soon(lambda: store.status().shards[0].primary.pending == 0)
+                assert len(back) == 1
 
     async def test_not_while_it_stalls(self, fresh_standalone: RedisProcess) -> None:
         """That a stalled server's connections are taken proves nothing, and isn't told."""
-        back: list[tuple[str, bool]] = []
+        back: list[tuple[str, Set[Access]]] = []
 
-        def tell(shard: str, primary: bool) -> None:
-            back.append((shard, primary))
+        def tell(shard: str, accesses: Set[Access]) -> None:
+            back.append((shard, accesses))
 
         with Proxy(fresh_standalone.address) as proxy:
             async with store_at(proxy.address, on_back=tell, reply_timeout=0.1) as store:

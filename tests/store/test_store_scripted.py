@@ -184,7 +184,8 @@ class TestTries:
             store = RedisStore(settings, lambda: monotonic() + hours)
             try:
                 await store.start()
-                with pytest.raises(DeadlineExceeded):
+                # Redis is well where a slot only moves: that says nothing against its circuit.
+                with pytest.raises(Declined if code == "TRYAGAIN" else DeadlineExceeded):
                     await asyncio.wait_for(store.execute(WRITE_ONCE, in_time(600)), 20)
                 assert len(server.requests) == 1
             finally:

@@ -14,8 +14,10 @@ import pytest
 
 from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principals
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.secret import Secret
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
@@ -140,6 +142,18 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
     return lambda settings: settings.store.tls and read(settings.store.tls)
 
 
+ISSUER = {
+    "FLOWCACHE_JWT_KEYS": "https://idp/jwks",
+    "FLOWCACHE_JWT_ISSUER": "https://idp/",
+    "FLOWCACHE_JWT_AUDIENCE": "flowcache",
+}
+
+
+def has_token(settings: Settings, token: str) -> bool:
+    """Tell whether ``token`` is somebody's."""
+    return digest(token.encode()) in [each.token.digest for each in settings.credentials]
+
+
 ROWS: dict[str, tuple[str, Read, object]] = {
     "http.host": ("0.0.0.0", lambda s: s.server.host, "0.0.0.0"),
     "http.port": ("8080", lambda s: s.server.port, 8080),
@@ -154,13 +168,20 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
     "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
     "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
-    "auth.token": ("other-token", lambda s: s.credentials[0].token.reveal(), "other-token"),
-    "inspector.token": ("see", lambda s: [c.token.reveal() for c in s.credentials][1:], ["see"]),
-    "inspector.control_token": (
-        "turn",
-        lambda s: [c.token.reveal() for c in s.credentials][1:],
-        ["turn"],
+    "http.trusted_proxies": (
+        "10.0.0.0/8, ::1",
+        lambda s: [s.gate.proxies.hold(each) for each in ("10.1.2.3", "::1", "11.0.0.1")],
+        [True, True, False],
     ),
+    "auth.failures_per_minute": ("90", lambda s: s.gate.failures, Rate(1.5, 90)),
+    "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
+    "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
+    "inspector.token": ("see", lambda s: has_token(s, "see"), True),
+    "inspector.control_token": ("turn", lambda s: has_token(s, "turn"), True),
+    "jwt.keys": ("https://idp/keys", lambda s: s.jwt and s.jwt.keys, "https://idp/keys"),
+    "jwt.issuer": ("iss", lambda s: s.jwt and s.jwt.issuer, "iss"),
+    "jwt.audience": ("aud", lambda s: s.jwt and s.jwt.audience, "aud"),
+    "jwt.refresh_seconds": ("60", lambda s: s.jwt and s.jwt.refresh, 60.0),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -232,6 +253,7 @@ NEEDS = {
     "redis.tls_cert_file": PAIR,
     "redis.tls_key_file": PAIR,
     "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
+    **dict.fromkeys(("jwt.keys", "jwt.issuer", "jwt.audience", "jwt.refresh_seconds"), ISSUER),
     "audit.mode": {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL},
 }
 """What else must be configured for a setting to show."""
@@ -310,11 +332,10 @@ def test_an_empty_variable_is_none() -> None:
 def test_a_fallback_stands_in_for_a_default_only(write: Write) -> None:
     """A fallback counts where nothing is configured, and nowhere else."""
     fallback = {"auth.token": "made-up"}
-    token = ROWS["auth.token"][1]
-    assert token(load(None, {}, None, fallback)) == "made-up"
-    assert token(load(None, TOKEN, None, fallback)) == "flow-token"
-    assert token(load(write('[auth]\ntoken = "filed"'), {}, None, fallback)) == "filed"
-    assert token(load(None, {}, {"auth.token": "given"}, fallback)) == "given"
+    assert has_token(load(None, {}, None, fallback), "made-up")
+    assert has_token(load(None, TOKEN, None, fallback), "flow-token")
+    assert has_token(load(write('[auth]\ntoken = "filed"'), {}, None, fallback), "filed")
+    assert has_token(load(None, {}, {"auth.token": "given"}, fallback), "given")
 
 
 def test_an_override_of_nothing_overrides_nothing() -> None:
@@ -398,6 +419,13 @@ def test_an_inspector_shows_the_window_as_it_is_written() -> None:
 # -- faults ----------------------------------------------------------------------------------------
 
 BAD: dict[str, str] = {
+    "http.trusted_proxies": "10.0.0.1/8",
+    "jwt.keys": "no/such.json",
+    "jwt.issuer": " ",
+    "jwt.audience": " ",
+    "jwt.refresh_seconds": "0",
+    "auth.failures_per_minute": "0",
+    "auth.shared_rates": "sometimes",
     "http.host": "  ",
     "http.port": "70000",
     "http.workers": "0",
@@ -687,8 +715,9 @@ def test_the_flows_and_the_inspector_have_different_tokens() -> None:
 def test_each_token_may_do_its_own() -> None:
     """The flow's token reads and writes data, the inspector's inspects, neither does more."""
     settings = loaded({"FLOWCACHE_INSPECTOR_TOKEN": "see"})
-    known = Principals(settings.credentials)
-    flow, inspector = known.authenticate(b"Bearer flow-token"), known.authenticate(b"Bearer see")
+    known = {each.token.digest: each.principal for each in settings.credentials}
+    flow, inspector = known[digest(b"flow-token")], known[digest(b"see")]
+    assert flow.keys == ALL_KEYS
     assert flow.permissions == {Permission.DATA_READ, Permission.DATA_WRITE}
     assert inspector.permissions == {Permission.INSPECT_READ}
 
@@ -706,7 +735,8 @@ def test_who_switches_has_a_token_of_their_own(other: str) -> None:
 def test_who_switches_may_inspect_and_touch_no_data() -> None:
     """The operator's token is for the service, not for what is stored in it."""
     settings = loaded({"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": "turn"})
-    operator = Principals(settings.credentials).authenticate(b"Bearer turn")
+    known = {each.token.digest: each.principal for each in settings.credentials}
+    operator = known[digest(b"turn")]
     assert operator.permissions == {Permission.INSPECT_READ, Permission.CIRCUITS_WRITE}
 
 
@@ -813,3 +843,46 @@ def test_a_secret_of_another_type_keeps_its_value(name: str, write: Write) -> No
     section, _, key = name.partition(".")
     told = faults(write(f'[{section}]\n{key} = ["{WORD}"]'), {} if section == "auth" else TOKEN)
     assert [fault.partition(":")[0] for fault in told] == [f"{name} = '***'"]
+
+
+@pytest.mark.parametrize("missing", ISSUER)
+def test_half_of_an_issuer_is_a_fault(missing: str) -> None:
+    """Keys without an issuer or audience would let in tokens that were made for others."""
+    given = {name: text for name, text in ISSUER.items() if name != missing}
+    (fault,) = faults(None, TOKEN | given)
+    assert fault == f"jwt.{missing[14:].lower()}: needed with the others of [jwt]"
+    assert loaded().jwt is None
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["ftp://idp/k", "https://", "https://ada:pw@idp/k", "http://idp/k", "http://localhost.x/k"],
+)
+def test_keys_come_from_where_nobody_alters_them(location: str) -> None:
+    """A file, or a URL over TLS; in clear from this host only."""
+    (fault,) = faults(None, TOKEN | ISSUER | {"FLOWCACHE_JWT_KEYS": location})
+    assert fault.startswith("jwt.keys")
+    assert "pw" not in fault
+    here = loaded(ISSUER | {"FLOWCACHE_JWT_KEYS": "http://127.0.0.1:8080/jwks"})
+    assert here.jwt is not None
+
+
+def test_a_subject_needs_an_issuer(write: Write) -> None:
+    """A client that nobody can speak for is a slip; with an issuer it needs no token of ours."""
+    file = write('[clients.a]\nsubject = "s"\npermissions = ["data:read"]\nnamespace = "a"')
+    (fault,) = faults(file, {})
+    assert fault == "clients.a.subject: no issuer is configured in [jwt]"
+    assert load(file, ISSUER).principals[0].subject == "s"
+
+
+# -- documentation ---------------------------------------------------------------------------------
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_the_configurations_of_the_documentation_are_valid(write: Write) -> None:
+    """What an operator copies from the page loads as it stands."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", OPERATIONS.read_text("utf-8"), re.M | re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        load(write(block), TOKEN)

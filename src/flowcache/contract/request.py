@@ -55,10 +55,11 @@ class Body(msgspec.Struct, gc=False):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a request may ask for. ``default_ttl`` and ``max_ttl`` are in seconds."""
+    """What a request may ask for, in seconds."""
 
     default_ttl: int = 3600
     max_ttl: int = 2_592_000
+    min_ttl: int = 1
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -186,7 +187,13 @@ def coerce(body: Body, limits: Limits) -> Request:
         limits.default_ttl
         if ttl is None
         else optional(
-            "ttl", ttl, coercion.integer, 1, limits.max_ttl, "seconds", default=limits.default_ttl
+            "ttl",
+            ttl,
+            coercion.integer,
+            limits.min_ttl,
+            limits.max_ttl,
+            "seconds",
+            default=limits.default_ttl,
         ),
         "string"
         if body.type is None

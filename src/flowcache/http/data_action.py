@@ -1,11 +1,12 @@
 """The way of a data action, from the socket to Redis and back.
 
-    authenticate -> read -> decode -> coerce -> plan -> authorise -> execute -> read reply
-    -> encode -> send -> record
+    authenticate -> read -> room -> decode -> coerce -> plan -> authorise -> execute
+    -> read reply -> encode -> record -> send
 
-`DataAction._act` is that line. Only reading the body and `execute` wait; everything else is
-synchronous and pure. Whatever fails on the way raises a `Failure`, which becomes an answer in one
-place, `__call__`; so does a bug.
+`DataAction._act` is that line up to *read reply*. Only reading the body and `execute` wait;
+everything else is synchronous. *Room* comes before all that costs time: a call that there is none
+for is refused undecoded. Whatever fails on the way raises a `Failure`, which becomes an answer in
+one place, `__call__`; so does a bug.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
-from flowcache.policy.principals import Principals
-from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply, Stale
+from flowcache.policy.gate import Gate
+from flowcache.policy.verdict import Deny, judge, placed, refusal
+from flowcache.ports import AuditRecord, AuditSink, Clock, Metrics, Reply, ShardedExecutor, Stale
 
 __all__ = ["DataAction", "DataActionSettings"]
 
@@ -86,9 +88,10 @@ class _Call:
         "stale",
     )
 
-    def __init__(self, call_id: str, address: str | None) -> None:
+    def __init__(self, call_id: str) -> None:
         self.id = call_id
-        self.address = address
+        self.address: str | None = None
+        """Where it comes from; behind trusted proxies, not the connection's."""
         self.client: str | None = None
         self.body: request.Body | None = None
         self.operation: str | None = None
@@ -112,8 +115,8 @@ class DataAction:
     def __init__(
         self,
         settings: DataActionSettings,
-        principals: Principals,
-        store: Executor,
+        gate: Gate,
+        store: ShardedExecutor,
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
@@ -121,7 +124,7 @@ class DataAction:
         self.in_flight = 0
         self._idle: asyncio.Event | None = None
         self._settings = settings
-        self._principals = principals
+        self._gate = gate
         self._store = store
         self._metrics = metrics
         self._audit = audit
@@ -140,12 +143,11 @@ class DataAction:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, whatever it is, with one JSON object on one line."""
         started = self._clock()
-        caller = scope.get("client")
-        call = _Call(self._next_id(), caller[0] if caller else None)
+        call = _Call(self._next_id())
         self.in_flight += 1
         try:
             try:
-                result = await self._act(call, scope["headers"], receive)
+                result = await self._act(call, scope, receive)
                 latency_ms = self._ms_since(started)
                 status, outcome, hit = 200, "ok", result.hit
                 headers: Iterable[tuple[bytes, bytes]] = JSON_HEADERS
@@ -200,32 +202,31 @@ class DataAction:
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
 
-    async def _act(
-        self, call: _Call, headers: Iterable[tuple[bytes, bytes]], receive: Receive
-    ) -> Result:
-        authorization = length = chunked = None
-        further: tuple[bytes, ...] = ()
+    async def _act(self, call: _Call, scope: Scope, receive: Receive) -> Result:
+        headers = scope["headers"]
+        length = chunked = None
         for name, value in headers:
-            if name == b"authorization":
-                if authorization is not None:
-                    further = (authorization,)
-                authorization = value
-            elif name == b"content-length":
+            if name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
                 chunked = value
-        principal = self._principals.authenticate(authorization, *further)
+        call.address = address = self._gate.address(scope.get("client"), headers)
+        principal = self._gate.identify(headers, address)
         call.client = principal.name
+        self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
         if self._at_work >= self._settings.max_in_flight:
             raise Overloaded("flowcache has too many calls at work; this one was not begun.")
         began = self._clock()
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)
-        call.request = wanted = request.coerce(body, self._settings.limits)
+        call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
         operation, command = plan(wanted, self._once_lifetime_ms)
         call.ran = operation.name
-        principal.require(operation.permission)
+        verdict = judge(principal, operation.permission, operation.name, command)
+        if verdict.__class__ is Deny:
+            raise refusal(verdict)
+        command = placed(command, principal.prefix)
         call.deadline = deadline = began + self._patience(wanted)
         call.shard = self._store.place(command.key)
         self._audit.admit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Protocol
@@ -16,6 +17,8 @@ __all__ = ["AnswerHeads", "Exchange", "Line"]
 Fields = Iterable[tuple[bytes, bytes]]
 
 _ASGI = {"version": "3.0", "spec_version": "2.5"}
+_ENCODED_SLASH = re.compile(rb"%(2[Ff])")
+"""It stays encoded: a part of a path that holds a slash is not two parts (RFC 3986, 2.2)."""
 _DISCONNECT = {"type": "http.disconnect"}
 _FRAMING = frozenset({b"connection", b"content-length", b"date", b"transfer-encoding"})
 """Fields that are the server's to write."""
@@ -149,7 +152,7 @@ class Exchange:
         """Return the ASGI connection scope."""
         head, line = self.head, self._line
         raw, query = split_target(head.target)
-        path = raw if b"%" not in raw else unquote_to_bytes(raw)
+        path = raw if b"%" not in raw else unquote_to_bytes(_ENCODED_SLASH.sub(rb"%25\1", raw))
         return {
             "type": "http",
             "asgi": _ASGI,

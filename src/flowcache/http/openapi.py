@@ -29,6 +29,7 @@ from flowcache.errors import (
     Internal,
     InvalidRequest,
     NotFound,
+    RateLimited,
     TooLarge,
     Unauthorized,
     all_failures,
@@ -164,6 +165,17 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
                     "scheme": "bearer",
                     "description": "A token that may run data operations: "
                     f"`{Permission.DATA_READ}` to read, `{Permission.DATA_WRITE}` to write.",
+                },
+                "flowBasic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The same token as password, with the client's name as user.",
+                },
+                "flowKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "The same token by itself. Of two credentials neither counts.",
                 },
                 "inspector": {
                     "type": "http",
@@ -733,7 +745,7 @@ def _inspect() -> dict[str, Any]:
         ],
         "responses": {
             "200": {"description": "As asked for.", "content": _json(_ref("Inspector"))},
-            **_failures([InvalidRequest, Unauthorized, Forbidden, Internal]),
+            **_failures([InvalidRequest, Unauthorized, Forbidden, RateLimited, Internal]),
         },
     }
 
@@ -746,7 +758,7 @@ def _list_circuits() -> dict[str, Any]:
         "security": [{"inspector": [Permission.INSPECT_READ.value]}],
         "responses": {
             "200": {"description": "As asked for.", "content": _json(_ref("Circuits"))},
-            **_failures([Unauthorized, Forbidden, Internal]),
+            **_failures([Unauthorized, Forbidden, RateLimited, Internal]),
         },
     }
 
@@ -762,7 +774,7 @@ def _switch_circuits() -> dict[str, Any]:
         "requestBody": {"required": True, "content": _json(_ref("CircuitOrder"))},
         "responses": {
             "200": {"description": "Done.", "content": _json(_ref("CircuitsSwitched"))},
-            **_failures([InvalidRequest, Unauthorized, Forbidden, TooLarge, Internal]),
+            **_failures([InvalidRequest, Unauthorized, Forbidden, TooLarge, RateLimited, Internal]),
         },
     }
 
@@ -777,7 +789,7 @@ def _data_action(settings: DataActionSettings) -> dict[str, Any]:
         f"It has at most {settings.max_body} bytes and {MAX_DEPTH} levels; of a field that comes "
         "twice the last counts.",
         "operationId": "runDataAction",
-        "security": [{"flow": []}],
+        "security": [{"flow": []}, {"flowBasic": []}, {"flowKey": []}],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": _ref("Request"), "examples": bodies}},

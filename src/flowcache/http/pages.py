@@ -19,12 +19,10 @@ from starlette.routing import Route
 from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
-    Forbidden,
     InvalidRequest,
     NotFound,
     RedisUnavailable,
     TooLarge,
-    Unauthorized,
     Unrecorded,
 )
 from flowcache.http.app import ROUTE
@@ -34,8 +32,9 @@ from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
+from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal, Principals
+from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord, AuditSink
 from flowcache.status import WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
@@ -66,7 +65,7 @@ class PagesSettings(msgspec.Struct, frozen=True):
 
 def pages(
     settings: PagesSettings,
-    principals: Principals,
+    gate: Gate,
     gather: Gather,
     ready: Ready,
     control: Control,
@@ -82,11 +81,38 @@ def pages(
     """
 
     def allowed(request: Request, permission: Permission) -> Principal:
-        headers = [h.encode("latin-1") for h in request.headers.getlist("authorization")]
-        principal = principals.authenticate(*headers) if headers else principals.authenticate(None)
-        request.state.client = principal.name
-        principal.require(permission)
-        return principal
+        """Return who calls, if they have the permission; who may not is on record."""
+        headers = request.headers.raw
+        address = gate.address(request.scope.get("client"), headers)
+        client = None
+        try:
+            principal = gate.identify(headers, address)
+            client = principal.name
+            principal.require(permission)
+            return principal
+        except Failure as failure:
+            refused(request, client, address, failure)
+            raise
+
+    def refused(
+        request: Request, client: str | None, address: str | None, failure: Failure
+    ) -> None:
+        request.state.id = next_id()
+        request.state.kept = audit.record(
+            AuditRecord(
+                at=time(),
+                request_id=request.state.id,
+                client=client,
+                flow_id=None,
+                interaction_id=None,
+                operation=None,
+                key=None,
+                outcome=failure.code,
+                hit=None,
+                latency_ms=0.0,
+                address=address,
+            )
+        )
 
     async def healthz(_: Request) -> Response:
         return _json({"status": "ok"})
@@ -138,10 +164,9 @@ def pages(
         return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
     async def failed(request: Request, fault: Exception) -> Response:
-        request_id = next_id()
+        request_id = getattr(request.state, "id", None) or next_id()
         failure = _as_failure(request, fault, request_id)
-        if isinstance(failure, Unauthorized | Forbidden):
-            await _recorded(audit, request, failure, request_id)
+        await _in_time(getattr(request.state, "kept", None))
         body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
         response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
@@ -166,26 +191,11 @@ def pages(
     return application
 
 
-async def _recorded(audit: AuditSink, request: Request, failure: Failure, request_id: str) -> None:
-    """Record an attempt that was refused, on disk where that is promised.
+async def _in_time(kept: Awaitable[bool] | None) -> None:
+    """Wait until a record is on disk, where that is promised.
 
     A broken journal changes nothing here: the page is where it is told.
     """
-    kept = audit.record(
-        AuditRecord(
-            time(),
-            request_id,
-            getattr(request.state, "client", None),
-            None,
-            None,
-            None,
-            None,
-            failure.code,
-            None,
-            0.0,
-            request.client.host if request.client else None,
-        )
-    )
     if kept is not None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECORD_SECONDS):

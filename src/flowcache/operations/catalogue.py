@@ -14,13 +14,13 @@ from typing import NamedTuple
 import msgspec
 
 from flowcache.contract.request import Request
-from flowcache.errors import Forbidden, InvalidRequest
+from flowcache.errors import InvalidRequest
 from flowcache.operations.counters import INCR
 from flowcache.operations.hashes import HGETALL, HSET
 from flowcache.operations.keys import DEL
 from flowcache.operations.operation import Operation
 from flowcache.operations.strings import GET, SET
-from flowcache.ports import RESERVED_PREFIX, Command, Once
+from flowcache.ports import Command, Once
 
 __all__ = ["AS_HASH", "CATALOGUE", "Plan", "plan"]
 
@@ -44,10 +44,7 @@ def plan(request: Request, once_lifetime_ms: int) -> Plan:
 
     Raises:
         InvalidRequest: there is no such operation, or the request lacks what it needs.
-        Forbidden: the key is one of flowcache's own.
     """
-    if request.key.startswith(RESERVED_PREFIX):
-        raise Forbidden("key: what begins with flowcache:once: are flowcache's own records.")
     operation = CATALOGUE.get(request.operation)
     if operation is None:
         raise InvalidRequest(

@@ -1,23 +1,45 @@
-"""The way of a credential: ``Authorization`` header -> `Principal` -> allowed or not."""
+"""Who is known: the digest of a token -> `Principal`, in one look-up however many there are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hmac import compare_digest
 
+from flowcache.contract.request import Limits
 from flowcache.errors import Forbidden, Unauthorized
+from flowcache.policy.credentials import presented
+from flowcache.policy.keys import NO_KEYS, KeyPatterns
+from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
-from flowcache.secret import Secret
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import Token, digest
+from flowcache.ports import Clock
 
 __all__ = ["Credential", "Principal", "Principals"]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody known, and what they may do."""
+    """Somebody known, and what they may do: what is not said is denied.
+
+    ``operations`` is None where the permissions decide alone, ``prefix`` stands in Redis before
+    each of the keys (`keys.namespace_prefix`), ``max_value`` is in bytes, ``limits`` None for
+    everybody's, ``networks`` None for anywhere, ``rate`` None for any.
+    """
 
     name: str
     permissions: frozenset[Permission]
+    keys: KeyPatterns = NO_KEYS
+    operations: frozenset[str] | None = None
+    prefix: bytes = b""
+    max_value: int | None = None
+    limits: Limits | None = None
+    networks: Networks | None = None
+    rate: Rate | None = None
+    subject: str | None = None
+    """What an issuer calls it (`jwt`)."""
+    expires: float | None = None
+    """From when on none of its tokens counts, Unix seconds."""
 
     def require(self, permission: Permission) -> None:
         """Pass if the permission was given.
@@ -31,41 +53,59 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A bearer token and whose it is."""
+    """A token and whose it is."""
 
-    token: Secret
+    token: Token
     principal: Principal
 
 
+def _nobody(_: bytes) -> None:
+    """Know no token besides those that are configured."""
+
+
 class Principals:
-    """Everybody known."""
+    """Everybody known.
 
-    __slots__ = ("_credentials",)
+    ``now`` is the time of day, in Unix seconds: tokens expire by it. ``stated`` returns whose token
+    it is that an issuer states to be somebody's (`jwt.Jwts.credential`).
+    """
 
-    def __init__(self, credentials: tuple[Credential, ...]) -> None:
-        self._credentials = tuple((c.token.reveal().encode(), c.principal) for c in credentials)
+    __slots__ = ("_by_digest", "_now", "_stated")
 
-    def authenticate(self, authorization: bytes | None, *further: bytes) -> Principal:
-        """Return whose credential an ``Authorization`` header carries (RFC 6750, section 2.1).
+    def __init__(
+        self,
+        credentials: Iterable[Credential],
+        now: Clock,
+        stated: Callable[[bytes], Credential | None] = _nobody,
+    ) -> None:
+        self._by_digest = {each.token.digest: each for each in credentials}
+        self._now = now
+        self._stated = stated
 
-        Every token is compared, each in constant time, so that neither a match nor its place
-        shows in the time taken.
+    def authenticate(
+        self, headers: Iterable[tuple[bytes, bytes]], address: str | None
+    ) -> Principal:
+        """Return whose credential is among ``headers``, sent from ``address``.
+
+        The time this takes tells nothing of a token: what is compared are digests, and whoever
+        could choose the digest of a guess would have broken SHA-256. Unknown, expired, from
+        elsewhere, another client's: each is answered by the same words.
 
         Raises:
-            Unauthorized: there is none, or it is nobody's.
+            Unauthorized: there is no credential, or it is nobody's.
         """
-        if further:
-            raise Unauthorized("Two Authorization headers; send one.")
-        if authorization is None:
-            raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            raise Unauthorized("Wrong kind of credential; send Authorization: Bearer <token>.")
-        presented = token.strip()
-        found: Principal | None = None
-        for known, principal in self._credentials:
-            if compare_digest(known, presented):
-                found = principal
-        if found is None:
-            raise Unauthorized("Unknown token.")
-        return found
+        shown = presented(headers)
+        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token)
+        if known is None:
+            raise Unauthorized(_UNKNOWN)
+        principal, expires = known.principal, known.token.expires
+        if (
+            (expires is not None and self._now() >= expires)
+            or (shown.client is not None and shown.client != principal.name.encode())
+            or (principal.networks is not None and not principal.networks.hold(address))
+        ):
+            raise Unauthorized(_UNKNOWN)
+        return principal
+
+
+_UNKNOWN = "Unknown token."

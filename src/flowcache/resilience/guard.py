@@ -21,7 +21,7 @@ The first attempt goes on when another reply was faster, and settles its permit 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Set
 from typing import Any, Generic, NamedTuple
 
 import structlog
@@ -35,7 +35,14 @@ from flowcache.errors import (
     RedisUnavailable,
 )
 from flowcache.ports import Access, Clock, Command, Mode, Reply, ShardT, Slow, Store
-from flowcache.resilience.breaker import Breaker, BreakerSettings, Permit, Refused, Transition
+from flowcache.resilience.breaker import (
+    Breaker,
+    BreakerSettings,
+    Permit,
+    Refused,
+    State,
+    Transition,
+)
 from flowcache.resilience.hedging import Patience
 from flowcache.status import CircuitStatus, ReadStats
 
@@ -204,7 +211,7 @@ class Guard(Generic[ShardT]):
             await asyncio.wait((first,), timeout=max(0.0, halfway - now))
             if first.done() and not _is_no_answer(first.result()):
                 return _as_reply(first.result())
-            self._rescues += 1
+            self._rescues += not first.done()
         late = DeadlineExceeded("Redis did not answer in time.")
         second = self._beside_call(
             _as_value(self._elsewhere(shard, circuits, command, deadline, late))
@@ -251,6 +258,7 @@ class Guard(Generic[ShardT]):
         """Give a permit back after a call that has no reply."""
         now = self._clock()
         seconds = now - began
+        was_open = circuit.state(now) is State.OPEN
         if isinstance(fault, Declined):
             circuit.ignore(permit, now)
         elif isinstance(fault, RedisUnavailable):
@@ -262,18 +270,19 @@ class Guard(Generic[ShardT]):
             circuit.succeed(permit, now, seconds)
         else:  # a cancellation, a bug: they say nothing about Redis
             circuit.ignore(permit, now)
-        if isinstance(fault, Failure) and fault.probe_soon:
+        # Only for the failure that opened it: another may know of a reason that lasts.
+        if isinstance(fault, Failure) and fault.probe_soon and not was_open:
             circuit.invite(now + _SOON)
 
     # -- circuits ---------------------------------------------------------------------------------
 
-    def came_back(self, shard: str, primary: bool) -> None:
-        """Let the next call probe at once, rather than when the open time is over."""
+    def came_back(self, shard: str, accesses: Set[Access]) -> None:
+        """Let the next such call probe at once, rather than when the open time is over."""
         circuits = self._circuits.get(shard)
         if circuits is not None:
             now = self._clock()
             for access, circuit in circuits:
-                if (access is not Access.FALLBACK) is primary:
+                if access in accesses:
                     circuit.invite(now)
 
     def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:

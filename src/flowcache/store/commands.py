@@ -1,7 +1,8 @@
 """A command as bytes, with its TTL and its record in one atomic step.
 
 There are three cases: a command that is atomic by itself is sent as it is; SET takes its TTL as
-an argument; every other write with a TTL, and every write to be applied once, is a script.
+an argument; every other write with a TTL, and every write to be applied once, is a script. So is
+`ports.TAKE`, which Redis does not know.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from hiredis import pack_command
 
-from flowcache.ports import Command
+from flowcache.ports import TAKE, Command
 from flowcache.store.slots import once_key
 
 __all__ = ["ASKING", "PING", "Packed", "pack", "pack_wait"]
@@ -21,7 +22,7 @@ __all__ = ["ASKING", "PING", "Packed", "pack", "pack_wait"]
 class Packed(NamedTuple):
     """A command ready to be sent.
 
-    ``script`` is what follows the script in the command, for a server that lacks the script.
+    ``script`` is a script's text and what follows it, for a server that lacks the script.
     """
 
     data: bytes
@@ -30,7 +31,7 @@ class Packed(NamedTuple):
     def with_script(self) -> bytes:
         """Return the command with the script's whole text in place of its digest."""
         assert self.script is not None
-        return _pack((b"EVAL", _WRITE_LUA, *self.script))
+        return _pack((b"EVAL", *self.script))
 
 
 def _pack(args: tuple[bytes, ...]) -> bytes:
@@ -38,8 +39,21 @@ def _pack(args: tuple[bytes, ...]) -> bytes:
     return packed
 
 
-_WRITE_LUA = (files("flowcache.store") / "scripts" / "write.lua").read_bytes()
-_WRITE_SHA = sha1(_WRITE_LUA, usedforsecurity=False).hexdigest().encode()
+class _Script:
+    """A Lua script, and the digest that a server knows it by."""
+
+    def __init__(self, name: str) -> None:
+        self._text = (files("flowcache.store") / "scripts" / name).read_bytes()
+        self._sha = sha1(self._text, usedforsecurity=False).hexdigest().encode()
+
+    def pack(self, *arguments: bytes) -> Packed:
+        """Return a call of the script: the number of keys, the keys, the other arguments."""
+        call = _pack((b"EVALSHA", self._sha, *arguments))
+        return Packed(call, (self._text, *arguments))
+
+
+_WRITE = _Script("write.lua")
+_RATE = _Script("rate.lua")
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
@@ -55,6 +69,8 @@ def pack(command: Command) -> Packed:
     once, ttl = command.once, command.ttl
     if once is None:
         if ttl is None:
+            if command.name == TAKE:
+                return _RATE.pack(b"1", command.key, *command.args)
             return Packed(_pack((command.name, command.key, *command.args)))
         if command.name == b"SET":
             return Packed(_pack((b"SET", command.key, *command.args, b"EX", b"%d" % ttl)))
@@ -63,5 +79,4 @@ def pack(command: Command) -> Packed:
     else:
         keys = (b"2", command.key, once_key(command.key, once.token))
         record = (once.fingerprint, b"%d" % once.lifetime_ms)
-    script = (*keys, command.name, b"%d" % (ttl or 0), *record, *command.args)
-    return Packed(_pack((b"EVALSHA", _WRITE_SHA, *script)), script)
+    return _WRITE.pack(*keys, command.name, b"%d" % (ttl or 0), *record, *command.args)

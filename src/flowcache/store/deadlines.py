@@ -3,7 +3,7 @@
 A timer a request costs more than the request's own work, so deadlines are put in buckets of
 `TICK` and one timer wakes for the next bucket: a hashed timing wheel (Varghese and Lauck, 1987)
 whose wheel is a heap of the buckets in use, since there are few. A deadline is met late by up to
-a tick, never early.
+a tick and a millisecond, never early.
 
 There are two such wheels: one for the deadlines, and one for the moments from which on a reply is
 called slow.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import ceil
 from typing import Any
 
 from flowcache.ports import Clock
@@ -95,7 +96,9 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         delay = self._order[0] * TICK - self._clock()
-        self._timer = self._loop.call_later(max(0.0, delay), self._sweep)
+        # Up to the next millisecond: uvloop's timers know no less, and what rounds to 0 would wake
+        # at once, again and again until the moment has come.
+        self._timer = self._loop.call_later(ceil(max(0.0, delay) * 1000) / 1000, self._sweep)
 
     def _sweep(self, had_grace: bool = False) -> None:
         self._timer = None

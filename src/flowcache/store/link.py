@@ -185,7 +185,8 @@ class Link:
         self._attempts = 0
         self._suspect = False
         self._closing = False
-        self._connects = 0
+        self.connects = 0
+        """How often it has been connected."""
         self._losses = 0
         self._fault: str | None = None
         self._down = asyncio.Event()
@@ -282,7 +283,7 @@ class Link:
         """Return how the link does."""
         pending = len(self._wire.waiting) if self._wire else 0
         return LinkStatus(
-            str(self.address), self.state.value, pending, self._connects, self._losses, self._fault
+            str(self.address), self.state.value, pending, self.connects, self._losses, self._fault
         )
 
     async def drain(self) -> None:
@@ -351,7 +352,7 @@ class Link:
         if wire.lost is None:
             self._wire = wire
             self._attempts = 0
-            self._connects += 1
+            self.connects += 1
             self._fault = None
             self.state = LinkState.READY
             self._ready.set()

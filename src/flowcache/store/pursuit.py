@@ -159,7 +159,9 @@ class Pursuit:
         if what is Reaction.AGAIN:  # there, and as it was: elsewhere it would be led back here
             self._means.routes.refresh_soon()
             left = self._deadline - self._means.clock()
-            await asyncio.sleep(min(_AGAIN_DELAY, max(0.0, left)))
+            if left <= _AGAIN_DELAY:
+                raise failure(message)
+            await asyncio.sleep(_AGAIN_DELAY)
             return
         if self._tries >= TRIES:
             raise failure(message)
@@ -185,7 +187,7 @@ class Pursuit:
             moved = what is Reaction.MOVED
             self.link = routes.moved(slot, address) if moved else routes.redirected(address)
         if self.link.state is LinkState.CONNECTING:  # just made: give it the time to connect
-            await self._within(self.link.settled(), self._deadline)
+            await self._within(self.link.settled(), self._halfway())
 
     async def _on_loss(self, loss: LostReply) -> None:
         message = "The connection to Redis was lost"

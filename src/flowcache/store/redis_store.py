@@ -29,7 +29,7 @@ class RedisStore:
         self,
         settings: StoreSettings,
         clock: Clock,
-        on_back: OnBack = lambda shard, primary: None,
+        on_back: OnBack = lambda shard, accesses: None,
     ) -> None:
         self._routes = Routes(settings, clock, on_back)
         self._retries = Budget(settings.retry_share)
@@ -89,7 +89,9 @@ class RedisStore:
             try:
                 done = await pursuit.follow(done)
             except DeadlineExceeded as late:
-                # What stood in its way was, as a rule, the wait of a write before it.
+                if shard.primary.is_stuck(self._clock()):
+                    raise
+                # What stood in its way was the wait of a write before it.
                 raise Unconfirmed(late.message, retryable=late.retryable) from None
             replicas = self._wait(pursuit.link, deadline)  # what was waited for is not what is done
         confirmed = await replicas
@@ -123,7 +125,7 @@ class RedisStore:
     # -- health -----------------------------------------------------------------------------------
 
     async def ping(self, deadline: float) -> None:
-        """Pass when every primary answers.
+        """Pass when every primary answers, on each link that leads to it.
 
         Raises:
             RedisUnavailable: one does not.
@@ -131,17 +133,18 @@ class RedisStore:
         shards = tuple(self._routes.shards.values())
         if not shards:
             raise RedisUnavailable(self._routes.fault or "Redis is not to be reached.")
-        replies = await asyncio.gather(*(s.primary.send(PING, deadline) for s in shards))
-        for shard, reply in zip(shards, replies, strict=True):
+        links = [link for shard in shards for link in shard.essential()]
+        replies = await asyncio.gather(*(link.send(PING, deadline) for link in links))
+        for link, reply in zip(links, replies, strict=True):
             if reply != b"PONG":
-                status = shard.primary.status()
+                status = link.status()
                 why = reply.code if isinstance(reply, ErrorReply) else status.fault
                 raise RedisUnavailable(f"{status.address}: {why or 'no answer in time'}")
 
     def status(self) -> StoreStatus:
         """Return how the store does."""
         kind, shards = self._routes.kind, tuple(self._routes.shards.values())
-        states = {shard.primary.state for shard in shards}
+        states = {link.state for shard in shards for link in shard.essential()}
         if states == {LinkState.READY}:
             status = LinkState.READY
         else:
@@ -156,6 +159,7 @@ class RedisStore:
                     shard.slots,
                     shard.primary.status(),
                     tuple(link.status() for link in shard.replicas),
+                    None if shard.writer is shard.primary else shard.writer.status(),
                 )
                 for shard in shards
             ),

@@ -128,7 +128,7 @@ class Reaction(Enum):
 REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
     "MOVED": (Reaction.MOVED, RedisUnavailable, "The slot of this key moves between servers."),
     "ASK": (Reaction.ASK, RedisUnavailable, "The slot of this key moves between servers."),
-    "TRYAGAIN": (Reaction.AGAIN, RedisUnavailable, "The slot of this key moves between servers."),
+    "TRYAGAIN": (Reaction.AGAIN, Declined, "The slot of this key moves between servers."),
     "NOSCRIPT": (Reaction.SCRIPT, RedisUnavailable, "Redis does not keep flowcache's script."),
     "READONLY": (Reaction.REFRESH, RedisUnavailable, "The primary of this key just changed."),
     "CLUSTERDOWN": (Reaction.REFRESH, NotYet, "The Redis cluster is down."),

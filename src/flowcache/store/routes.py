@@ -10,15 +10,15 @@ led to is kept for a while: a server that is about to take slots over belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from enum import StrEnum
 from itertools import count
 
 import structlog
 
 from flowcache.errors import RedisUnavailable
-from flowcache.ports import Clock
-from flowcache.store.backoff import reconnect_delay
+from flowcache.ports import Access, Clock
+from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.discovery import discover
@@ -38,13 +38,15 @@ _REFRESH_PAUSE = 0.1
 """Seconds between two refreshes, so that a storm of redirections asks once."""
 _WATCH_INTERVAL = 0.1
 """Seconds between two looks at the links for an overdue reply."""
+_WELL = 0.1
+"""Seconds within which a server answers a PING that is well again."""
 _REDIRECTED_KEPT = 30.0
 """Seconds that a link outside of the map is kept after a redirection led to it."""
 
 _log = structlog.get_logger(__name__)
 
-OnBack = Callable[[str, bool], None]
-"""Told the name of a shard one of whose servers can be reached again, and whether its primary."""
+OnBack = Callable[[str, Set[Access]], None]
+"""Told the name of a shard one of whose servers can be reached again, and for which access."""
 
 
 class Role(StrEnum):
@@ -84,6 +86,10 @@ class ShardRoute:
         self._from_replica = read_from is ReadFrom.REPLICA
         self._turn = count()
 
+    def essential(self) -> tuple[Link, ...]:
+        """Return the links without which some calls fail."""
+        return (self.primary,) if self.writer is self.primary else (self.primary, self.writer)
+
     def reader(self) -> Link:
         """Return where reads go: the primary, or if so configured the next connected replica."""
         return (self._replica() or self.primary) if self._from_replica else self.primary
@@ -101,6 +107,16 @@ class ShardRoute:
             if link.state is LinkState.READY:
                 return True
         return False
+
+    def accesses_by(self, link: Link) -> Set[Access]:
+        """Return what ``link`` is for."""
+        first: tuple[Link, ...] = (self.primary,)
+        second = self.replicas
+        if self._from_replica:
+            first, second = second, first
+        found = {Access.WRITE} if link is self.writer else set()
+        found |= {Access.READ} if link in first else set()
+        return found | ({Access.FALLBACK} if link in second else set())
 
     def _replica(self) -> Link | None:
         ready = [link for link in self.replicas if link.state is LinkState.READY]
@@ -194,8 +210,8 @@ class Routes:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._refreshed.wait()
                 for shard in tuple(self.shards.values()):
-                    await shard.primary.settled()
-                    await shard.writer.settled()
+                    for link in shard.essential():
+                        await link.settled()
         except TimeoutError:
             pass  # the calls that come will say what is wrong
 
@@ -224,7 +240,6 @@ class Routes:
     # -- keeping true -----------------------------------------------------------------------------
 
     async def _refresher(self) -> None:
-        failures = 0
         # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
         # cancellation.
         while not self._closed:
@@ -241,15 +256,15 @@ class Routes:
                 if self._closed:
                     return
                 self._apply(topology)
-                self.fault, failures = None, 0
+                self.fault, failed = None, False
             except ConnectFault as fault:
-                failures += 1
+                failed = True
                 if self.fault != str(fault):
                     _log.warning("redis topology unknown", fault=str(fault))
                 self.fault = str(fault)
             except Exception as bug:
                 # Whatever it is, a store that no longer asks would follow no failover.
-                failures += 1
+                failed = True
                 _log.error("a bug", task="topology", exc_info=bug)
                 self.fault = f"a bug in flowcache: {type(bug).__name__}"
             self._refreshed.set()
@@ -257,8 +272,8 @@ class Routes:
             self._refreshed_at = self._clock()
             if self.kind is None:
                 self._refresh_wanted.set()  # nothing works yet: go on asking
-            pause = reconnect_delay(failures, 0.5) if failures else 0.0
-            await asyncio.sleep(max(_REFRESH_PAUSE, pause))
+            # No longer when it failed often: until a failover is over, that is what it does.
+            await asyncio.sleep(_FAILOVER_INTERVAL if failed else _REFRESH_PAUSE)
 
     def _refresh_interval(self) -> float:
         interval = self._settings.refresh_interval
@@ -273,15 +288,30 @@ class Routes:
         return [link.address for link in links]
 
     async def _watcher(self) -> None:
+        stuck: dict[Link, int] = {}  # and how often each had been connected
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             now = self._clock()
-            for link in tuple(self._links.values()):
+            links = tuple(self._links.values())
+            for link in links:
                 link.reset_if_overdue(now)
+            still = {link: link.connects for link in links if link.is_stuck(now)}
+            for link, connects in stuck.items():
+                if link not in still and link.connects == connects:
+                    await self._ask_after(link)
+            stuck = still
             if now - self._refreshed_at >= _FAILOVER_INTERVAL and any(
-                shard.primary.is_stuck(now) for shard in self.shards.values()
+                link.is_stuck(now) for shard in self.shards.values() for link in shard.essential()
             ):
                 self._refresh_wanted.set()
+
+    async def _ask_after(self, link: Link) -> None:
+        """Tell that a server is back that had stopped answering, if it answers at once again.
+
+        One that takes longer than its callers wait is no longer stuck each time it answers, either.
+        """
+        if await link.send(PING, self._clock() + _WELL) == b"PONG":
+            self._tell_back(link)
 
     def _apply(self, topology: Topology) -> None:
         """Take up a topology: open what is new, close what is gone, point the slots."""
@@ -347,13 +377,17 @@ class Routes:
         if link.state is LinkState.READY:
             _log.info("redis link up", address=str(link.address))
             if link.proven:
-                for shard in self.shards.values():
-                    if link is shard.primary or link in shard.replicas:
-                        self._on_back(shard.name, link is shard.primary)
+                self._tell_back(link)
             return
         self._refresh_wanted.set()
         if link.fresh_fault:
             _log.warning("redis link down", address=str(link.address), fault=link.status().fault)
+
+    def _tell_back(self, link: Link) -> None:
+        for shard in self.shards.values():
+            accesses = shard.accesses_by(link)
+            if accesses:
+                self._on_back(shard.name, accesses)
 
     def _retire_all_but(self, wanted: Iterable[_Place]) -> None:
         """Drain the links that are no longer part of the map, and not just redirected to."""

@@ -13,6 +13,8 @@ from hashlib import blake2b
 
 from flowcache.ports import RESERVED_PREFIX
 
+_ONCE = RESERVED_PREFIX + b"once:"
+
 __all__ = ["SLOTS", "key_slot", "once_key", "tag_of_slot"]
 
 SLOTS = 16_384
@@ -38,7 +40,7 @@ def once_key(key: bytes, token: bytes) -> bytes:
     The digest keeps the name short and lets any key and token be named.
     """
     digest = blake2b(b"%d:%b%b" % (len(key), key, token), digest_size=16).hexdigest().encode()
-    return b"%b{%b}:%b" % (RESERVED_PREFIX, _tag_for(key), digest)
+    return b"%b{%b}:%b" % (_ONCE, _tag_for(key), digest)
 
 
 def _tag_for(key: bytes) -> bytes:

@@ -177,7 +177,12 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     waiting: dict[tuple[str, str], int] = {}
     for worker in workers:
         for status in worker.store.shards:
-            for role, each in (("primary", (status.primary,)), ("replica", status.replicas)):
+            writers = () if status.writer is None else (status.writer,)
+            for role, each in (
+                ("primary", (status.primary,)),
+                ("replica", status.replicas),
+                ("writer", writers),
+            ):
                 for link in each:
                     at = (link.address, role)
                     up[at] = up.get(at, 0) + (link.state == "ready")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowcache.audit.ring import AuditRing
 from flowcache.http.asgi import ASGIApp, Message, Receive
 from flowcache.http.data_action import DataAction, DataActionSettings
+from flowcache.policy.gate import Gate, GateSettings
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.policy.rates import Bucket, Rate
+from flowcache.policy.tokens import Token, digest
 from flowcache.ports import AuditRecord, Command, Reply
-from flowcache.secret import Secret
 
 __all__ = [
     "GONE",
+    "PATIENT",
     "TOKEN",
     "Answered",
     "Clock",
@@ -28,6 +33,7 @@ __all__ = [
     "bearer",
     "call",
     "chunk",
+    "gate",
     "heard",
 ]
 
@@ -128,6 +134,25 @@ def heard(sent: list[Message]) -> Answered:
     return Answered(start["status"], named, body)
 
 
+PATIENT = GateSettings(Networks(()), Rate(1000.0, 1000))
+"""Believes no proxy, and bears many wrong credentials."""
+
+
+def gate(
+    known: Mapping[str, Principal],
+    clock: Callable[[], float] = lambda: 0.0,
+    settings: GateSettings = PATIENT,
+) -> Gate:
+    """Return a gate for those whose tokens are ``known``, on one clock."""
+    credentials = [Credential(Token(digest(t.encode())), who) for t, who in known.items()]
+    return Gate(
+        Principals(credentials, clock),
+        settings,
+        {who.name: Bucket(who.rate) for who in known.values() if who.rate is not None},
+        clock,
+    )
+
+
 REPLIES: dict[bytes, Reply] = {
     b"SET": b"OK",
     b"GET": None,
@@ -165,16 +190,17 @@ class Endpoint:
         self,
         reply: Reply = ...,
         permissions: Iterable[Permission] = (Permission.DATA_READ, Permission.DATA_WRITE),
+        principal: Principal | None = None,
         **settings: Any,
     ) -> None:
         self.clock = Clock()
         self.executor = Executor(reply)
         self.metrics: list[tuple[str | None, str, bool | None, float]] = []
         self._ring = AuditRing(1000)
-        known = Credential(Secret(TOKEN), Principal("flow", frozenset(permissions)))
+        who = principal or Principal("flow", frozenset(permissions), ALL_KEYS)
         self.app = DataAction(
             DataActionSettings(**settings),
-            Principals((known,)),
+            gate({TOKEN: who}, self.clock),
             self.executor,
             self,
             self._ring,

@@ -19,25 +19,21 @@ from flowcache.http.asgi import Message
 from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.ports import Access, Mode
-from flowcache.secret import Secret
+from flowcache.policy.principals import Principal
+from flowcache.ports import Access, AuditSink, Mode
 from flowcache.settings import load
 from flowcache.status import CircuitWish, WorkerStatus
 from flowcache.telemetry.fleet import Question
-from tests.unit.http.asgi import GONE, Answered, Header, Script, bearer, call, chunk, heard
+from tests.unit.http.asgi import GONE, Answered, Header, Script, bearer, call, chunk, gate, heard
 from tests.unit.telemetry.statuses import circuit, record, worker
 
 CONTROL = frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
 INSPECT = frozenset({Permission.INSPECT_READ})
-KNOWN = Principals(
-    (
-        Credential(Secret("see"), Principal("inspector", INSPECT)),
-        Credential(Secret("switch"), Principal("control", CONTROL)),
-        Credential(Secret("flow"), Principal("flow", frozenset({Permission.DATA_READ}))),
-    )
-)
-AUDIT = AuditRing(100)
+KNOWN = {
+    "see": Principal("inspector", INSPECT),
+    "switch": Principal("control", CONTROL),
+    "flow": Principal("flow", frozenset({Permission.DATA_READ})),
+}
 WORKERS = [
     worker(
         1,
@@ -55,6 +51,7 @@ def app(
     gathered: Any = WORKERS,
     redis: Exception | None = None,
     asked: list[Question] | None = None,
+    audit: AuditSink = AuditRing(0),  # noqa: B008 - keeps nothing
     switches: Switches | None = None,
 ) -> Starlette:
     """Build the pages of workers that say ``gathered``; ``redis`` is what ails Redis."""
@@ -78,9 +75,8 @@ def app(
         return Switched(circuits=3, workers=2, silent=1)
 
     control = Control(Mode.AUTO, lambda: [WISH], switch)
-    return pages(
-        PagesSettings("1.2.3", shown), KNOWN, gather, ready, control, lambda: "id-1", AUDIT
-    )
+    settings = PagesSettings("1.2.3", shown)
+    return pages(settings, gate(KNOWN), gather, ready, control, lambda: "id-1", audit)
 
 
 async def fetch(
@@ -149,6 +145,22 @@ async def test_the_inspector_has_its_own_credential(
     assert (answered.status, answered.json["code"]) == (status, code)
     assert ("www-authenticate" in answered.headers) is (status == 401)
     assert b"auditLogs" not in answered.body
+
+
+@pytest.mark.parametrize(
+    ("token", "client", "outcome"), [("wrong", None, "unauthorized"), ("flow", "flow", "forbidden")]
+)
+async def test_who_may_not_inspect_is_on_record(
+    token: str, client: str | None, outcome: str
+) -> None:
+    """A failed attempt at the inspector is audited, under the id that the caller was told."""
+    ring = AuditRing(10)
+    answered = await fetch(app(audit=ring), "/inspector", bearer(token))
+    (left,) = ring.newest(10)
+    assert (left.client, left.outcome) == (client, outcome)
+    assert answered.json["metadata"]["requestId"] == left.request_id
+    await fetch(app(audit=ring), "/inspector", bearer("see"))
+    assert ring.total == 1  # who may is not asked why
 
 
 async def test_the_inspector_shows_the_service_and_no_secret() -> None:

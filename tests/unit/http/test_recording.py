@@ -11,11 +11,11 @@ import pytest
 
 from flowcache.errors import DeadlineExceeded, Unrecorded
 from flowcache.http.data_action import DataAction, DataActionSettings
+from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord
-from flowcache.secret import Secret
-from tests.unit.http.asgi import TOKEN, Answered, Clock, Executor, Script, bearer, call, chunk
+from tests.unit.http.asgi import TOKEN, Answered, Clock, Executor, Script, bearer, call, chunk, gate
 
 KEPT, BROKEN, LATE = "kept", "broken", "late"
 
@@ -56,7 +56,7 @@ class Action:
         self.executor = Executor(reply)
         self.counted: list[str] = []
         everything = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
-        known = Principals((Credential(Secret(TOKEN), Principal("flow", everything)),))
+        known = gate({TOKEN: Principal("flow", everything, ALL_KEYS)})
         self.app = DataAction(
             DataActionSettings(deadline=deadline), known, self.executor, self, self.sink, Clock()
         )

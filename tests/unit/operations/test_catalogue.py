@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowcache.contract.request import Limits, coerce, decode
-from flowcache.errors import Forbidden, InvalidRequest
+from flowcache.errors import InvalidRequest
 from flowcache.operations.catalogue import CATALOGUE, Plan, plan
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Once
@@ -120,16 +120,6 @@ def test_an_unknown_operation_is_told_those_there_are(name: str) -> None:
 def test_set_needs_a_value_and_null_is_one() -> None:
     """A missing value is a mistake; null is a value."""
     assert refusal(operation="SET").startswith("value: SET needs one")
-
-
-@pytest.mark.parametrize("name", [*CATALOGUE, "GETDEL"])
-def test_what_flowcache_keeps_for_itself_is_out_of_reach(name: str) -> None:
-    """No operation touches the records of which write was done."""
-    for key in ("flowcache:once:", "flowcache:once:{x}y"):
-        with pytest.raises(Forbidden, match=r"^key: "):
-            planned(operation=name, key=key, value={"a": 1})
-    assert planned(operation="GET", key="flowcache:onc").command.key == b"flowcache:onc"
-    assert planned(operation="GET", key="Flowcache:once:x").command.key == b"Flowcache:once:x"
 
 
 @pytest.mark.parametrize("operation", [{"operation": "HSET"}, {"operation": "SET", "type": "hash"}])

@@ -370,8 +370,8 @@ async def test_a_shard_that_came_back(guarded: Guarded) -> None:
     """When a shard is seen to be back its next call is let through at once, and no other's."""
     for key in (b"a", b"b"):
         await guarded.fail(5, key=key)
-    guarded.guard.came_back("a", True)
-    guarded.guard.came_back("one that nobody knows", True)
+    guarded.guard.came_back("a", {Access.READ, Access.WRITE})
+    guarded.guard.came_back("one that nobody knows", {Access.READ, Access.WRITE})
     assert await guarded.call(key=b"a") == b"reply"
     assert guarded.circuit("a").state == "closed"
     await guarded.refused(b"b")
@@ -380,7 +380,7 @@ async def test_a_shard_that_came_back(guarded: Guarded) -> None:
 async def test_coming_back_is_no_proof(guarded: Guarded) -> None:
     """It is let through as a probe: one call, and if it fails the circuit is open again."""
     await guarded.fail(5)
-    guarded.guard.came_back("a", True)
+    guarded.guard.came_back("a", {Access.READ, Access.WRITE})
     await guarded.fail(1)
     assert await guarded.refused() == pytest.approx(20.0, rel=0.1)
 
@@ -388,7 +388,7 @@ async def test_coming_back_is_no_proof(guarded: Guarded) -> None:
 async def test_coming_back_while_closed(guarded: Guarded) -> None:
     """For a circuit that is closed it changes nothing."""
     await guarded.fail(4)
-    guarded.guard.came_back("a", True)
+    guarded.guard.came_back("a", {Access.READ, Access.WRITE})
     assert guarded.circuit().failures == 4
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from flowcache.budget import Budget
 from flowcache.errors import CircuitOpen, DeadlineExceeded, Declined, RedisUnavailable, WrongType
-from flowcache.ports import Command, Stale
+from flowcache.ports import Access, Command, Stale
 from flowcache.resilience.guard import GuardSettings
 from flowcache.resilience.hedging import Patience
 from tests.unit.resilience.test_guard import DOWN, LATE, MIN_BUDGET, PATIENCE, SETTINGS, Guarded
@@ -29,6 +30,14 @@ async def stale(guarded: Guarded, budget: float = PATIENCE) -> bytes:
     assert isinstance(reply, Stale)
     assert isinstance(reply.reply, bytes)
     return reply.reply
+
+
+def spent_budget(now: float) -> Budget:
+    budget = Budget(0.001)
+    while budget.withdraw(now):
+        pass
+    budget.spent = budget.refused = 0
+    return budget
 
 
 class TestDown:
@@ -101,10 +110,10 @@ class TestDown:
             await guarded.fail(1, DOWN)
         states = {c.access: c.state for c in guarded.guard.circuits()}
         assert states == {"read": "open", "write": "closed", "fallback": "open"}
-        guarded.guard.came_back("a", False)
+        guarded.guard.came_back("a", {Access.FALLBACK})
         states = {c.access: c.state for c in guarded.guard.circuits()}
         assert states == {"read": "open", "write": "closed", "fallback": "half-open"}
-        guarded.guard.came_back("a", True)
+        guarded.guard.came_back("a", {Access.READ, Access.WRITE})
         assert guarded.circuit().state == "half-open"
 
 
@@ -195,7 +204,7 @@ class TestSlow:
         self, guarded: Guarded
     ) -> None:
         """Hedges have a budget; past half of the deadline it is no hedge but a rescue."""
-        guarded.guard._hedges = type(guarded.guard._hedges)(0.0)
+        guarded.guard._hedges = spent_budget(guarded.now)
         rest = guarded.store.slow = asyncio.get_running_loop().create_future()
         read = asyncio.create_task(guarded.guard.execute(READ, guarded.now + 0.04))
         await asyncio.sleep(0)
@@ -209,7 +218,7 @@ class TestSlow:
         self, guarded: Guarded
     ) -> None:
         """A reply between the moment of a hedge and that of a rescue is the reply."""
-        guarded.guard._hedges = type(guarded.guard._hedges)(0.0)
+        guarded.guard._hedges = spent_budget(guarded.now)
         read, rest = await self.reading(guarded)
         await asyncio.sleep(0)
         rest.set_result(b"late")

@@ -28,7 +28,7 @@ from flowcache.store.replies import (
         (
             "TRYAGAIN Multiple keys request during rehashing of slot",
             Reaction.AGAIN,
-            RedisUnavailable,
+            Declined,
         ),
         ("NOSCRIPT No matching script.", Reaction.SCRIPT, RedisUnavailable),
         (

@@ -59,6 +59,13 @@ async def test_a_request_is_answered_and_the_connection_kept(there: Served) -> N
     await there.until(State.IDLE)
 
 
+async def test_an_encoded_slash_is_no_slash(there: Served) -> None:
+    """What a proxy's rules take for one part of a path is not two here."""
+    client = await there.connect()
+    for sent, path in (("/a%2fb", "/a%2fb"), ("/a%2Fb%20c", "/a%2Fb c"), ("/%252f", "/%2f")):
+        assert (await client.ask(sent)).json["path"] == path
+
+
 async def test_a_request_that_dribbles_in_is_the_same(there: Served) -> None:
     """A byte at a time makes the same request, its chunks included."""
     client = await there.connect()

@@ -1,0 +1,72 @@
+"""A credential as it comes: ``Authorization`` or ``X-API-Key``, exactly one of them.
+
+- ``Authorization: Bearer TOKEN`` (RFC 6750, section 2.1)
+- ``Authorization: Basic base64(CLIENT:TOKEN)`` (RFC 7617)
+- ``X-API-Key: TOKEN``
+
+Two credentials are refused rather than one of them chosen: a proxy might look at the other.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from flowcache.errors import Unauthorized
+
+__all__ = ["Presented", "presented"]
+
+
+class Presented(NamedTuple):
+    """A token, and the client that it is said to be of; None where nothing is said."""
+
+    token: bytes
+    client: bytes | None
+
+
+def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented:
+    """Return the credential among ``headers``, whose names are in lower case.
+
+    Raises:
+        Unauthorized: there is none, more than one, or one that can't be read.
+    """
+    name = value = None
+    for header in headers:
+        if header[0] in _READERS:
+            if name is not None:
+                raise Unauthorized("Two credentials; send one.")
+            name, value = header
+    if name is None or value is None:
+        raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
+    return _READERS[name](value)
+
+
+def _authorization(value: bytes) -> Presented:
+    scheme, _, rest = value.partition(b" ")
+    scheme = scheme.lower()
+    if scheme == b"bearer":
+        return Presented(rest.strip(), None)
+    if scheme == b"basic":
+        return _basic(rest.strip())
+    raise Unauthorized("Wrong kind of credential; send Authorization: Bearer <token>.")
+
+
+def _basic(encoded: bytes) -> Presented:
+    try:
+        client, colon, token = binascii.a2b_base64(encoded, strict_mode=True).partition(b":")
+    except binascii.Error:
+        colon = b""
+    if not colon:
+        raise Unauthorized("This is no Basic credential; send base64 of <client>:<token>.")
+    return Presented(token, client)
+
+
+def _api_key(value: bytes) -> Presented:
+    return Presented(value.strip(), None)
+
+
+_READERS: dict[bytes, Callable[[bytes], Presented]] = {
+    b"authorization": _authorization,
+    b"x-api-key": _api_key,
+}

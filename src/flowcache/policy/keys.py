@@ -1,0 +1,85 @@
+"""Keys: which of them a client may use, and where they lie in Redis.
+
+A pattern is one of three things, and nothing else is a pattern:
+
+- ``*``            every key
+- ``customer:*``   every key that begins with ``customer:``
+- ``settings``     the key ``settings``
+
+The ``*`` stands at the end, after a separator: ``customer*`` would let in ``customers-of-others``,
+so it is a fault of the configuration and not a pattern.
+
+A namespace is a prefix in Redis, ``flowcache:ns:NAME:``. Keys of two namespaces can't be the same,
+whatever follows: a name holds no colon, so that no prefix begins with another. Nor can a key
+without a namespace, since none may begin with ``flowcache:``. There is no brace in the prefix, so
+that the first one of the key stays the first, and a hash tag means what it meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from flowcache.ports import RESERVED_PREFIX
+
+__all__ = ["ALL_KEYS", "NO_KEYS", "SEPARATORS", "KeyPatterns", "namespace_prefix", "read_patterns"]
+
+SEPARATORS = ":/.|"
+"""What ends a segment of a key."""
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
+
+
+class KeyPatterns(NamedTuple):
+    """The keys that a client may use: some by their whole name, some by how they begin."""
+
+    exact: frozenset[bytes]
+    beginnings: tuple[bytes, ...]
+
+    def cover(self, key: bytes) -> bool:
+        """Tell whether ``key`` is among them."""
+        return key.startswith(self.beginnings) or key in self.exact
+
+
+ALL_KEYS = KeyPatterns(frozenset(), (b"",))
+NO_KEYS = KeyPatterns(frozenset(), ())
+
+
+def read_patterns(patterns: Iterable[str]) -> KeyPatterns:
+    """Return what ``patterns`` mean.
+
+    Raises:
+        ValueError: one is no pattern; the sentence says which, and what would be one.
+    """
+    exact: set[bytes] = set()
+    beginnings: set[bytes] = set()
+    for pattern in patterns:
+        beginning = pattern.removesuffix("*")
+        if "*" in beginning:
+            raise ValueError(f'"{pattern}" is no pattern: the * stands at the end only')
+        if beginning.startswith(RESERVED_PREFIX.decode()):
+            raise ValueError(f'"{pattern}": what begins with flowcache: is flowcache\'s own')
+        if beginning == pattern:
+            if not pattern:
+                raise ValueError('"" is no pattern: a key has at least one byte')
+            exact.add(pattern.encode())
+        elif beginning and beginning[-1] not in SEPARATORS:
+            raise ValueError(
+                f'"{pattern}" is no pattern: before the * stands one of {" ".join(SEPARATORS)}, '
+                f'as in "{beginning}:*"'
+            )
+        else:
+            beginnings.add(beginning.encode())
+    return KeyPatterns(frozenset(exact), tuple(sorted(beginnings)))
+
+
+def namespace_prefix(name: str) -> bytes:
+    """Return what stands in Redis before each key of a namespace.
+
+    Raises:
+        ValueError: it is no name for one.
+    """
+    if not _NAMESPACE.fullmatch(name):
+        raise ValueError("expected 1 to 32 letters, digits, - and _, the first no sign")
+    return RESERVED_PREFIX + b"ns:%b:" % name.encode()

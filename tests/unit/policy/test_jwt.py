@@ -1,0 +1,337 @@
+"""Tokens that an issuer signed: whose they are, and whose they are not."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from joserfc import jws
+from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
+from structlog.testing import capture_logs
+
+from flowcache.errors import Unauthorized
+from flowcache.policy.jwks import JwtSettings, KeyRefresh, read_keys
+from flowcache.policy.jwt import ALGORITHMS, Jwts
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principal, Principals
+from tests.store.harness import soon
+
+ISSUER, AUDIENCE, NOW = "https://idp.example/", "flowcache", 1_800_000_000.0
+DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+APP = Principal("app", DATA, ALL_KEYS, subject="app-1")
+PLAIN = Principal("plain", DATA, ALL_KEYS)
+
+RSA = RSAKey.generate_key(2048, {"kid": "rsa", "use": "sig"})
+EC = ECKey.generate_key("P-256", {"kid": "ec"})
+ED = OKPKey.generate_key("Ed25519", {"kid": "ed"})
+OCT = OctKey.generate_key(256, {"kid": "oct"})
+OTHER = RSAKey.generate_key(2048, {"kid": "rsa"})
+SIGNERS = {"RS256": RSA, "PS256": RSA, "ES256": EC, "Ed25519": ED}
+CLAIMS: dict[str, Any] = {
+    "iss": ISSUER,
+    "aud": AUDIENCE,
+    "sub": "app-1",
+    "exp": NOW + 60,
+    "scope": "openid data:read data:write",
+}
+
+
+def public(*keys: Any) -> bytes:
+    return json.dumps(KeySet(list(keys)).as_dict(private=False)).encode()
+
+
+def signed(
+    claims: dict[str, Any] | bytes, algorithm: str = "ES256", key: Any = None, **header: Any
+) -> bytes:
+    key = key or SIGNERS[algorithm]
+    payload = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
+    named = {"alg": algorithm, "kid": key.kid} | header
+    named = {name: value for name, value in named.items() if value is not None}
+    return jws.serialize_compact(
+        named,
+        payload,
+        key,
+        algorithms=[algorithm],
+        registry=jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False),
+    ).encode()
+
+
+class Day:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def verifier(*keys: Any, day: Day | None = None, principals: tuple[Principal, ...] = ()) -> Jwts:
+    settings = JwtSettings(ISSUER, AUDIENCE, "unused")
+    made = Jwts(settings, principals or (APP, PLAIN), day or Day())
+    if keys:
+        made.use(public(*keys))
+    return made
+
+
+JWTS = verifier(RSA, EC, ED)
+
+
+def who(token: bytes) -> Principal | None:
+    credential = JWTS.credential(token)
+    return credential.principal if credential else None
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_token_of_the_issuer_is_its_subject(algorithm: str) -> None:
+    """Each algorithm there is works, and works again from what was remembered."""
+    token = signed(CLAIMS, algorithm)
+    for _ in range(2):
+        known = who(token)
+        assert known is not None
+        assert (known.name, known.permissions) == ("app", DATA)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("data:read", {Permission.DATA_READ}),
+        (["data:read", "x"], {Permission.DATA_READ}),
+        ("data:write inspect:read circuits:write", {Permission.DATA_WRITE}),
+        ("data:rea data:readx DATA:READ", set()),
+        ("", set()),
+        ([], set()),
+        (None, set()),
+    ],
+)
+def test_a_scope_narrows_and_never_widens(scope: Any, expected: set[Permission]) -> None:
+    """It may do what the operator gave and the issuer named; without a scope nothing."""
+    claims = {k: v for k, v in (CLAIMS | {"scope": scope}).items() if v is not None}
+    known = who(signed(claims))
+    assert known is not None
+    assert known.permissions == expected
+
+
+BAD_CLAIMS: list[dict[str, Any]] = [
+    {"iss": "https://idp.example"},
+    {"iss": None},
+    {"aud": "other"},
+    {"aud": ["other", "flowcache-2"]},
+    {"aud": None},
+    {"sub": "app-2"},
+    {"sub": "plain"},
+    {"sub": ""},
+    {"sub": None},
+    {"exp": NOW - 31},
+    {"exp": None},
+    {"exp": "1900000000"},
+    {"exp": -1},
+    {"nbf": NOW + 31},
+    {"nbf": "soon"},
+    {"scope": 7},
+]
+
+
+@pytest.mark.parametrize("change", BAD_CLAIMS, ids=str)
+def test_a_claim_that_is_wrong_makes_it_nobodys(change: dict[str, Any]) -> None:
+    """Another issuer, audience or subject; not yet, no more; or without the claim at all."""
+    assert who(signed(CLAIMS | change)) is None
+    (name,) = change
+    if name not in ("nbf", "scope"):
+        assert who(signed({k: v for k, v in CLAIMS.items() if k != name})) is None
+
+
+def test_an_audience_may_be_one_of_several() -> None:
+    """A token may be made for other services, too."""
+    assert who(signed(CLAIMS | {"aud": ["other", AUDIENCE]})) is not None
+
+
+def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> bytes:
+    parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
+    return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+
+FORGED = {
+    "none": unsigned({"alg": "none"}, CLAIMS),
+    "None": unsigned({"alg": "None", "kid": "ec"}, CLAIMS),
+    "no algorithm": unsigned({"kid": "ec"}, CLAIMS),
+    "empty signature": unsigned({"alg": "ES256", "kid": "ec"}, CLAIMS),
+    "another key": signed(CLAIMS, "RS256", OTHER),
+    "another's name": signed(CLAIMS, "RS256", OTHER, kid="ec"),
+    "unknown key": signed(CLAIMS, kid="gone"),
+    "key's name is no text": unsigned({"alg": "ES256", "kid": [7]}, CLAIMS, b"x"),
+    "no key named, and several": signed(CLAIMS, kid=None),
+    "its own key": signed(CLAIMS, "RS256", OTHER, jwk=OTHER.as_dict(private=False)),
+    "a URL of keys": signed(CLAIMS, "RS256", OTHER, jku="https://evil.example/jwks"),
+    "critical and unknown": unsigned({"alg": "ES256", "kid": "ec", "crit": ["x"]}, CLAIMS, b"x"),
+    "RS384": signed(CLAIMS, "RS384", RSA),
+    "no JSON": signed(b"{"),
+    "no object": signed(b"[]"),
+    "not UTF-8": signed(b"\xff\xfe"),
+    "two parts": signed(CLAIMS).rpartition(b".")[0],
+    "four parts": signed(CLAIMS) + b".x",
+    "huge": signed(CLAIMS | {"x": "y" * 9000}),
+    "dots": b"..",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_token_is_nobodys(name: str) -> None:
+    """No signature, another's, or one by an algorithm that the operator did not allow."""
+    assert who(FORGED[name]) is None
+
+
+def test_a_public_key_is_no_shared_secret() -> None:
+    """A token signed with the text of the public key as HMAC secret: the classic confusion."""
+    header = {"alg": "HS256", "kid": "rsa"}
+    for secret in (RSA.as_pem(private=False), public(RSA), RSA.as_der(private=False)):
+        signing_input = unsigned(header, CLAIMS).rpartition(b".")[0]
+        signature = hmac.digest(secret, signing_input, "sha256")
+        assert who(unsigned(header, CLAIMS, signature)) is None
+    with_secret = verifier()
+    with_secret.use(json.dumps(KeySet([RSA, OCT]).as_dict(private=True)).encode())
+    assert with_secret.credential(signed(CLAIMS, "HS256", OCT)) is None
+    assert with_secret.credential(signed(CLAIMS, "RS256")) is not None
+
+
+@given(st.binary(max_size=60), st.integers(0, 500), st.integers(0, 255))
+def test_no_bytes_make_a_bug_or_a_principal(raw: bytes, place: int, byte: int) -> None:
+    """Any bytes, with dots or without, and any token with one byte changed: nobody, no error."""
+    assert who(raw) is None
+    assert who(b".".join((raw, raw, raw))) is None
+    token = bytearray(signed(CLAIMS, "Ed25519"))
+    place %= len(token)
+    if token[place] != byte:
+        token[place] = byte
+        known = who(bytes(token))
+        # The last character of a part has bits that Base64 drops: the same token, spelt otherwise.
+        assert known is None or place in (len(token) - 1, token.index(b".") - 1)
+
+
+def test_a_remembered_token_still_expires() -> None:
+    """Verified once, it counts until it expires, with half a minute for clocks that differ."""
+    day = Day()
+    known = Principals((), day, verifier(EC, day=day).credential)
+    headers = [(b"authorization", b"Bearer " + signed(CLAIMS))]
+    for now, counts in ((NOW, True), (NOW + 89, True), (NOW + 90, False), (NOW + 89, True)):
+        day.now = now
+        if counts:
+            assert known.authenticate(headers, None).name == "app"
+        else:
+            with pytest.raises(Unauthorized, match="Unknown token"):
+                known.authenticate(headers, None)
+
+
+def test_a_client_that_ended_is_not_brought_back_by_its_issuer() -> None:
+    """`expires` of a client ends the tokens of its issuer as well."""
+    ended = Principal("app", DATA, ALL_KEYS, subject="app-1", expires=NOW + 10)
+    credential = verifier(EC, principals=(ended,)).credential(signed(CLAIMS))
+    assert credential is not None
+    assert credential.token.expires == NOW + 10
+
+
+def test_keys_are_replaced_and_forgotten() -> None:
+    """What a key signed counts for as long as the issuer publishes it, remembered or not."""
+    jwts = verifier(RSA, EC)
+    token = signed(CLAIMS)
+    assert jwts.credential(token) is not None
+    jwts.use(public(RSA))
+    assert jwts.credential(token) is None
+    assert jwts.credential(signed(CLAIMS, "RS256", kid=None)) is not None  # there is but one
+    assert verifier().credential(token) is None  # none have come yet
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"keys":[]}',
+        b'{"keys":7}',
+        b'{"keys":[{"kty":"RSA"}]}',
+        b'{"keys":[{"kty":"XYZ","kid":"a"}]}',
+        json.dumps(KeySet([OCT]).as_dict(private=True)).encode(),
+        public(RSAKey.generate_key(2048, {"kid": "e", "use": "enc"})),
+    ],
+)
+def test_what_are_no_keys_leaves_those_there_are(content: bytes) -> None:
+    """An issuer that publishes nonsense locks nobody out."""
+    jwts = verifier(EC)
+    with pytest.raises(ValueError, match=r"no JWKS|no key"):
+        jwts.use(content)
+    assert jwts.credential(signed(CLAIMS)) is not None
+
+
+# -- where keys come from --------------------------------------------------------------------------
+
+
+@contextmanager
+def issuer(answers: list[tuple[int, bytes]]) -> Iterator[str]:
+    """Serve each answer once, the last one for ever; a redirect leads to the next."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+            self.send_response(status)
+            self.send_header("location", "/next")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/jwks"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def test_keys_are_read_again_beside_the_calls(tmp_path: Path) -> None:
+    """New keys of a file, or of a URL that failed in between, are in force after a while."""
+    path = tmp_path / "jwks.json"
+    path.write_bytes(public(RSA))
+    with issuer([(200, public(RSA)), (500, b""), (200, b"x"), (200, public(EC))]) as url:
+        for location in (str(path), url):
+            jwts = verifier()
+            refresh = KeyRefresh(location, 0.01, jwts.use)
+            await refresh.start()
+            assert jwts.credential(signed(CLAIMS, "RS256")) is not None
+            path.write_bytes(public(EC))
+            with capture_logs():
+                await soon(partial(jwts.credential, signed(CLAIMS)))
+            await refresh.close()
+
+
+async def test_an_issuer_that_is_away_stops_nobody() -> None:
+    """The service starts; tokens of the issuer are refused until its keys come."""
+    jwts = verifier()
+    with capture_logs() as logs:
+        refresh = KeyRefresh("/no/such/file", 60.0, jwts.use)
+        await refresh.start()
+        await refresh.close()
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert jwts.credential(signed(CLAIMS)) is None
+
+
+def test_keys_come_from_where_the_operator_said() -> None:
+    """A redirect is not followed, and what is endless is cut off."""
+    with issuer([(302, b""), (200, public(EC))]) as url, pytest.raises(OSError, match="302"):
+        read_keys(url)
+    with issuer([(200, b" " * ((1 << 20) + 1))]) as url, pytest.raises(ValueError, match="long"):
+        read_keys(url)

@@ -1,0 +1,74 @@
+"""Which keys a pattern covers, and where a namespace's keys lie."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowcache.policy.keys import ALL_KEYS, NO_KEYS, SEPARATORS, namespace_prefix, read_patterns
+from flowcache.store.slots import key_slot
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("*", ["a", "customer:1", "*"], []),
+        ("settings", ["settings"], ["settings:", "setting", "settingss", "Settings", ""]),
+        ("customer:*", ["customer:1", "customer:1:x", "customer:", "customer:*"], ["customer"]),
+        ("customer:*", ["customer:é"], ["customers:1", "customer.1", "xcustomer:1", "Customer:1"]),
+        ("a/b/*", ["a/b/c"], ["a/bc", "a/", "a/b"]),
+        ("{42}:*", ["{42}:x"], ["{42}", "{4}:x"]),
+        ("a?:*", ["a?:x"], ["ab:x"]),
+        ("[ab]:*", ["[ab]:x"], ["a:x"]),
+        ("é.*", ["é.x"], ["e.x"]),
+    ],
+)
+def test_a_pattern_is_a_key_or_how_keys_begin(
+    pattern: str, inside: list[str], outside: list[str]
+) -> None:
+    """Nothing but the star at the end is special, and what stands before it is whole segments."""
+    keys = read_patterns([pattern])
+    assert all(keys.cover(key.encode()) for key in inside)
+    assert not [key for key in outside if keys.cover(key.encode())]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["customer*", "c*", "**", "*:x", "a:*:b", "a:**", "", "flowcache:x", "flowcache:*", "a-*"],
+)
+def test_what_could_be_misread_is_no_pattern(pattern: str) -> None:
+    """A prefix that ends within a word would let in another's keys: it is refused, not guessed."""
+    with pytest.raises(ValueError, match=r"pattern|flowcache's own"):
+        read_patterns(["fine:*", pattern])
+
+
+def test_patterns_add_up() -> None:
+    """A key is covered when any of them covers it."""
+    keys = read_patterns(["a:*", "b", *(f"{c}*" for c in ("x" + s for s in SEPARATORS))])
+    assert [keys.cover(k) for k in (b"a:1", b"b", b"x/1", b"c", b"b1", b"x")] == [
+        *(True, True, True),
+        *(False, False, False),
+    ]
+
+
+def test_all_and_none() -> None:
+    """The defaults: what was not given is not covered."""
+    assert ALL_KEYS.cover(b"x")
+    assert read_patterns(["*"]) == ALL_KEYS
+    assert not NO_KEYS.cover(b"x")
+    assert not NO_KEYS.cover(b"")
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b", "x" * 32])
+def test_a_namespace_is_a_prefix_without_a_tag(name: str) -> None:
+    """The hash tag of a key means in a namespace what it means without one."""
+    prefix = namespace_prefix(name)
+    assert prefix == b"flowcache:ns:" + name.encode() + b":"
+    for key in (b"{a}b", b"x{a}y", b"}{a}", b"a}b{c}", b"{a{b}c}"):
+        assert key_slot(prefix + key) == key_slot(key)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "{a}", "a}", "-a", "é", "x" * 33, "a\n", "*"])
+def test_a_namespace_has_a_name(name: str) -> None:
+    """A separator or a brace in it could make two namespaces meet, or move the keys."""
+    with pytest.raises(ValueError, match="expected"):
+        namespace_prefix(name)

@@ -1,0 +1,69 @@
+"""Where a call comes from."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowcache.policy.networks import Addresses, Networks, read_network
+
+PROXIES = Addresses(Networks(map(read_network, ["10.0.0.0/8", "2001:db8::/32"])))
+
+
+def forwarded(*lines: str) -> list[tuple[bytes, bytes]]:
+    return [(b"x-forwarded-for", line.encode("latin-1")) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("lines", "caller"),
+    [
+        (["192.0.2.7"], "192.0.2.7"),
+        (["6.6.6.6, 192.0.2.7"], "192.0.2.7"),
+        (["6.6.6.6", "192.0.2.7"], "192.0.2.7"),
+        (["6.6.6.6, 192.0.2.7, 10.3.2.1"], "192.0.2.7"),
+        (["6.6.6.6", "192.0.2.7 ,10.3.2.1", " 2001:db8::5"], "192.0.2.7"),
+        (["10.3.2.1, 10.9.9.9"], "10.3.2.1"),
+        (["192.0.2.7:4711"], "192.0.2.7"),
+        (["[2001:dead::1]:4711"], "2001:dead::1"),
+        (["[2001:dead::1]"], "2001:dead::1"),
+        (["2001:DEAD:0::1"], "2001:dead::1"),
+        (["::ffff:192.0.2.7"], "192.0.2.7"),
+        ([], "10.0.0.1"),
+        ([""], "10.0.0.1"),
+        (["192.0.2.7,"], "10.0.0.1"),
+        (["192.0.2.7, unknown"], "10.0.0.1"),
+        (["192.0.2.7, nonsense, 10.3.2.1"], "10.3.2.1"),
+        (["\xff\xfe"], "10.0.0.1"),
+    ],
+)
+def test_behind_trusted_proxies_the_last_stranger_calls(lines: list[str], caller: str) -> None:
+    """What stands left of that is what the caller wrote, and counts for nothing."""
+    assert PROXIES.of("10.0.0.1", forwarded(*lines)) == caller
+    assert PROXIES.of("10.0.0.1", [(b"host", b"x"), *forwarded(*lines)]) == caller
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.1", "11.0.0.1", "::1", "not an address", "", None])
+def test_who_is_no_trusted_proxy_is_not_believed(peer: str | None) -> None:
+    """Anybody may write the header: it counts only where a proxy that the operator named did."""
+    assert PROXIES.of(peer, forwarded("10.0.0.5")) == peer
+    assert Addresses(Networks(())).of(peer, forwarded("10.0.0.5")) == peer
+
+
+def test_a_proxy_over_ipv6_with_an_ipv4_address_is_that_proxy() -> None:
+    """A socket for both families shows an IPv4 peer as a mapped address."""
+    assert PROXIES.of("::ffff:10.0.0.1", forwarded("192.0.2.7")) == "192.0.2.7"
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "10.0.0", "*"])
+def test_what_is_no_network_is_refused(text: str) -> None:
+    """Bits beyond the length are a slip: was it the host or the network that was meant?"""
+    with pytest.raises(ValueError, match="is no network"):
+        read_network(text)
+
+
+def test_what_is_kept_of_addresses_is_bounded() -> None:
+    """A stranger with many addresses fills no memory; the answers stay right."""
+    networks = Networks([read_network("10.0.0.0/8")])
+    for number in range(5000):
+        first = 10 + number % 2
+        assert networks.hold(f"{first}.0.{number // 256}.{number % 256}") is (first == 10)
+    assert len(networks._known) <= 4096
