@@ -201,7 +201,8 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[str, str]]:
     if not PROC.joinpath("self", "stat").exists():
         raise BenchError("CPU time is read from /proc, which this system doesn't have: use Linux")
-    names = list(dict.fromkeys((options.only or ",".join(KINDS)).replace(" ", "").split(",")))
+    default = ",".join(name for name, kind in KINDS.items() if kind.by_default)
+    names = list(dict.fromkeys((options.only or default).replace(" ", "").split(",")))
     if unknown := [name for name in names if name not in KINDS]:
         raise BenchError(f"--only: no server {', '.join(unknown)}; there are {', '.join(KINDS)}")
     rounds = options.rounds if options.rounds is not None else 1 if options.quick else 3

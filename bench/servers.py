@@ -48,6 +48,8 @@ class Kind:
     environment: Callable[[Setting], dict[str, str]]
     prepare: Callable[[Callable[[str], None]], None]
     uses_redis: bool = True
+    by_default: bool = True
+    """Whether it is compared when nobody says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,15 @@ def _flowcache_environment(setting: Setting) -> dict[str, str]:
         "SERVICE_BEARER_TOKEN": setting.token,
         "FLOWCACHE_INSPECTOR_TOKEN": setting.inspector_token,
     }
+
+
+def _relaxed_environment(setting: Setting) -> dict[str, str]:
+    journal = {"FLOWCACHE_AUDIT_JOURNAL": "audit.db", "FLOWCACHE_AUDIT_SIGNING_KEY": "k" * 32}
+    return _flowcache_environment(setting) | journal
+
+
+def _strict_environment(setting: Setting) -> dict[str, str]:
+    return _relaxed_environment(setting) | {"FLOWCACHE_AUDIT_MODE": "strict"}
 
 
 def _prepare_flowcache(_: Callable[[str], None]) -> None:
@@ -155,7 +166,25 @@ OWN = Kind(
     uses_redis=False,
 )
 NODE = Kind("node", "Node service", _node_command, _node_environment, _prepare_node)
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE)}
+RELAXED = Kind(
+    "relaxed",
+    "relaxed journal",
+    _flowcache_command,
+    _relaxed_environment,
+    _prepare_flowcache,
+    by_default=False,
+)
+STRICT = Kind(
+    "strict",
+    "strict journal",
+    _flowcache_command,
+    _strict_environment,
+    _prepare_flowcache,
+    by_default=False,
+)
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE, RELAXED, STRICT)
+}
 
 
 def start(kind: Kind, setting: Setting, *, folder: Path, cores: Collection[int]) -> Child:

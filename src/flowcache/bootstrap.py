@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 
@@ -11,12 +13,17 @@ import msgspec
 import structlog
 
 from flowcache import __version__
+from flowcache.audit.history import newest_calls
+from flowcache.audit.journal import Journal
+from flowcache.audit.reading import Query
+from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
@@ -74,7 +81,10 @@ class Worker:
         )
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
-        self._audit = AuditRing(settings.audit_ring)
+        audit = settings.audit
+        self._ring = AuditRing(audit.ring, redaction(audit.keys, audit.hmac_secret))
+        self._journal = None if audit.journal is None else Journal(audit, monotonic, time)
+        self._audit = self._journal or self._ring
         self._fleet = Fleet(fleet_directory, self._report, _fold)
         self._limiters = _limiters(settings, self._guard)
         known = Principals(settings.credentials, time)
@@ -101,6 +111,7 @@ class Worker:
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
+            None if audit.journal is None else partial(_history, audit.journal),
         )
 
     async def start(self) -> None:
@@ -110,9 +121,13 @@ class Worker:
         self._wishes.follow()
         await self._fleet.start()
         self._wishes.follow()  # one that nobody could tell us of a moment ago
+        if self._journal is not None:  # last: a start that is given up leaves no chain without end
+            await self._journal.start()
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)
+        if self._journal is not None:
+            await self._journal.close()
         await self._fleet.close()
         if self._keys is not None:
             await self._keys.close()
@@ -123,6 +138,7 @@ class Worker:
         await self._store.close()
 
     async def _ready(self) -> None:
+        self._audit.admit()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
     async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
@@ -168,11 +184,12 @@ class Worker:
             at_work=self.data_action.at_work,
             overload_refusals=self.data_action.overload_refusals,
             operations=self._counters.stats(),
-            audit=self._audit.newest(self._audit.total) if with_audit else [],
+            audit=self._ring.newest(self._ring.total) if with_audit else [],
             audit_total=self._audit.total,
             circuits=self._guard.circuits(),
             reads=self._guard.reads(),
             store=self._store.status(),
+            journal=None if self._journal is None else self._journal.status(),
         )
         return msgspec.msgpack.encode(status)
 
@@ -211,3 +228,15 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
             # A worker that ended while it reported, or one of another version.
             _log.warning("a worker's report can't be read", bytes=len(report))
     return read
+
+
+async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
+    """Read what is ``wanted`` from the journal's newest records, newest last."""
+    query = Query(
+        limit=wanted.limit,
+        flow=wanted.flow,
+        interaction=wanted.interaction,
+        operation=wanted.operation,
+        outcome=wanted.outcome,
+    )
+    return await asyncio.to_thread(newest_calls, journal, query)

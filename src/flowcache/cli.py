@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from msgspec import structs
 
-from flowcache import __version__
+from flowcache import __version__, cli_audit
 from flowcache.control import circuits
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _app = typer.Typer(
 )
 
 _app.add_typer(circuits, name="circuits")
+_app.add_typer(cli_audit.app)
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
@@ -248,6 +249,11 @@ def check(config: Config = None, redis: Redis = None) -> None:
         print(line)
     if settings.jwt is not None:
         _try_issuer(settings.jwt)
+    journal = settings.audit.journal
+    if journal is not None:
+        if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
+            _give_up(f"audit.journal = {journal}: may not be written by this user.")
+        print(f"The audit journal is {journal}, {settings.audit.mode}.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))

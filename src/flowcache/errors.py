@@ -15,7 +15,8 @@
     ├── RedisUnavailable    503  no answer is to be had from Redis now
     │   ├── Declined             Redis is well, and declines this call
     │   ├── NotYet               Redis answers, and can't serve before a moment has passed
-    │   └── Overloaded           flowcache has too much to do; Redis was not asked
+    │   ├── Overloaded           flowcache has too much to do; Redis was not asked
+    │   └── Unrecorded           the audit record can't be kept, and must be
     └── DeadlineExceeded    504  no answer came in time
         └── Unconfirmed          the replicas did not say in time that they have what was written
 
@@ -46,6 +47,7 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "Unconfirmed",
+    "Unrecorded",
     "WrongType",
     "all_failures",
 ]
@@ -166,6 +168,16 @@ class Declined(RedisUnavailable):
     """Redis is well and declines this call: out of memory, disk full, too many calls wait.
 
     It says nothing about the health of the shard: other calls go on.
+    """
+
+    __slots__ = ()
+
+
+class Unrecorded(RedisUnavailable):
+    """The record of the call can't be put on disk, and without it nothing is answered.
+
+    Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
+    docs/decisions/0031-the-audit-journal.md); it says nothing about any shard.
     """
 
     __slots__ = ()

@@ -5,7 +5,7 @@ A Protocol stands here only where two implementations exist or the layers forbid
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Set
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ __all__ = [
     "Reply",
     "Shard",
     "ShardT",
+    "ShardedExecutor",
     "Slow",
     "Stale",
     "Store",
@@ -90,6 +91,13 @@ class Executor(Protocol):
         Raises:
             Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`.
         """
+
+
+class ShardedExecutor(Executor, Protocol):
+    """An executor that can say where a key is."""
+
+    def place(self, key: bytes) -> str | None:
+        """Return the name of the shard that holds ``key`` now; None when none is known."""
 
 
 class Stale:
@@ -200,7 +208,8 @@ class Metrics(Protocol):
 class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     """Who touched which key in which interaction, and what came of it.
 
-    ``at`` is Unix seconds, ``outcome`` is ``ok`` or a failure's code.
+    ``at`` is Unix seconds, ``outcome`` is ``ok`` or a failure's code. ``kind`` is one of
+    `audit.chain.Kind`: what the record says of the call.
     """
 
     at: float
@@ -213,13 +222,32 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     outcome: str
     hit: bool | None
     latency_ms: float
+    address: str | None = None
+    """Where the caller spoke from."""
+    shard: str | None = None
+    """The shard that held the key when the command was sent; None when none was."""
+    stale: bool = False
+    """Whether a replica answered in its primary's place."""
+    kind: str = "call"
 
 
 class AuditSink(Protocol):
     """Where audit records go."""
 
-    def record(self, record: AuditRecord) -> None:
-        """Take one record. Synchronous, bounded, never raises."""
+    @property
+    def wants_intents(self) -> bool:
+        """Whether a write is recorded before it is done, too."""
 
-    def newest(self, limit: int) -> Sequence[AuditRecord]:
-        """Return up to ``limit`` records, newest last."""
+    def admit(self) -> None:
+        """Pass while records can be kept, or need not be.
+
+        Raises:
+            Unrecorded: they can't, and nothing may be done without.
+        """
+
+    def record(self, record: AuditRecord) -> Awaitable[bool] | None:
+        """Take one record. Synchronous, bounded, never raises.
+
+        What is returned has to be awaited before the call is answered: it says whether the record
+        is on disk. None: the answer need not wait.
+        """

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from flowcache.audit.settings import AuditSettings, KeyNames
+from flowcache.audit.settings import Mode as AuditMode
 from flowcache.contract.request import Limits
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
@@ -46,7 +48,7 @@ from flowcache.store.settings import (
 )
 from flowcache.telemetry.logs import LEVELS
 
-__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "load"]
+__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "audit_settings", "load"]
 
 
 class ConfigurationError(Exception):
@@ -69,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
     jwt: JwtSettings | None
     """Whose JSON Web Tokens count; None: nobody's."""
     gate: GateSettings
-    audit_ring: int
+    audit: AuditSettings
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
@@ -129,6 +131,36 @@ def _file(value: Any) -> str:
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
     return str(path.resolve())
+
+
+def _new_file(value: Any) -> Path:
+    """Read the path of a file that may not be there yet; its directory has to be."""
+    try:
+        path = Path(_text(value)).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("has a home directory that nobody has") from None
+    if not path.parent.is_dir():
+        raise ValueError("its directory is not there")
+    if path.is_dir():
+        raise ValueError("is a directory")
+    return path
+
+
+_KEY_LENGTH = 32
+
+
+def _key(value: Any) -> Secret:
+    secret = _secret(value)
+    if len(secret.reveal()) < _KEY_LENGTH:
+        raise ValueError(f"expected at least {_KEY_LENGTH} characters")
+    return secret
+
+
+def _key_file(value: Any) -> Secret:
+    try:
+        return _key(Path(_file(value)).read_text("ascii").strip())
+    except UnicodeDecodeError:
+        raise ValueError("expected a file of printable ASCII characters") from None
 
 
 def _flag(value: Any) -> bool:
@@ -499,7 +531,54 @@ SETTINGS: tuple[Setting, ...] = (
         "a timeout of a call that was given less than this does not count; "
         "nine tenths of the deadline by default",
     ),
-    Setting("audit", "ring", _number(0, 100_000), 1000, "newest records a worker keeps in memory"),
+    Setting(
+        "audit",
+        "ring",
+        _number(0, 100_000),
+        1000,
+        "newest records a worker keeps in memory, when there is no journal",
+    ),
+    Setting(
+        "audit",
+        "journal",
+        _new_file,
+        None,
+        "file of the audit journal, shared by all workers of a host; without one records are "
+        "kept in memory only",
+    ),
+    Setting(
+        "audit",
+        "mode",
+        _one_of(*AuditMode),
+        "relaxed",
+        "relaxed: a crash may lose the records of the last 0.2 s, and a broken journal stops "
+        "nothing; strict: a call is answered only when its record is on disk",
+    ),
+    Setting(
+        "audit",
+        "keys",
+        _one_of(*KeyNames),
+        "plain",
+        "how key names are kept: plain, masked (`caller:***`), or hmac (a keyed hash)",
+    ),
+    Setting("audit", "hmac_secret", _key, None, "secret of that hash, at least 32 characters"),
+    Setting("audit", "hmac_secret_file", _key_file, None, "file that holds it"),
+    Setting(
+        "audit",
+        "signing_key",
+        _key,
+        None,
+        "secret that seals the journal, at least 32 characters; set it before the journal begins",
+    ),
+    Setting("audit", "signing_key_file", _key_file, None, "file that holds it"),
+    Setting("audit", "keep_days", _number(1, 36_500), 365, "older records are let go of"),
+    Setting(
+        "audit",
+        "max_mb",
+        _number(1, 1 << 20),
+        1024,
+        "the most MiB of records; the oldest are let go of",
+    ),
     Setting("log", "level", _one_of(*LEVELS), "info", "least level that is logged"),
     Setting(
         "cxone",
@@ -624,7 +703,7 @@ def _value(setting: Setting, sources: _Sources, faults: list[str]) -> Any:
 
 def _masked(setting: Setting, raw: Any) -> str:
     """Return a bad value as it may be shown: no secret, and not too long."""
-    if setting.read in (_secret, _password):
+    if setting.read in (_secret, _password, _key):
         return "'***'"
     try:
         if setting.read is _location:
@@ -636,6 +715,49 @@ def _masked(setting: Setting, raw: Any) -> str:
         return repr(raw)[:200]
     except ValueError:  # Python shows no integer of more than 4,300 digits
         return "a very long number"
+
+
+def audit_settings(
+    file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> AuditSettings:
+    """Read what concerns the audit only: who reads a journal need not be able to serve.
+
+    Raises:
+        ConfigurationError: that part has faults; all of them are told.
+    """
+    faults: list[str] = []
+    sources = _Sources(overrides or {}, environment, _read_file(file, faults), {})
+    values = {s.name: _value(s, sources, faults) for s in SETTINGS if s.section == "audit"}
+    audit = _audit(values, faults)
+    if faults or audit is None:
+        raise ConfigurationError(faults)
+    return audit
+
+
+def _audit(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
+    for name in ("audit.hmac_secret", "audit.signing_key"):
+        if v[name] is not None and v[f"{name}_file"] is not None:
+            faults.append(f"{name} and {name}_file: one of them is enough")
+    hmac_secret = v["audit.hmac_secret"] or v["audit.hmac_secret_file"]
+    for name, value, needed, has in (
+        ("audit.keys", KeyNames.HMAC, "audit.hmac_secret", hmac_secret),
+        ("audit.mode", AuditMode.STRICT, "audit.journal", v["audit.journal"]),
+    ):
+        is_bad = any(fault.startswith(needed) for fault in faults)  # which says enough
+        if v[name] == value and has is None and not is_bad:
+            faults.append(f'{name} = "{value}": needs {needed}')
+    if any(fault.startswith("audit.") for fault in faults):
+        return None
+    return AuditSettings(
+        v["audit.ring"],
+        v["audit.journal"],
+        AuditMode(v["audit.mode"]),
+        KeyNames(v["audit.keys"]),
+        hmac_secret,
+        v["audit.signing_key"] or v["audit.signing_key_file"],
+        v["audit.keep_days"],
+        v["audit.max_mb"],
+    )
 
 
 def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
@@ -656,12 +778,13 @@ def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settin
     if shortest is not None and longest is not None and shortest > longest:
         faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
     _check_breaker(v, faults)
+    audit = _audit(v, faults)
     body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
     if body is not None and bodies is not None and body > bodies:
         faults.append(
             f"http.max_unfinished_bytes = {bodies}: less than http.max_body_bytes = {body}"
         )
-    if faults:
+    if faults or audit is None:
         return None
     deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
     return Settings(
@@ -701,7 +824,7 @@ def _assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settin
             Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
             v["auth.shared_rates"],
         ),
-        v["audit.ring"],
+        audit,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
     )
@@ -855,6 +978,8 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         value = values[setting.name]
         if isinstance(value, Secret):
             value = "***"
+        elif isinstance(value, Path):
+            value = str(value)
         elif isinstance(value, Location):
             value = [str(node) for node in value.nodes]
         elif isinstance(value, Window | Networks):

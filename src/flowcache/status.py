@@ -13,6 +13,7 @@ __all__ = [
     "CIRCUIT_STATES",
     "CircuitStatus",
     "CircuitWish",
+    "JournalStatus",
     "LinkStatus",
     "OperationStats",
     "ReadStats",
@@ -117,6 +118,23 @@ class CircuitWish(msgspec.Struct, frozen=True):
         return self.shard in (None, other.shard) and self.access in (None, other.access)
 
 
+class JournalStatus(msgspec.Struct, frozen=True):
+    """How a worker's writing to the audit journal does. ``fault`` is None while it is well.
+
+    ``commits`` counts commits by the bucket of their latency, ``commit_ms`` is the sum of it.
+    """
+
+    path: str
+    mode: str
+    writer: str
+    fault: str | None
+    queued: int
+    written: int
+    lost: int
+    commits: list[int]
+    commit_ms: float
+
+
 class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
@@ -149,3 +167,5 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Of the calls in flight, those that wait for Redis: what ``http.max_in_flight`` bounds."""
     overload_refusals: int = 0
     """Calls refused for want of room: Redis was not asked."""
+    journal: JournalStatus | None = None
+    """None where the newest audit records in memory are all there are."""

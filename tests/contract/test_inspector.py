@@ -134,8 +134,12 @@ def test_an_audit_record_says_who_did_what(flow: Flow, key: str) -> None:
     """A record names the client, flow, interaction, operation and key, and what came of it."""
     before = datetime.now(UTC) - timedelta(seconds=1)
     answer = answered(flow.call(operation="get", key=key, flowId="eu", interactionId=7031994))
-    entry = flow.service.inspect("?limit=1")["auditLogs"][0]
+    seen = flow.service.inspect("?limit=1")
+    entry = seen["auditLogs"][0]
     assert before < datetime.fromisoformat(entry.pop("timestamp")) <= datetime.now(UTC)
+    assert entry.pop("shard") in {
+        shard["name"] for store in seen["redis"] for shard in store["shards"]
+    }
     assert entry == {
         "requestId": answer["metadata"]["requestId"],
         "client": "flow",
@@ -148,6 +152,8 @@ def test_an_audit_record_says_who_did_what(flow: Flow, key: str) -> None:
         "hit": False,
         "hitRatio": False,
         "latencyMs": answer["metadata"]["latencyMs"],
+        "address": "127.0.0.1",
+        "stale": False,
     }
 
 

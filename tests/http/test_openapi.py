@@ -37,6 +37,7 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode
 from flowcache.status import (
     CircuitWish,
+    JournalStatus,
     LinkStatus,
     ShardStatus,
     StoreStatus,
@@ -285,6 +286,7 @@ def test_the_inspector_fits_its_schema() -> None:
             None,
             (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
         ),
+        journal=JournalStatus("/a.db", "strict", "0a", None, 1, 2, 0, [], 0.5),
     )
     allowed = validator(SCHEMAS["Inspector"])
     shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))

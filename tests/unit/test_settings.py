@@ -12,11 +12,14 @@ from typing import Any
 import hypothesis
 import pytest
 
+from flowcache.audit.settings import KeyNames
+from flowcache.audit.settings import Mode as AuditMode
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
+from flowcache.secret import Secret
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
 from flowcache.store.settings import Address, ReadFrom, Tls
 
@@ -24,6 +27,11 @@ TOKEN = {"SERVICE_BEARER_TOKEN": "flow-token"}
 PEM = str(Path(__file__).resolve())
 OTHER_PEM = str(Path(hypothesis.__file__).resolve())
 """Two files that can be read: what is in them is looked at when Redis is connected to."""
+JOURNAL = str(Path(__file__).with_name("audit.db"))
+"""A file that is not there, in a directory that is."""
+KEY_FILE = Path(__file__).with_name("some.key")
+KEY = KEY_FILE.read_text().strip()
+LONG_SECRET = "0123456789abcdef" * 2
 
 Write = Callable[[str], Path]
 
@@ -217,7 +225,16 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "breaker.probes": ("3", lambda s: s.guard.breaker.probes, 3),
     "breaker.mode": ("observe", lambda s: s.guard.mode, Mode.OBSERVE),
     "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
-    "audit.ring": ("5", lambda s: s.audit_ring, 5),
+    "audit.ring": ("5", lambda s: s.audit.ring, 5),
+    "audit.journal": (JOURNAL, lambda s: s.audit.journal, Path(JOURNAL)),
+    "audit.mode": ("strict", lambda s: s.audit.mode, AuditMode.STRICT),
+    "audit.keys": ("masked", lambda s: s.audit.keys, KeyNames.MASKED),
+    "audit.hmac_secret": (LONG_SECRET, lambda s: s.audit.hmac_secret, Secret(LONG_SECRET)),
+    "audit.hmac_secret_file": (str(KEY_FILE), lambda s: s.audit.hmac_secret, Secret(KEY)),
+    "audit.signing_key": (LONG_SECRET, lambda s: s.audit.signing_key, Secret(LONG_SECRET)),
+    "audit.signing_key_file": (str(KEY_FILE), lambda s: s.audit.signing_key, Secret(KEY)),
+    "audit.keep_days": ("30", lambda s: s.audit.keep_days, 30),
+    "audit.max_mb": ("64", lambda s: s.audit.max_mb, 64),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
     "cxone.api_base": ("https://api", in_shown("cxone.api_base"), "https://api"),
     "cxone.client_id": ("id", in_shown("cxone.client_id"), "id"),
@@ -237,6 +254,7 @@ NEEDS = {
     "redis.tls_key_file": PAIR,
     "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
     **dict.fromkeys(("jwt.keys", "jwt.issuer", "jwt.audience", "jwt.refresh_seconds"), ISSUER),
+    "audit.mode": {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL},
 }
 """What else must be configured for a setting to show."""
 
@@ -455,6 +473,13 @@ BAD: dict[str, str] = {
     "breaker.mode": "half-open",
     "breaker.min_budget_ms": "-1",
     "audit.ring": "many",
+    "audit.journal": "/no/such/directory/audit.db",
+    "audit.mode": "lenient",
+    "audit.keys": "rot13",
+    "audit.hmac_secret_file": "/no/such/file",
+    "audit.signing_key_file": "/",
+    "audit.keep_days": "0",
+    "audit.max_mb": "0",
     "log.level": "loud",
     "cxone.api_base": " ",
     "cxone.client_id": " ",
@@ -466,7 +491,7 @@ SECRETS = [
     "redis.password",
     "redis.sentinel_password",
 ]
-SECRETS += ["cxone.client_secret"]
+SECRETS += ["cxone.client_secret", "audit.hmac_secret", "audit.signing_key"]
 
 
 def test_every_row_is_tried_with_something_bad() -> None:
@@ -728,7 +753,7 @@ WORD = "hunter2"
 
 def test_no_secret_shows_in_settings() -> None:
     """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
-    environment = {row.variable: WORD + row.name for row in SETTINGS if row.name in SECRETS}
+    environment = {row.variable: WORD + row.name * 3 for row in SETTINGS if row.name in SECRETS}
     settings = loaded(environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
     assert WORD not in repr(settings)
     assert WORD not in json.dumps(settings.shown)

@@ -12,7 +12,7 @@ one place, `__call__`; so does a bug.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from time import time
 
@@ -21,7 +21,7 @@ import structlog
 
 from flowcache.contract import answer, request
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
-from flowcache.errors import Failure, Overloaded, TooLarge
+from flowcache.errors import DeadlineExceeded, Failure, Overloaded, TooLarge, Unrecorded
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
@@ -29,7 +29,7 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
 from flowcache.policy.gate import Gate
 from flowcache.policy.verdict import Deny, judge, placed, refusal
-from flowcache.ports import AuditRecord, AuditSink, Clock, Executor, Metrics, Reply, Stale
+from flowcache.ports import AuditRecord, AuditSink, Clock, Metrics, Reply, ShardedExecutor, Stale
 
 __all__ = ["DataAction", "DataActionSettings"]
 
@@ -73,10 +73,25 @@ def _least_bytes(reply: Reply) -> int:
 class _Call:
     """What is known of a call so far: what a failure's answer and the audit can tell."""
 
-    __slots__ = ("body", "client", "id", "operation", "ran", "request", "stale")
+    __slots__ = (
+        "address",
+        "body",
+        "client",
+        "deadline",
+        "id",
+        "intended",
+        "operation",
+        "ran",
+        "repeatable",
+        "request",
+        "shard",
+        "stale",
+    )
 
     def __init__(self, call_id: str) -> None:
         self.id = call_id
+        self.address: str | None = None
+        """Where it comes from; behind trusted proxies, not the connection's."""
         self.client: str | None = None
         self.body: request.Body | None = None
         self.operation: str | None = None
@@ -86,6 +101,12 @@ class _Call:
         self.request: request.Request | None = None
         self.stale = False
         """Whether a replica gave the reply in its primary's place."""
+        self.shard: str | None = None
+        self.deadline: float | None = None
+        self.intended = False
+        """Whether a record says that this write is about to be done."""
+        self.repeatable = True
+        """Whether nothing was done that could be done twice."""
 
 
 class DataAction:
@@ -95,7 +116,7 @@ class DataAction:
         self,
         settings: DataActionSettings,
         gate: Gate,
-        store: Executor,
+        store: ShardedExecutor,
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
@@ -150,13 +171,28 @@ class DataAction:
                     answer.failed(failure, call.id, latency_ms, call.operation),
                     self._settings.max_answer,
                 )
-            # The record comes before the answer: what a caller was told has been counted.
-            self._record(call, outcome, hit, latency_ms)
+            # The record comes before the answer: what a caller was told has been kept and counted.
+            kept = self._audit_call(call, outcome, hit, latency_ms)
+            unkept = None if kept is None else await self._unkept(call, kept, outcome)
+            if unkept is not None:
+                latency_ms = self._ms_since(started)
+                status, told, hit = unkept.status, unkept.code, None
+                headers = failure_headers(unkept)
+                payload = answer.encode(
+                    answer.failed(unkept, call.id, latency_ms, call.operation),
+                    self._settings.max_answer,
+                )
+                if told != outcome:
+                    self._audit_call(call, told, hit, latency_ms, "correction")
+                outcome = told
+            self._metrics.record(_known_operation(call), outcome, hit, latency_ms)
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": payload})
         except asyncio.CancelledError:
             # It may have reached Redis: an attempt like any other.
-            self._record(call, "cancelled", None, self._ms_since(started))
+            latency_ms = self._ms_since(started)
+            self._audit_call(call, "cancelled", None, latency_ms)
+            self._metrics.record(_known_operation(call), "cancelled", None, latency_ms)
             raise
         finally:
             self.in_flight -= 1
@@ -179,7 +215,7 @@ class DataAction:
                 length = value
             elif name == b"transfer-encoding":
                 chunked = value
-        address = self._gate.address(scope.get("client"), headers)
+        call.address = address = self._gate.address(scope.get("client"), headers)
         principal = self._gate.identify(headers, address)
         call.client = principal.name
         self._gate.admit(principal)
@@ -196,9 +232,16 @@ class DataAction:
         if verdict.__class__ is Deny:
             raise refusal(verdict)
         command = placed(command, principal.prefix)
+        call.deadline = deadline = began + self._patience(wanted)
+        call.shard = self._store.place(command.key)
+        self._audit.admit()
         self.at_work += 1
         try:
-            reply = await self._store.execute(command, began + self._patience(wanted))
+            if command.writes:
+                if self._audit.wants_intents:
+                    await self._intend(call, began)
+                call.repeatable = command.once is not None
+            reply = await self._store.execute(command, deadline)
         finally:
             self.at_work -= 1
         if reply.__class__ is Stale:
@@ -216,25 +259,71 @@ class DataAction:
     def _ms_since(self, started: float) -> float:
         return round((self._clock() - started) * 1000, 3)
 
-    def _record(self, call: _Call, outcome: str, hit: bool | None, latency_ms: float) -> None:
-        # A name that is none of ours may be anything, a customer's data in the wrong field too.
-        operation = call.ran or (call.operation if call.operation in CATALOGUE else None)
-        self._metrics.record(operation, outcome, hit, latency_ms)
+    def _audit_call(
+        self, call: _Call, outcome: str, hit: bool | None, latency_ms: float, kind: str = "call"
+    ) -> Awaitable[bool] | None:
         flow_id, interaction_id, key = _subject(call)
-        self._audit.record(
+        return self._audit.record(
             AuditRecord(
                 time(),
                 call.id,
                 call.client,
                 flow_id,
                 interaction_id,
-                operation,
+                _known_operation(call),
                 key,
                 outcome,
                 hit,
                 latency_ms,
+                call.address,
+                call.shard,
+                call.stale,
+                "outcome" if call.intended and kind == "call" else kind,
             )
         )
+
+    async def _intend(self, call: _Call, began: float) -> None:
+        """Have a record on disk of the write that is about to be done.
+
+        Raises:
+            Failure: it is not there, and nothing was done.
+        """
+        kept = self._audit_call(call, "intended", None, self._ms_since(began), "intent")
+        call.intended = True
+        unkept = None if kept is None else await self._unkept(call, kept, "intended")
+        if unkept is not None:
+            raise unkept
+
+    async def _unkept(self, call: _Call, kept: Awaitable[bool], outcome: str) -> Failure | None:
+        """Wait until a record is on disk; return what to answer instead when it is not.
+
+        None: the answer may leave. So may a refusal whose record is late: it tells nothing.
+        """
+        deadline = call.deadline
+        patience = self._settings.deadline if deadline is None else deadline - self._clock()
+        done = "" if call.repeatable else " Redis may have done what was asked."
+        try:
+            async with asyncio.timeout(max(0.0, patience)):
+                if await kept:
+                    return None
+        except TimeoutError:
+            if outcome not in ("ok", "intended"):
+                return None
+            return DeadlineExceeded(
+                f"The audit record of this call was not on disk in time.{done}",
+                retryable=call.repeatable,
+            )
+        return Unrecorded(
+            f"The audit record of this call can't be written.{done}", retryable=call.repeatable
+        )
+
+
+def _known_operation(call: _Call) -> str | None:
+    """Return the operation's name, for the records.
+
+    A name that is none of ours may be anything, a customer's data in the wrong field too.
+    """
+    return call.ran or (call.operation if call.operation in CATALOGUE else None)
 
 
 def _as_failure(fault: Exception, call: _Call) -> Failure:

@@ -523,11 +523,18 @@ def _inspector() -> dict[str, Schema]:
         "interactionId": maybe_text,
         "operation": maybe_text,
         "key": maybe_text,
-        "outcome": text | {"description": "`ok`, a failure's code, or `client_gone`."},
+        "outcome": text
+        | {
+            "description": "`ok`, a failure's code, `cancelled`; `intended` for "
+            "a write whose outcome was not recorded."
+        },
         "success": {"type": "boolean"},
         "hit": {"type": ["boolean", "null"]},
         "hitRatio": {"type": "boolean", "description": "Whether it was a hit."},
         "latencyMs": number,
+        "address": maybe_text | {"description": "Where the caller spoke from."},
+        "shard": maybe_text | {"description": "The shard that the command was sent to."},
+        "stale": {"type": "boolean", "description": "Whether a replica answered instead."},
     }
     rate: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
     circuit = {
@@ -551,6 +558,16 @@ def _inspector() -> dict[str, Schema]:
         "startedAt": text | {"format": "date-time"},
         "inFlight": whole,
         "auditRecords": whole,
+    }
+    journal = {
+        "worker": whole,
+        "writer": text | {"description": "Its name in the journal."},
+        "path": text,
+        "mode": {"enum": ["relaxed", "strict"]},
+        "fault": maybe_text,
+        "queued": whole,
+        "written": whole,
+        "lost": whole,
     }
     return {
         "CallMetrics": _object(metrics, description="What came of calls since the workers began."),
@@ -638,6 +655,12 @@ def _inspector() -> dict[str, Schema]:
                     ),
                     description="Calls that were sent again, or to a second server.",
                 ),
+                "journal": {
+                    "type": "array",
+                    "items": _object(journal),
+                    "description": "How each worker's writing to the audit journal does; empty "
+                    "without one.",
+                },
                 "redis": {
                     "type": "array",
                     "items": {"allOf": [_object({"worker": whole}), _ref("StoreStatus")]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from time import time
 from typing import Any
 
@@ -16,7 +17,14 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from flowcache.contract import answer
-from flowcache.errors import Failure, InvalidRequest, NotFound, RedisUnavailable, TooLarge
+from flowcache.errors import (
+    Failure,
+    InvalidRequest,
+    NotFound,
+    RedisUnavailable,
+    TooLarge,
+    Unrecorded,
+)
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
@@ -34,6 +42,9 @@ from flowcache.telemetry.fleet import Question
 
 __all__ = ["PagesSettings", "pages"]
 
+_RECORD_SECONDS = 1.0
+"""How long the refusal of a page waits for its record."""
+
 _log = structlog.get_logger(__name__)
 
 _MAX_ORDER_BYTES = 4096
@@ -41,6 +52,7 @@ _ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
 
 
 class PagesSettings(msgspec.Struct, frozen=True):
@@ -59,8 +71,14 @@ def pages(
     control: Control,
     next_id: Callable[[], str],
     audit: AuditSink,
+    history: History | None = None,
 ) -> Starlette:
-    """Build the application. ``gather`` asks all workers; ``ready`` raises while Redis is away."""
+    """Build the application.
+
+    ``gather`` asks all workers; ``ready`` raises while calls can't be served; ``audit`` takes
+    attempts that are refused here. ``history`` reads the audit journal; without one the records
+    are those that the workers have in memory.
+    """
 
     def allowed(request: Request, permission: Permission) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
@@ -73,12 +91,14 @@ def pages(
             principal.require(permission)
             return principal
         except Failure as failure:
-            refused(request, client, failure)
+            refused(request, client, address, failure)
             raise
 
-    def refused(request: Request, client: str | None, failure: Failure) -> None:
+    def refused(
+        request: Request, client: str | None, address: str | None, failure: Failure
+    ) -> None:
         request.state.id = next_id()
-        audit.record(
+        request.state.kept = audit.record(
             AuditRecord(
                 at=time(),
                 request_id=request.state.id,
@@ -90,6 +110,7 @@ def pages(
                 outcome=failure.code,
                 hit=None,
                 latency_ms=0.0,
+                address=address,
             )
         )
 
@@ -99,6 +120,8 @@ def pages(
     async def readyz(_: Request) -> Response:
         try:
             await ready()
+        except Unrecorded:
+            return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)
@@ -111,8 +134,13 @@ def pages(
     async def inspector(request: Request) -> Response:
         allowed(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
-        workers = await gather(Question.EVERYTHING)
-        return _json(view(workers, wanted, settings.configuration, settings.version))
+        if history is None:
+            workers = await gather(Question.EVERYTHING)
+            records = None
+        else:
+            workers = await gather(Question.TOTALS)
+            records = await history(wanted)
+        return _json(view(workers, wanted, settings.configuration, settings.version, records))
 
     async def circuits(request: Request) -> Response:
         if request.method == "POST":
@@ -138,6 +166,7 @@ def pages(
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = getattr(request.state, "id", None) or next_id()
         failure = _as_failure(request, fault, request_id)
+        await _in_time(getattr(request.state, "kept", None))
         body = answer.encode(answer.failed(failure, request_id, 0.0, None), 1 << 20)
         response = Response(body, failure.status)
         response.raw_headers = [*failure_headers(failure), (b"content-length", b"%d" % len(body))]
@@ -160,6 +189,17 @@ def pages(
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application
+
+
+async def _in_time(kept: Awaitable[bool] | None) -> None:
+    """Wait until a record is on disk, where that is promised.
+
+    A broken journal changes nothing here: the page is where it is told.
+    """
+    if kept is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECORD_SECONDS):
+                await kept
 
 
 async def _read(request: Request) -> bytes:

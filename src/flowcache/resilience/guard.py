@@ -156,6 +156,13 @@ class Guard(Generic[ShardT]):
             circuits.patience.observe(now - began)
         return reply
 
+    def place(self, key: bytes) -> str | None:
+        """Return the name of the shard that holds ``key`` now; None when none is known."""
+        try:
+            return self._store.shard(key).name
+        except RedisUnavailable:
+            return None
+
     # -- second chances ---------------------------------------------------------------------------
 
     async def _elsewhere(

@@ -83,6 +83,48 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "Audit records made.",
         value=sum(worker.audit_total for worker in workers),
     )
+    yield from _journal(workers)
+
+
+def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    journals = [worker.journal for worker in workers if worker.journal is not None]
+    for name, about, value in (
+        (
+            "flowcache_audit_written",
+            "Audit records that are on disk.",
+            sum(j.written for j in journals),
+        ),
+        (
+            "flowcache_audit_lost",
+            "Audit records that could not be kept.",
+            sum(j.lost for j in journals),
+        ),
+    ):
+        yield CounterMetricFamily(name, about, value=value)
+    seconds = HistogramMetricFamily(
+        "flowcache_audit_commit_seconds", "From a batch of audit records to its being on disk."
+    )
+    commits = [sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)]
+    buckets = [
+        (repr(2**power / 1_000_000), float(count_until(commits, power))) for power in _POWERS
+    ]
+    buckets.append(("+Inf", float(sum(commits))))
+    seconds.add_metric([], buckets, sum(j.commit_ms for j in journals) / 1000)
+    yield seconds
+
+
+def _journal_now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    journals = [worker.journal for worker in workers if worker.journal is not None]
+    yield GaugeMetricFamily(
+        "flowcache_audit_queued",
+        "Audit records that wait to be written.",
+        value=sum(j.queued for j in journals),
+    )
+    yield GaugeMetricFamily(
+        "flowcache_audit_broken",
+        "Workers that can't write the audit journal.",
+        value=sum(j.fault is not None for j in journals),
+    )
 
 
 def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -124,6 +166,7 @@ def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
 
 
 def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    yield from _journal_now(workers)
     yield GaugeMetricFamily("flowcache_workers", "Workers that answer.", value=len(workers))
     yield GaugeMetricFamily(
         "flowcache_requests_in_flight",

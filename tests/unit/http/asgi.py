@@ -159,6 +159,7 @@ REPLIES: dict[bytes, Reply] = {
     b"HSET": 1,
     b"HGETALL": {},
     b"DEL": 0,
+    b"INCRBY": 1,
 }
 
 
@@ -177,6 +178,9 @@ class Executor:
         if isinstance(self.reply, BaseException):
             raise self.reply
         return REPLIES[command.name] if self.reply is ... else self.reply
+
+    def place(self, key: bytes) -> str | None:
+        return "127.0.0.1:7000"
 
 
 class Endpoint:

@@ -82,8 +82,13 @@ def view(
     wanted: AuditFilter,
     configuration: dict[str, Any],
     version: str,
+    records: Sequence[AuditRecord] | None = None,
 ) -> dict[str, Any]:
-    """Return the whole document."""
+    """Return the whole document.
+
+    ``records`` are those of the audit journal that are ``wanted``, newest last; without a journal
+    they are what the workers have in memory.
+    """
     names = workers[0].operations
     everybody, workers = workers, [worker for worker in workers if worker.alive]
     by_name = {name: merge(worker.operations[name] for worker in everybody) for name in names}
@@ -92,7 +97,9 @@ def view(
     return {
         "metrics": _metrics(merge(by_name.values()))
         | {"operations": {n: _metrics(s) for n, s in by_name.items() if s.outcomes}},
-        "auditLogs": _audit(workers, wanted),
+        "auditLogs": _audit(workers, wanted)
+        if records is None
+        else [_entry(record) for record in records],
         "circuitState": next(
             (
                 state
@@ -113,6 +120,20 @@ def view(
             "retries": sum(worker.store.retries for worker in everybody),
             "retriesRefused": sum(worker.store.retries_refused for worker in everybody),
         },
+        "journal": [
+            {
+                "worker": worker.pid,
+                "writer": worker.journal.writer,
+                "path": worker.journal.path,
+                "mode": worker.journal.mode,
+                "fault": worker.journal.fault,
+                "queued": worker.journal.queued,
+                "written": worker.journal.written,
+                "lost": worker.journal.lost,
+            }
+            for worker in workers
+            if worker.journal is not None
+        ],
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [
             {
@@ -194,6 +215,9 @@ def _entry(record: AuditRecord) -> dict[str, Any]:
         "hit": record.hit,
         "hitRatio": record.hit is True,
         "latencyMs": record.latency_ms,
+        "address": record.address,
+        "shard": record.shard,
+        "stale": record.stale,
     }
 
 

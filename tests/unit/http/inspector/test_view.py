@@ -137,6 +137,9 @@ def test_an_entry_tells_all_of_a_record() -> None:
         "hit": True,
         "hitRatio": True,
         "latencyMs": 0.5,
+        "address": None,
+        "shard": None,
+        "stale": False,
     }
 
 

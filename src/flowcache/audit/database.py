@@ -1,0 +1,204 @@
+"""The journal's file: its tables, how it is opened, and whose turn it is to write.
+
+SQLite in WAL mode: one process writes at a time while any number read. Among writers SQLite only
+knows to try again later, which starves the second of two busy ones; so each takes its turn at a
+lock file beside the journal (`Turns`), and meets SQLite's own lock open.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flowcache.audit.chain import Entry
+
+__all__ = [
+    "COLUMNS",
+    "JournalFault",
+    "Turns",
+    "connect",
+    "connect_read_only",
+    "identity",
+    "number",
+    "writers",
+]
+
+_APPLICATION = 0x666C6175
+"""``flau``: what `file` and we know the journal by."""
+_VERSION = 1
+_BUSY_SECONDS = 5.0
+
+COLUMNS = ", ".join(Entry.__struct_fields__)
+"""The columns of a record, in the order of `Entry`; ``hash`` and ``seal`` follow."""
+
+_SCHEMA = (
+    """CREATE TABLE records (
+        writer INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        at REAL NOT NULL,
+        client TEXT,
+        address TEXT,
+        request_id TEXT,
+        flow TEXT,
+        interaction TEXT,
+        operation TEXT,
+        key TEXT,
+        outcome TEXT,
+        hit INTEGER,
+        latency_ms REAL,
+        shard TEXT,
+        stale INTEGER NOT NULL,
+        detail TEXT,
+        hash BLOB NOT NULL,
+        seal BLOB,
+        PRIMARY KEY (writer, seq)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX records_at ON records (at)",
+    """CREATE TABLE cuts (
+        writer INTEGER PRIMARY KEY,
+        seq INTEGER NOT NULL,
+        hash BLOB NOT NULL,
+        at REAL NOT NULL,
+        seal BLOB
+    )""",
+    f"PRAGMA application_id = {_APPLICATION}",
+    f"PRAGMA user_version = {_VERSION}",
+)
+
+
+class JournalFault(Exception):
+    """The journal can't be opened, read or written. The message is fit for an operator."""
+
+
+class Turns:
+    """Whose turn it is to write, among all processes that share a journal.
+
+    Two locks, as a turnstile: who waits for the second holds the first, so that a writer that has
+    just ended its turn can't be the next while another waits. The kernel lets go of the locks of a
+    process that died.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._gate, self._desk = (
+            os.open(f"{journal}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for name in ("gate", "turn")
+        )
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn, and have it for a while."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._desk, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._desk, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the locks."""
+        os.close(self._gate)
+        os.close(self._desk)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the journal for writing; make it where there is none. Have the turn while you do.
+
+    Raises:
+        JournalFault: it is of another kind or version.
+        sqlite3.Error, OSError: it can't be opened.
+    """
+    # SQLite would leave the mode to the umask; its -wal and -shm take the mode of the file.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    try:
+        if not number(connection, "PRAGMA schema_version"):
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        _recognise(connection, path)
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise JournalFault(f"{path}: can't be put into WAL mode; is it on a network drive?")
+        # FULL: a commit is on disk when it returns. NORMAL would lose some to a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open the journal for reading, beside those who write.
+
+    Raises:
+        JournalFault: there is none, or it can't be read.
+    """
+    if not path.is_file():
+        raise JournalFault(f"{path}: there is no journal.")
+    location = f"{path.resolve().as_uri()}?mode=ro"
+    # A directory that can't be written to has no room for the -shm file that WAL needs; without a
+    # -wal nobody writes, and none is needed.
+    quiet = not os.path.exists(f"{path}-wal") and not os.access(path.parent, os.W_OK)
+    try:
+        connection = sqlite3.connect(
+            location + "&immutable=1" * quiet, uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+        )
+        connection.text_factory = _text
+        try:
+            _recognise(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as fault:
+        raise JournalFault(f"{path}: can't be read: {fault}") from None
+    return connection
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file from another one of the same name; None when there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _text(kept: bytes) -> str:
+    """Return a text as it was kept. One that somebody broke must not hide the rest."""
+    try:
+        return kept.decode()
+    except UnicodeDecodeError:
+        return f"\0no UTF-8: {kept.hex()}"
+
+
+def _recognise(connection: sqlite3.Connection, path: Path) -> None:
+    if number(connection, "PRAGMA application_id") != _APPLICATION:
+        raise JournalFault(f"{path}: is not an audit journal of flowcache.")
+    version = number(connection, "PRAGMA user_version")
+    if version != _VERSION:
+        raise JournalFault(f"{path}: is a journal of version {version}; this is for {_VERSION}.")
+
+
+def writers(connection: sqlite3.Connection) -> list[int]:
+    """Return the writers that have records. It takes a look-up each, however long their chains."""
+    found: list[int] = []
+    query = "SELECT writer FROM records WHERE writer > ? ORDER BY writer LIMIT 1"
+    row = (-(1 << 63),)
+    while (row := connection.execute(query, row).fetchone()) and isinstance(row[0], int | float):
+        if isinstance(row[0], int):  # another type is no writer of ours; `verifying` tells of it
+            found.append(row[0])
+    return found
+
+
+def number(connection: sqlite3.Connection, query: str) -> int:
+    """Return the one number that ``query`` gives."""
+    return int(connection.execute(query).fetchone()[0])

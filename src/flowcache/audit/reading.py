@@ -1,0 +1,211 @@
+"""Reading the journal while others write it.
+
+Nothing here keeps the file busy: each part of a long answer is a short query of its own, because
+SQLite can't fold the -wal file back while a reader looks at an old state.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from flowcache.audit import database
+from flowcache.audit.chain import INTENDED, Cut, Entry, Head, Kind, Link
+from flowcache.audit.database import COLUMNS, JournalFault
+
+__all__ = ["Query", "Reader"]
+
+_PART = 5000
+_WITHOUT_CALL = (Kind.OPEN, Kind.CLOSE)
+
+
+class Query(msgspec.Struct, frozen=True):
+    """Which records are wanted. Times are Unix seconds; ``until`` is the first not wanted.
+
+    ``key`` is as the journal keeps it. ``outcome`` is ``ok``, a code, or ``failed`` for any code.
+    """
+
+    limit: int | None = None
+    flow: str | None = None
+    interaction: str | None = None
+    client: str | None = None
+    key: str | None = None
+    operation: str | None = None
+    outcome: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+_CONDITIONS = {
+    "flow": "flow = ?",
+    "interaction": "interaction = ?",
+    "client": "client = ?",
+    "key": "key = ?",
+    "operation": "operation = ?",
+    "since": "at >= ?",
+    "until": "at < ?",
+}
+"""What in a `Query` SQLite looks after; outcomes come later, when intents have met theirs."""
+
+
+class Reader:
+    """A journal, open for reading. A context manager.
+
+    Raises:
+        JournalFault: it can't be read; so may each of its methods.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = database.connect_read_only(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    # -- records, for people ----------------------------------------------------------------------
+
+    def records(self, query: Query) -> Iterator[Entry]:
+        """Yield every record that fits ``query`` as it was kept, oldest first."""
+        fitting = (e for e in self._through(query, "ASC") if _has_outcome(e, query.outcome))
+        return islice(fitting, query.limit)
+
+    def newest(self, query: Query, within: int | None = None) -> Iterator[Entry]:
+        """Yield the calls that fit ``query``, newest first.
+
+        Of a write, which has two records in strict mode, the intent is left out when its outcome is
+        there. With ``within``, no more than that many of the newest records are looked at.
+        """
+        fitting = _calls(self._through(query, "DESC", within), query.outcome)
+        return islice(fitting, query.limit)
+
+    def _through(self, query: Query, order: str, within: int | None = None) -> Iterator[Entry]:
+        """Yield what fits all of ``query`` but its outcome, in the order of time."""
+        asked = [
+            (c, getattr(query, n)) for n, c in _CONDITIONS.items() if getattr(query, n) is not None
+        ]
+        position: tuple[float, int, int] | None = None
+        ordered = f"ORDER BY at {order}, writer {order}, seq {order}"
+        source = "records"
+        if within is not None:
+            source = f"(SELECT * FROM records {ordered} LIMIT {within:d})"  # noqa: S608
+        while True:
+            where = [condition for condition, _ in asked]
+            arguments = [value for _, value in asked]
+            if position is not None:
+                where.append(f"(at, writer, seq) {'<' if order == 'DESC' else '>'} (?, ?, ?)")
+                arguments.extend(position)
+            rows = self._all(
+                f"SELECT {COLUMNS} FROM {source} "  # noqa: S608 - names and question marks of ours
+                f"{'WHERE ' if where else ''}{' AND '.join(where)} {ordered} LIMIT {_PART}",
+                arguments,
+            )
+            yield from (Entry(*row) for row in rows)
+            if len(rows) < _PART:
+                return
+            last = Entry(*rows[-1])
+            position = (last.at, last.writer, last.seq)
+
+    # -- chains, for the verifier -----------------------------------------------------------------
+
+    def writers(self) -> list[int]:
+        """Return all writers that have records."""
+        with self._told():
+            return database.writers(self._connection)
+
+    def count(self) -> int:
+        """Return how many records there are."""
+        return int(self._all("SELECT count(*) FROM records", ())[0][0])
+
+    def cuts(self) -> dict[int, Cut]:
+        """Return where chains go on after retention, by writer."""
+        rows = self._all(
+            "SELECT writer, seq, hash, at, seal FROM cuts WHERE typeof(seq) = 'integer'", ()
+        )
+        return {row[0]: Cut(row[0], row[1], _bytes(row[2]), row[3], row[4]) for row in rows}
+
+    def cut(self, writer: int) -> Cut | None:
+        """Return where a writer's chain goes on after retention; None: nothing was removed."""
+        return self.cuts().get(writer)
+
+    def links(self, writer: int, start: int) -> list[Link]:
+        """Return the next records of a chain, from number ``start`` on; none when it has ended."""
+        rows = self._all(
+            f"SELECT {COLUMNS}, hash, seal FROM records "  # noqa: S608 - names of ours
+            "WHERE writer = ? AND seq >= ? AND typeof(seq) = 'integer' ORDER BY seq LIMIT ?",
+            (writer, start, _PART),
+        )
+        return [
+            Link(Entry(*row[:-2]), _bytes(row[-2]), row[-1] and _bytes(row[-1])) for row in rows
+        ]
+
+    def hash_of(self, writer: int, seq: int) -> bytes | None:
+        """Return a record's hash; None when there is no such record."""
+        rows = self._all("SELECT hash FROM records WHERE writer = ? AND seq = ?", (writer, seq))
+        return rows[0][0] if rows else None
+
+    def head(self, writer: int) -> Head:
+        """Return the newest record of a chain that has any."""
+        rows = self._all(
+            "SELECT seq, hash FROM records WHERE writer = ? ORDER BY seq DESC LIMIT 1", (writer,)
+        )
+        return Head(*rows[0])
+
+    def damage(self) -> list[str]:
+        """Return what SQLite finds wrong with the file, and what no writer of ours would write."""
+        try:
+            found = [str(row[0]) for row in self._all("PRAGMA integrity_check(20)", ())]
+        except JournalFault as fault:
+            return [str(fault)]
+        if found != ["ok"]:
+            return found
+        strange = self._all(
+            "SELECT count(*) FROM records "
+            "WHERE typeof(writer) != 'integer' OR typeof(seq) != 'integer' OR seq < 0",
+            (),
+        )[0][0]
+        return [f"{strange} records have no proper writer or number"] if strange else []
+
+    def _all(self, query: str, arguments: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._told(), closing(self._connection.execute(query, arguments)) as cursor:
+            return cursor.fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, UnicodeError) as fault:
+            raise JournalFault(f"{self.path}: can't be read: {fault}") from None
+
+
+def _calls(entries: Iterable[Entry], outcome: str | None) -> Iterator[Entry]:
+    """Yield what is about calls, of ``entries`` from the newest on."""
+    answered: set[tuple[int, str | None]] = set()
+    for entry in entries:
+        call = (entry.writer, entry.request_id)
+        if entry.kind == Kind.OUTCOME:
+            answered.add(call)
+        elif entry.kind == Kind.INTENT and call in answered:
+            answered.discard(call)
+            continue
+        if entry.kind not in _WITHOUT_CALL and _has_outcome(entry, outcome):
+            yield entry
+
+
+def _has_outcome(entry: Entry, wanted: str | None) -> bool:
+    if wanted == "failed":
+        return entry.outcome is not None and entry.outcome not in ("ok", INTENDED)
+    return wanted is None or entry.outcome == wanted
+
+
+def _bytes(value: object) -> bytes:
+    """Return a hash as it was kept; what is none, since somebody changed it, fits nothing."""
+    return value if isinstance(value, bytes) else b""

@@ -1,0 +1,142 @@
+"""Verify a journal: walk every chain, and ask every witness.
+
+The rules, and what they can't find, are in `chain`. A journal may be verified while it is written:
+what is added or let go of meanwhile disturbs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Walk, writer_name
+from flowcache.audit.database import JournalFault
+from flowcache.audit.reading import Reader
+from flowcache.audit.writing import Witness
+
+__all__ = ["Anchor", "Report", "heads", "verify"]
+
+Anchor = Mapping[str, tuple[int, str]]
+"""How far chains had come: number and hash of a record of each, by the writer's name."""
+
+_decode_witness = msgspec.json.Decoder(Witness).decode
+
+
+class Report(NamedTuple):
+    """What a verification found.
+
+    ``damage`` is wrong with the file, ``faults`` with records; ``unfinished`` are the writers whose
+    chains have no closing record; ``origins`` says which process a writer was, where it is known.
+    """
+
+    records: int
+    chains: int
+    damage: list[str]
+    faults: list[Fault]
+    unfinished: list[int]
+    origins: dict[int, str]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damage and not self.faults
+
+
+def verify(
+    reader: Reader,
+    key: bytes | None,
+    anchor: Anchor | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Verify the whole journal.
+
+    ``key`` is the signing key; without one seals are not looked at. ``anchor`` has heads that were
+    noted elsewhere. ``on_progress`` is told how many records were walked.
+
+    A file that can't be read to its end is damage, not an error.
+    """
+    report = Report(0, 0, reader.damage(), [], [], {})
+    claims: list[tuple[str, Anchor]] = [("the anchor", anchor)] if anchor else []
+    try:
+        for writer in sorted({*reader.writers(), *reader.cuts()}):
+            report = report._replace(chains=report.chains + 1)
+            for links in _walk(reader, writer, key, report):
+                report = report._replace(records=report.records + len(links))
+                claims.extend(_claims(links, report))
+                if on_progress is not None:
+                    on_progress(len(links))
+        cuts = reader.cuts()
+        for by, witnessed in claims:
+            report.faults.extend(_missed(reader, cuts, by, witnessed))
+    except (
+        JournalFault
+    ) as fault:  # the file is broken at some place; what was found until then holds
+        report.damage.append(str(fault))
+    return report._replace(faults=_once(report.faults))
+
+
+def _walk(
+    reader: Reader, writer: int, key: bytes | None, report: Report
+) -> Iterator[Sequence[Link]]:
+    """Walk a chain, put what is wrong with it into ``report``, and yield it part by part."""
+    walk = Walk(writer, reader.cut(writer), key)
+    while links := reader.links(writer, walk.next):
+        if links[0].entry.seq > walk.next:
+            cut = reader.cut(writer)
+            if cut is not None and cut.seq > walk.next:  # let go of just now
+                walk.resume(cut)
+                continue
+        report.faults.extend(walk.follow(links))
+        yield links
+    report.faults.extend(walk.end())
+    if not walk.closed and walk.last is not None:
+        report.unfinished.append(writer)
+
+
+def _claims(links: Sequence[Link], report: Report) -> Iterator[tuple[str, Anchor]]:
+    """Yield what the witnesses among ``links`` say of other chains."""
+    for entry, _, _ in links:
+        if entry.kind not in (Kind.OPEN, Kind.CLOSE):
+            continue
+        try:
+            witness = _decode_witness(entry.detail or "")
+        except msgspec.MsgspecError:
+            continue  # no writer of ours writes so: its hash tells that it was changed
+        if entry.kind == Kind.OPEN:
+            report.origins[entry.writer] = f"process {witness.pid} on {witness.host}"
+        yield f"writer {writer_name(entry.writer)}", witness.heads
+
+
+def heads(reader: Reader) -> Anchor:
+    """Return how far each chain has come, to be noted elsewhere."""
+    found = {writer: reader.head(writer) for writer in reader.writers()}
+    return {writer_name(w): (head.seq, head.hash.hex()) for w, head in found.items()}
+
+
+def _missed(reader: Reader, cuts: Mapping[int, Cut], by: str, witnessed: Anchor) -> Iterator[Fault]:
+    for name, (seq, hash_) in witnessed.items():
+        try:
+            writer, head = int(name, 16), Head(seq, bytes.fromhex(hash_))
+        except ValueError:
+            continue  # no witness of ours writes so: its own hash tells that it was changed
+        found = reader.hash_of(writer, head.seq)
+        if found == head.hash:
+            continue
+        if found is not None:
+            yield Fault(writer, seq, f"is another one than {by} saw")
+        elif writer not in cuts or cuts[writer].seq <= seq:
+            yield Fault(writer, seq, f"missing, though {by} saw it")
+
+
+def _once(faults: list[Fault]) -> list[Fault]:
+    """Return faults without repetition: many witnesses may miss the same record."""
+    seen: set[tuple[int, int | None, str]] = set()
+    kept = []
+    for fault in faults:
+        what = fault.what.partition(", though ")[0].partition(" than ")[0]
+        if (fault.writer, fault.seq, what) not in seen:
+            seen.add((fault.writer, fault.seq, what))
+            kept.append(fault)
+    return kept

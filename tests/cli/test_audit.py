@@ -1,0 +1,163 @@
+"""``flowcache audit``, as a security officer at a terminal meets it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from time import time
+
+import pytest
+
+from flowcache.audit.settings import KeyNames
+from flowcache.audit.writing import ChainWriter
+from flowcache.secret import Secret
+from tests.cli.test_cli import flowcache
+from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, record, settings
+
+KEY = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+@pytest.mark.parametrize("command", ["verify", "query", "export"])
+def test_help_has_an_example(command: str) -> None:
+    """The help of a command shows how it is used."""
+    shown = flowcache("audit", command, "--help")
+    assert shown.returncode == 0
+    assert f"flowcache audit {command} " in " ".join(shown.stdout.split())
+
+
+def test_a_sound_journal(path: Path) -> None:
+    """All is well: exit 0, and how much was looked at."""
+    chain(path)
+    done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
+    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all is well.\n")
+
+
+def test_a_journal_that_was_tampered_with(path: Path) -> None:
+    """Exit 1, and which record of which writer is wrong, and how."""
+    name = chain(path)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET client = 'nobody' WHERE seq = 2")
+        hand.execute("DELETE FROM records WHERE seq = 4")
+    done = flowcache("audit", "verify", "--journal", str(path))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"writer {name}, record 2: not what was written here")
+    assert lines[1].startswith(f"writer {name}: has no closing record: process ")
+    assert lines[2] == "The seals were not checked: no signing key is configured."
+    assert lines[3] == "4 records in 1 chains: NOT what was written."
+
+
+def test_many_faults_are_counted(path: Path) -> None:
+    """A chain that is wrong everywhere does not flood the terminal."""
+    name = chain(path, [100])
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET client = 'nobody'")
+    done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
+    assert done.returncode == 1
+    assert f"writer {name}: and 82 more" in done.stdout
+    assert len(done.stdout.splitlines()) == 22
+
+
+def test_an_anchor_finds_what_was_taken_away(path: Path, tmp_path: Path) -> None:
+    """What an earlier run noted is missed by a later one."""
+    chain(path)
+    anchor = str(tmp_path / "heads.json")
+    verify = ("audit", "verify", "--journal", str(path))
+    assert flowcache(*verify, "--write-anchor", anchor, environment=KEY).returncode == 0
+    assert flowcache(*verify, "--anchor", anchor, environment=KEY).returncode == 0
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE seq = 4")
+    assert flowcache(*verify, environment=KEY).returncode == 0  # the admitted weakness
+    done = flowcache(*verify, "--anchor", anchor, environment=KEY)
+    assert done.returncode == 1
+    assert "record 4: missing, though the anchor saw it" in done.stdout
+
+
+@pytest.mark.parametrize("content", [None, b"no database " * 500])
+@pytest.mark.parametrize("command", ["verify", "query", "export"])
+def test_a_journal_that_is_none(path: Path, command: str, content: bytes | None) -> None:
+    """Exit 2, and one sentence that says why."""
+    if content is not None:
+        path.write_bytes(content)
+    done = flowcache("audit", command, "--journal", str(path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"flowcache: {path}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_which_journal() -> None:
+    """Neither a journal nor a configuration that names one: the sentence says what to do."""
+    done = flowcache("audit", "query")
+    assert done.returncode == 2
+    assert "--journal" in done.stderr
+
+
+def test_the_journal_of_a_configuration(path: Path, tmp_path: Path) -> None:
+    """The configuration of the service says which journal, without a credential of the service."""
+    chain(path)
+    config = tmp_path / "flowcache.toml"
+    config.write_text(f'[audit]\njournal = "{path}"\n[http]\nport = 1\n')
+    assert flowcache("audit", "verify", "-c", str(config), environment=KEY).returncode == 0
+
+
+def test_a_query_shows_what_fits(path: Path) -> None:
+    """A row a record, newest last; what steers a terminal is shown, not sent."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1), record(2, key=b"\x1b[2J\xe2\x80\xae[bold]x[/bold]"), record(3)])
+    writer.close()
+    done = flowcache("audit", "query", "--journal", str(path), "--since", "2023-11-14T22:13:22")
+    assert done.returncode == 0
+    rows = [line for line in done.stdout.splitlines() if "2023-" in line]
+    assert len(rows) == 2
+    assert r"\x1b[2J\u202e[bold]x[/bold]" in rows[0]
+    assert "\x1b" not in done.stdout
+    assert "client-3" in rows[1]
+    assert "redis-3:6379 (replica)" in rows[1]
+    assert done.stderr == "2 records\n"
+
+
+def test_a_hashed_key_is_looked_for_by_its_name(path: Path) -> None:
+    """Whoever has the secret asks for the key as it is."""
+    secret = "h" * 32
+    kept = settings(path, keys=KeyNames.HMAC, hmac_secret=Secret(secret))
+    writer = ChainWriter(kept, time)
+    writer.append([record(1), record(2)])
+    writer.close()
+    assert b"caller:" not in path.read_bytes()
+    hashed = {"FLOWCACHE_AUDIT_KEYS": "hmac", "FLOWCACHE_AUDIT_HMAC_SECRET": secret}
+    done = flowcache("audit", "query", "-j", str(path), "--key", "caller:2", environment=hashed)
+    assert done.stderr == "1 records\n"
+    assert "client-2" in done.stdout
+
+
+def test_a_time_that_is_none(path: Path) -> None:
+    """The sentence shows how a time is written."""
+    chain(path)
+    done = flowcache("audit", "query", "-j", str(path), "--since", "yesterday")
+    assert done.returncode == 2
+    assert "expected a time as 2026-01-31T08:00" in done.stderr
+
+
+def test_an_export(path: Path, tmp_path: Path) -> None:
+    """Every record, to standard output as JSON lines or to a new file as CSV."""
+    chain(path)
+    done = flowcache("audit", "export", "-j", str(path))
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [line["kind"] for line in sorted(lines, key=lambda line: line["seq"])]
+    assert kinds == ["open", "call", "call", "call", "close"]
+    out = tmp_path / "out.csv"
+    arguments = ("audit", "export", "-j", str(path), "--format", "csv", "-o", str(out))
+    assert flowcache(*arguments, "--client", "client-1").returncode == 0
+    (row,) = csv.DictReader(io.StringIO(out.read_text(), newline=""))
+    assert row["request_id"] == "id-1"
+    again = flowcache(*arguments)
+    assert again.returncode == 2
+    assert "File exists" in again.stderr
+    assert flowcache("audit", "export", "-j", str(path), "--format", "xml").returncode == 2

@@ -1,0 +1,227 @@
+"""A worker's chain in the file: what it promises when things break, and beside other writers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier, Thread
+from time import time
+
+import pytest
+
+from flowcache.audit.database import JournalFault, Turns, connect
+from flowcache.audit.reading import Query, Reader
+from flowcache.audit.writing import ChainWriter
+from tests.unit.audit.journals import by_hand, chain, checked, record, settings
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+def ids(path: Path) -> list[str | None]:
+    with Reader(path) as reader:
+        return [e.request_id for e in reader.records(Query()) if e.kind == "call"]
+
+
+def test_only_its_user_can_read_it(path: Path) -> None:
+    """Who called for which key is nobody else's business."""
+    chain(path, closed=False)
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_records_are_kept_in_the_order_they_came(path: Path) -> None:
+    """Across commits and chains, what was written is what is read."""
+    chain(path, [3, 1, 2])
+    assert ids(path) == [f"id-{number}" for number in range(6)]
+
+
+def test_a_commit_that_failed_is_all_or_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fault the same batch is handed in again, and is in the chain once."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    batch = [record(2), record(3)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr("flowcache.audit.database._BUSY_SECONDS", 0.01)
+        writer.abandon()  # so that the impatience counts
+        with pytest.raises(JournalFault, match="locked"):
+            writer.append(batch)
+        other.execute("ROLLBACK")
+    writer.append(batch)
+    writer.close()
+    assert ids(path) == ["id-1", "id-2", "id-3"]
+    assert checked(path).is_well
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(path: Path) -> None:
+    """When the disk had the batch after all, handing it in again adds nothing."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    before = writer._head
+    batch = [record(2), record(3)]
+    writer.append(batch)
+    writer._uncertain, writer._head = writer._head, before  # as after a COMMIT that raised
+    writer.abandon()
+    writer.append(batch)
+    writer.append([record(4)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2", "id-3", "id-4"]
+    assert checked(path).is_well
+
+
+def test_a_writer_whose_file_was_replaced_begins_a_new_chain(path: Path) -> None:
+    """Where its own chain is not, a writer does not pretend to go on with it."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    first = writer.name
+    writer.abandon()
+    for file in path.parent.iterdir():
+        file.unlink()
+    writer.append([record(2)])
+    writer.close()
+    assert writer.name != first
+    assert ids(path) == ["id-2"]
+    assert checked(path).is_well
+
+
+def test_a_writer_whose_file_went_back_in_time_begins_a_new_chain(path: Path) -> None:
+    """Where an older state of the file was put back, going on would look like removed records."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    first = writer.name
+    writer.abandon()
+    older = path.read_bytes()
+    writer.append([record(2)])
+    writer.abandon()
+    path.write_bytes(older)
+    writer.append([record(3)])
+    writer.close()
+    assert writer.name != first
+    assert ids(path) == ["id-1", "id-3"]
+    assert checked(path).is_well
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_file_that_vanished_is_noticed(path: Path, how: str) -> None:
+    """Records are not written into a file that nobody can find any more; put back, all goes on."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    aside = path.with_name("aside")
+    os.link(path, aside)
+    path.unlink()
+    if how == "replaced":
+        path.touch()
+    for _ in range(2):
+        with pytest.raises(JournalFault, match="moved or removed"):
+            writer.append([record(2)])
+    os.replace(aside, path)
+    writer.append([record(2)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2"]
+    assert checked(path).is_well
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all, by any measure" * 200, b"SQLite format 3\0" + b"x" * 5000]
+)
+def test_a_file_that_is_no_journal_is_left_alone(path: Path, content: bytes) -> None:
+    """What is not ours is neither written to nor mended."""
+    path.write_bytes(content)
+    with pytest.raises(JournalFault):
+        ChainWriter(settings(path), time).open()
+    assert path.read_bytes() == content
+    with pytest.raises(JournalFault), Reader(path):
+        pass
+
+
+def test_a_database_of_somebody_else_is_left_alone(path: Path) -> None:
+    """A sound SQLite file without our mark is no journal."""
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    with pytest.raises(JournalFault, match="not an audit journal"):
+        ChainWriter(settings(path), time).open()
+
+
+def test_a_journal_of_another_version_is_left_alone(path: Path) -> None:
+    """A newer flowcache's file is not for us to write to."""
+    chain(path)
+    with by_hand(path) as hand:
+        hand.execute("PRAGMA user_version = 2")
+    with pytest.raises(JournalFault, match="version 2"):
+        ChainWriter(settings(path), time).open()
+
+
+def test_lost_records_leave_a_record(path: Path) -> None:
+    """The chain itself says that others are missing, how many, and between which."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)], lost=17)
+    writer.append([], lost=2)
+    writer.close()
+    with Reader(path) as reader:
+        kinds = [(e.kind, e.detail) for e in reader.records(Query()) if e.kind == "lost"]
+    assert kinds == [("lost", '{"records":17}'), ("lost", '{"records":2}')]
+    assert checked(path).is_well
+
+
+def _write(path: Path, name: str, commits: int) -> None:
+    writer = ChainWriter(settings(path), time)
+    for number in range(commits):
+        writer.append([record(number, request_id=f"{name}-{number}")])
+    writer.close()
+
+
+def test_several_processes_write_at_once(path: Path) -> None:
+    """Four writers of one file, none there before: every record is there, every chain is whole."""
+    fork = multiprocessing.get_context("spawn")
+    names = "abcd"
+    processes = [fork.Process(target=_write, args=(path, name, 50)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    report = checked(path)
+    assert report.is_well
+    assert (report.chains, report.unfinished) == (4, [])
+    written = ids(path)
+    for name in names:
+        own = [each for each in written if each and each.startswith(name)]
+        assert own == [f"{name}-{number}" for number in range(50)]
+
+
+def test_turns_alternate(path: Path) -> None:
+    """A writer that has had its turn is not the next while another waits."""
+    order: list[str] = []
+    first, second = Turns(path), Turns(path)
+    ready = Barrier(2)
+
+    def take(turns: Turns, name: str) -> None:
+        ready.wait()
+        for _ in range(200):
+            with turns.turn():
+                order.append(name)
+
+    threads = [Thread(target=take, args=each) for each in ((first, "a"), (second, "b"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first.close()
+    second.close()
+    assert sorted(order) == ["a"] * 200 + ["b"] * 200
+
+
+def test_two_open_journals_do_not_disturb_each_other(path: Path) -> None:
+    """Opening makes what is missing and nothing else."""
+    with closing(connect(path)) as one, closing(connect(path)) as two:
+        assert one.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert two.execute("PRAGMA journal_mode").fetchone() == ("wal",)
