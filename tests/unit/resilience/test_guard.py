@@ -6,7 +6,7 @@ The breaker's own promises are in `test_breaker`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 import pytest
@@ -75,6 +75,8 @@ class FakeStore:
         self.slow_at: list[float | None] = []
         self.gates: list[asyncio.Future[Reply]] = []
         self.holds = False
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while a call is under way."""
         self.names: set[str] = {"a", "b"}
 
     def shard(self, key: bytes) -> FakeShard:
@@ -91,6 +93,7 @@ class FakeStore:
     ) -> Reply:
         self.calls.append(command)
         self.slow_at.append(slow_at)
+        self.meanwhile()
         if self.holds:
             self.gates.append(asyncio.get_running_loop().create_future())
             return await self.gates[-1]
@@ -120,6 +123,14 @@ class Guarded:
     ) -> Reply:
         self.store.outcome = outcome
         return await self.guard.execute(Command(b"GET", key), self.now + budget)
+
+    def takes(self, seconds: float) -> None:
+        """Have each call from now on take so long."""
+
+        def meanwhile() -> None:
+            self.now += seconds
+
+        self.store.meanwhile = meanwhile
 
     async def fail(
         self, times: int = 1, fault: BaseException = DOWN, key: bytes = b"a", budget: float = 0.8
@@ -235,6 +246,19 @@ async def test_too_little_time_proves_nothing(guarded: Guarded) -> None:
     await guarded.fail(50, LATE, budget=0.001)
     assert guarded.circuit().failures == 4
     await guarded.fail(1, LATE, budget=PATIENCE)
+    assert guarded.circuit().state == "open"
+
+
+async def test_the_time_given_counts_and_not_the_time_left(guarded: Guarded) -> None:
+    """A timeout comes when no time is left: what it proves is told by what there was at first."""
+    guarded.store.holds = True
+    for _ in range(5):
+        call = asyncio.create_task(guarded.call())
+        await asyncio.sleep(0)
+        guarded.now += PATIENCE
+        guarded.store.gates[-1].set_exception(LATE)
+        with pytest.raises(DeadlineExceeded):
+            await call
     assert guarded.circuit().state == "open"
 
 
@@ -401,6 +425,14 @@ async def test_shards_that_are_gone_are_forgotten(guarded: Guarded) -> None:
     assert {circuit.shard for circuit in guarded.guard.circuits()} == {"c"}
     guarded.store.names = {"a"}
     assert await guarded.call(key=b"a") == b"reply"
+
+
+async def test_failovers_do_not_pile_up(guarded: Guarded) -> None:
+    """Old names go though nobody ever looks at the circuits: a new shard makes room for itself."""
+    for key in (b"a", b"b", b"c"):
+        guarded.store.names = {key.decode()}
+        await guarded.call(key=key)
+    assert guarded.guard._circuits.keys() == {"c"}
 
 
 async def test_a_shard_that_goes_under_a_call(guarded: Guarded) -> None:

@@ -14,6 +14,9 @@ from flowcache.resilience.guard import GuardSettings
 from flowcache.resilience.hedging import Patience
 from tests.unit.resilience.test_guard import DOWN, LATE, MIN_BUDGET, PATIENCE, SETTINGS, Guarded
 
+HOUR = 3600.0
+HANGS = 20.0
+"""Seconds after which a test that waits for something else than it should fails."""
 READ, WRITE = Command(b"GET", b"a"), Command(b"SET", b"a", (b"1",), 60, True)
 
 
@@ -93,6 +96,27 @@ class TestDown:
             await guarded.call()
         assert caught.value.retry_after == pytest.approx(SETTINGS.open_seconds)
 
+    async def test_a_replica_that_answers_again_is_well(self, guarded: Guarded) -> None:
+        """Its replies count for its circuit: they end a row of failures, and close what is open."""
+
+        async def failing(times: int) -> None:
+            guarded.store.elsewhere = DOWN
+            for _ in range(times):
+                with pytest.raises((RedisUnavailable, CircuitOpen)):
+                    await guarded.call(DOWN)
+
+        await failing(4)
+        guarded.store.elsewhere = b"well"
+        assert await stale(guarded) == b"well"
+        await failing(4)
+        assert guarded.circuit(access="fallback").failures == 4
+        await failing(1)
+        assert guarded.circuit(access="fallback").state == "open"
+        guarded.now += SETTINGS.open_seconds
+        guarded.store.elsewhere = b"well"
+        assert await stale(guarded) == b"well"
+        assert guarded.circuit(access="fallback").state == "closed"
+
     async def test_an_answer_that_is_no_reply(self, guarded: Guarded) -> None:
         """A caller's mistake is a caller's mistake, whoever points it out."""
         with pytest.raises(WrongType):
@@ -108,13 +132,16 @@ class TestDown:
         guarded.store.elsewhere = RedisUnavailable("the replica, too")
         for _ in range(5):
             await guarded.fail(1, DOWN)
+            with pytest.raises(RedisUnavailable):
+                await guarded.guard.execute(WRITE, guarded.now + PATIENCE)
         states = {c.access: c.state for c in guarded.guard.circuits()}
-        assert states == {"read": "open", "write": "closed", "fallback": "open"}
+        assert states == {"read": "open", "write": "open", "fallback": "open"}
         guarded.guard.came_back("a", {Access.FALLBACK})
         states = {c.access: c.state for c in guarded.guard.circuits()}
-        assert states == {"read": "open", "write": "closed", "fallback": "half-open"}
+        assert states == {"read": "open", "write": "open", "fallback": "half-open"}
         guarded.guard.came_back("a", {Access.READ, Access.WRITE})
-        assert guarded.circuit().state == "half-open"
+        states = {c.access: c.state for c in guarded.guard.circuits()}
+        assert set(states.values()) == {"half-open"}
 
 
 class TestSlow:
@@ -167,11 +194,12 @@ class TestSlow:
 
     async def test_both_fail(self, guarded: Guarded) -> None:
         """The caller learns what the primary said."""
-        guarded.store.elsewhere = DOWN
+        guarded.store.elsewhere = RedisUnavailable("the replica, too")
         read, rest = await self.reading(guarded)
-        rest.set_exception(LATE)
-        with pytest.raises(DeadlineExceeded):
+        rest.set_exception(DOWN)
+        with pytest.raises(RedisUnavailable) as caught:
             await read
+        assert caught.value is DOWN
 
     async def test_the_primary_fails_and_the_replica_answers(self, guarded: Guarded) -> None:
         """A primary that is lost while its hedge is under way does no harm."""
@@ -226,6 +254,41 @@ class TestSlow:
         assert guarded.store.read_elsewheres == 0
         assert guarded.guard.reads().rescues == 0
 
+    async def test_out_of_budget_a_primary_that_is_lost_is_waited_for_no_longer(
+        self, guarded: Guarded
+    ) -> None:
+        """The half of the deadline is for a reply: once there will be none, the fallback is asked.
+
+        So it is when the half is over before anybody can wait for it.
+        """
+        guarded.guard._hedges = type(guarded.guard._hedges)(0.0)
+        rest = guarded.store.slow = asyncio.get_running_loop().create_future()
+        rest.set_exception(DOWN)
+        assert await asyncio.wait_for(stale(guarded, HOUR), HANGS) == b"from the replica"
+        rest = guarded.store.slow = asyncio.get_running_loop().create_future()
+        guarded.takes(HOUR / 2)
+        assert await asyncio.wait_for(stale(guarded, HOUR), HANGS) == b"from the replica"
+        assert guarded.guard.reads().rescues == 1, "the first was no rescue: its primary was lost"
+        rest.set_result(b"at last")
+
+    async def test_every_read_pays_for_hedges(self, guarded: Guarded) -> None:
+        """What was saved is spent; then ten reads pay for one hedge more, and writes for none."""
+        rest = guarded.store.slow = asyncio.get_running_loop().create_future()
+        rest.set_result(b"late")
+        for _ in range(500):
+            await guarded.call()
+            await guarded.guard.execute(WRITE, guarded.now + PATIENCE)
+        reads = guarded.guard.reads()
+        assert reads.hedges + reads.hedges_refused == 500
+        assert 140 <= reads.hedges <= 150
+
+    async def test_closing(self, guarded: Guarded) -> None:
+        """A guard that is closed leaves no attempt behind: they have ended by then."""
+        read, _ = await self.reading(guarded)
+        assert isinstance(await read, Stale)
+        await guarded.guard.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
     async def test_without_a_fallback_nobody_is_told(self) -> None:
         """Where nobody else can be asked the wheel has nothing to do."""
         guarded = Guarded()
@@ -241,13 +304,14 @@ class TestSlow:
     async def test_slow_means_slower_than_usual(self, guarded: Guarded) -> None:
         """The moment moves with how long replies have taken of late."""
         await guarded.call()
-        first = guarded.store.slow_at[-1]
-        assert first == pytest.approx(guarded.now + 0.01)
-        patience = guarded.guard._circuits["a"].patience
+        assert guarded.store.slow_at[-1] == pytest.approx(guarded.now + 0.01)
+        guarded.takes(0.2)
         for _ in range(500):
-            patience.observe(0.2)
+            await guarded.call()
+        began = guarded.now
         await guarded.call()
-        assert guarded.store.slow_at[-1] == pytest.approx(guarded.now + 0.2, rel=0.2)
+        assert guarded.store.slow_at[-1] is not None
+        assert guarded.store.slow_at[-1] - began == pytest.approx(0.2, rel=0.2)
 
     def test_settings_have_a_share_by_default(self) -> None:
         """Hedging is on unless it is turned off."""
