@@ -177,7 +177,7 @@ class Unrecorded(RedisUnavailable):
     """The record of the call can't be put on disk, and without it nothing is answered.
 
     Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
-    docs/decisions/0031-the-audit-journal.md); it says nothing about any shard.
+    docs/decisions/0017-the-audit-journal.md); it says nothing about any shard.
     """
 
     __slots__ = ()

@@ -1,7 +1,7 @@
 """Tokens: how one is made, and what is kept of it.
 
 Only the SHA-256 digest is kept. A token that was made here has 256 random bits: there is nothing to
-guess, so a slow hash would protect nothing and cost each call (docs/decisions/0030-clients.md).
+guess, so a slow hash would protect nothing and cost each call (docs/decisions/0016-clients.md).
 """
 
 from __future__ import annotations
