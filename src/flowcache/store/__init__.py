@@ -13,5 +13,6 @@ Read in this order:
 - `slots`       which slot a key belongs to; keys made by flowcache
 - `topology`    who holds what; `discovery` asks the servers
 - `connection`  the border to redis-py: connect, authenticate, translate its errors
+- `cancelling` ending tasks for sure
 - `embedded`    a Valkey of our own, for a first try and for tests
 """

@@ -36,6 +36,7 @@ from redis.asyncio.connection import AbstractConnection
 from flowcache.ports import Clock
 from flowcache.status import LinkStatus
 from flowcache.store.backoff import reconnect_delay
+from flowcache.store.cancelling import cancel
 from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
@@ -297,8 +298,7 @@ class Link:
     async def close(self) -> None:
         """Close the connection and stop keeping it up. Whoever waits is told."""
         self._closing = True
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        await cancel(self._keeper)
         if self._wire is not None:
             self._wire.lose("flowcache is shutting down")
         self.state = LinkState.CLOSED

@@ -18,6 +18,7 @@ import structlog
 
 from flowcache.errors import RedisUnavailable
 from flowcache.ports import Access, Clock
+from flowcache.store.cancelling import cancel
 from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import Deadlines, Waiter
@@ -219,21 +220,12 @@ class Routes:
         """Close every link. Whoever still waits is told."""
         self._closed = True
         self._refreshed.set()  # whoever waits for a refresh need not
-        for task in self._tasks:
-            task.cancel()
         links = tuple(self._links.values())
         self._links.clear()
-        await asyncio.gather(
-            *self._tasks, *(link.close() for link in links), return_exceptions=True
-        )
-        draining = tuple(self._draining.items())
-        for task, _ in draining:
-            task.cancel()
-        await asyncio.gather(
-            *(task for task, _ in draining),
-            *(link.close() for _, link in draining),
-            return_exceptions=True,
-        )
+        await asyncio.gather(cancel(*self._tasks), *(link.close() for link in links))
+        draining = dict(self._draining)
+        await cancel(*draining)
+        await asyncio.gather(*(link.close() for link in draining.values()))
         self._slowness.close()
         self._deadlines.close()
 
