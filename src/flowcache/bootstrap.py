@@ -119,10 +119,10 @@ class Worker:
             await self._keys.start()
         await self._store.start()
         self._wishes.follow()
+        if self._journal is not None:  # late: a start that is given up leaves no chain without end
+            await self._journal.start()
         await self._fleet.start()
         self._wishes.follow()  # one that nobody could tell us of a moment ago
-        if self._journal is not None:  # last: a start that is given up leaves no chain without end
-            await self._journal.start()
 
     async def close(self) -> None:
         await self.data_action.finish(self._grace)

@@ -99,6 +99,18 @@ def load(running: Service) -> Iterator[Load]:
         made.stop()
 
 
+def wait_until_both_serve(running: Service) -> None:
+    """Wait until each of two workers has answered a call: one that still starts has no good end."""
+
+    def serve() -> bool:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: running.call(operation="GET", key="k"), range(8)))
+        counts = [worker["auditRecords"] for worker in running.inspect()["workers"]]
+        return len(counts) == 2 and all(counts)
+
+    eventually(serve, what="both workers to serve", ignoring=_GONE)
+
+
 def test_kill_9_loses_no_record_of_an_acknowledged_call(
     fresh_standalone: RedisProcess, tmp_path: Path
 ) -> None:
@@ -150,7 +162,7 @@ def test_every_attempt_is_in_the_journal(
     """What was done, what was refused and who is a stranger; no value is in it, at no place."""
     path = tmp_path / "audit.db"
     with service(journalled(path, standalone_server, audit_mode=mode), "--workers", "2") as running:
-        eventually(lambda: _two(running), what="two workers", ignoring=_GONE)
+        wait_until_both_serve(running)
         written = running.call(
             operation="SET", key="caller:1", value="s3cr3t-value", flowId="f", interactionId=42
         ).json["metadata"]["requestId"]
@@ -199,8 +211,7 @@ def test_a_reload_ends_chains_in_good_order(
         eventually(
             lambda: (now := _two(running)) and not now & before, what="new ones", ignoring=_GONE
         )
-        reached = len(calls) + 200
-        eventually(lambda: len(calls) > reached, what="load")
+        wait_until_both_serve(running)
         calls.stop()
         assert running.stop() == 0
     done = {entry.request_id for entry in entries(path) if entry.outcome == "ok"}

@@ -1,8 +1,8 @@
 """The journal's file: its tables, how it is opened, and whose turn it is to write.
 
 SQLite in WAL mode: one process writes at a time while any number read. Among writers SQLite only
-knows to try again later, which starves the second of two busy ones; so each takes its turn at a
-lock file beside the journal (`Turns`), and meets SQLite's own lock open.
+knows to try again later, and of two busy ones one may wait for a second; so each takes its turn at
+a lock file beside the journal (`Turns`), and meets SQLite's own lock open.
 """
 
 from __future__ import annotations
