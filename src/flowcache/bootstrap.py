@@ -22,7 +22,7 @@ from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
-from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.circuits import SWITCH, Control, Order, Switched
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
@@ -161,7 +161,7 @@ class Worker:
                 client=by,
                 flow_id=None,
                 interaction_id=None,
-                operation=f"SWITCH {order.mode}".upper(),
+                operation=f"{SWITCH} {order.mode}".upper(),
                 key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
                 outcome="ok",
                 hit=None,

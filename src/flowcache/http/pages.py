@@ -29,7 +29,13 @@ from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
 from flowcache.http.envelope import bug, failure_headers
-from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
+from flowcache.http.inspector.circuits import (
+    SWITCH,
+    Control,
+    circuits_view,
+    read_order,
+    shards_of,
+)
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.gate import Gate
@@ -80,23 +86,27 @@ def pages(
     are those that the workers have in memory.
     """
 
-    def allowed(request: Request, permission: Permission) -> Principal:
+    def address_of(request: Request) -> str | None:
+        return gate.address(request.scope.get("client"), request.headers.raw)
+
+    def allowed(
+        request: Request, permission: Permission, operation: str | None = None
+    ) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
-        headers = request.headers.raw
-        address = gate.address(request.scope.get("client"), headers)
         client = None
         try:
-            principal = gate.identify(headers, address)
+            principal = gate.identify(request.headers.raw, address_of(request))
             client = principal.name
             principal.require(permission)
             return principal
         except Failure as failure:
-            refused(request, client, address, failure)
+            refused(request, client, operation, failure)
             raise
 
     def refused(
-        request: Request, client: str | None, address: str | None, failure: Failure
+        request: Request, client: str | None, operation: str | None, failure: Failure
     ) -> None:
+        """Record an attempt that came to nothing; the answer waits for its record."""
         request.state.id = next_id()
         request.state.kept = audit.record(
             AuditRecord(
@@ -105,12 +115,12 @@ def pages(
                 client=client,
                 flow_id=None,
                 interaction_id=None,
-                operation=None,
+                operation=operation,
                 key=None,
                 outcome=failure.code,
                 hit=None,
                 latency_ms=0.0,
-                address=address,
+                address=address_of(request),
             )
         )
 
@@ -150,10 +160,14 @@ def pages(
         return _json(circuits_view(workers, control.wishes(), control.configured))
 
     async def switch(request: Request) -> Response:
-        principal = allowed(request, Permission.CIRCUITS_WRITE)
-        body = await _read(request)
-        shards = shards_of(await gather(Question.TOTALS), control.wishes())
-        order = read_order(body, shards)
+        principal = allowed(request, Permission.CIRCUITS_WRITE, SWITCH)
+        try:
+            body = await _read(request)
+            shards = shards_of(await gather(Question.TOTALS), control.wishes())
+            order = read_order(body, shards)
+        except Failure as failure:
+            refused(request, principal.name, SWITCH, failure)
+            raise
         switched = await control.switch(order, principal.name, next_id())
         return _json(order._asdict() | switched._asdict())
 
