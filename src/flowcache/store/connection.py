@@ -21,11 +21,15 @@ from redis.asyncio.connection import (
 from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["ConnectFault", "ask", "close", "connect", "take_over"]
+__all__ = ["ConnectFault", "NotPermitted", "ask", "close", "connect", "take_over"]
 
 
 class ConnectFault(Exception):
     """A connection could not be made. The message says why and what to do about it."""
+
+
+class NotPermitted(ConnectFault):
+    """Redis forbids flowcache's user a command; asking again won't help."""
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -112,10 +116,13 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
 
     Raises:
         ConnectFault: Redis refused it, or the connection was lost.
+        NotPermitted: of these, the user lacks the right.
     """
     try:
         await connection.send_command(*words)
         return await connection.read_response()
+    except redis_errors.NoPermissionError as fault:
+        raise NotPermitted(f"Redis forbids flowcache's user {words[0]!s}") from fault
     except (redis_errors.RedisError, OSError, TimeoutError) as fault:
         raise ConnectFault(_reason(fault)) from fault
 
