@@ -229,6 +229,8 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     stale: bool = False
     """Whether a replica answered in its primary's place."""
     kind: str = "call"
+    detail: str | None = None
+    """JSON, of what is no call: more of what was done."""
 
 
 class AuditSink(Protocol):

@@ -9,6 +9,7 @@ import typer
 from flowcache import __version__
 from flowcache.cli import audit, circuits, token
 from flowcache.cli.check import check
+from flowcache.cli.erase import erase
 from flowcache.cli.serve import serve
 
 __all__ = ["main"]
@@ -46,6 +47,7 @@ def _root(
 
 _app.command()(serve)
 _app.command()(check)
+_app.command()(erase)
 _app.add_typer(token.app)
 _app.add_typer(circuits.app, name="circuits")
 _app.add_typer(audit.app)

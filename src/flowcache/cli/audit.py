@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up
+from flowcache.cli.common import Config, give_up, printable
 
 if TYPE_CHECKING:
     from flowcache.audit.reading import Query, Reader
@@ -156,12 +156,12 @@ def query(
             entry.interaction,
             entry.operation,
             entry.key,
-            entry.outcome if entry.detail is None else f"{entry.kind} {entry.detail}",
+            " ".join(filter(None, (entry.outcome or entry.kind, entry.detail))),
             None if entry.hit is None else ("yes" if entry.hit else "no"),
             None if entry.latency_ms is None else f"{entry.latency_ms:g}",
             None if entry.shard is None else f"{entry.shard}{' (replica)' * bool(entry.stale)}",
         )
-        table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in cells))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
     out = Console()
     if not out.is_terminal:
         out = Console(width=1000)  # nothing is cut where another program reads
@@ -355,8 +355,3 @@ def _moment(option: str, text: str | None) -> float | None:
     except ValueError:
         give_up(f"{option} {text}: expected a time as 2026-01-31T08:00 or 2026-01-31.")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _printable(text: str) -> str:
-    """Return a text that can't steer a terminal: a key may hold what callers like."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

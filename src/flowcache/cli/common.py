@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from flowcache.settings import Settings
 
-__all__ = ["Config", "Redis", "give_up", "valid"]
+__all__ = ["Config", "Redis", "give_up", "printable", "valid"]
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
@@ -37,6 +37,11 @@ def valid(load: Callable[[], Settings]) -> Settings:
     except ConfigurationError as error:
         lines = "\n".join(f"  - {fault}" for fault in error.faults)
         give_up(f"the configuration has faults:\n{lines}")
+
+
+def printable(text: str) -> str:
+    """Return a text that can't steer a terminal: a key may hold what callers like."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def give_up(message: str) -> NoReturn:
