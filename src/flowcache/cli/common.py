@@ -45,5 +45,6 @@ def printable(text: str) -> str:
 
 
 def give_up(message: str) -> NoReturn:
+    """Say what is wrong, and end with exit code 2: nothing was done."""
     print(f"flowcache: {message}", file=sys.stderr)
     raise typer.Exit(2)
