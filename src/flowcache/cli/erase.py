@@ -36,15 +36,19 @@ _LEFT = 1
 
 
 class _Target(NamedTuple):
-    """Which keys: a pattern, behind the prefix of a namespace."""
+    """Which keys: a pattern, behind the prefix of a namespace.
 
+    It is shown as it was written: who the subject is need not stand in the log of a job.
+    """
+
+    written: str
     namespace: str | None
     prefix: bytes
     pattern: KeyPattern
 
     def __str__(self) -> str:
         where = "" if self.namespace is None else f" in namespace {self.namespace}"
-        return printable(self.pattern.text.decode()) + where
+        return printable(self.written) + where
 
 
 def erase(
@@ -160,7 +164,7 @@ def _target(namespace: str | None, pattern: str, subject: str | None, everything
         give_up(f"--pattern: {fault}.")
     if not read.name and not everything:
         give_up("--pattern *: this is every key there is; say --everything if it is meant.")
-    return _Target(namespace, prefix, read)
+    return _Target(pattern, namespace, prefix, read)
 
 
 def _user() -> str:
