@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 __all__ = [
+    "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
     "Access",
@@ -44,6 +45,9 @@ RESERVED_PREFIX = b"flowcache:"
 """Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
 ``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`).
 No caller may name such a key."""
+
+NAMESPACES = RESERVED_PREFIX + b"ns:"
+"""What the keys of all namespaces begin with in Redis."""
 
 
 TAKE = b"TAKE"

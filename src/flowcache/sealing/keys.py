@@ -1,10 +1,14 @@
 """Keys for encryption at rest: how one is written down, and where they come from.
 
 A key is a line, ``ID:BASE64``: a name of 1 to 32 letters, digits, ``-``, ``_`` and ``.``, and 32
-random bytes. Empty lines and those that begin with ``#`` say nothing. `new_key` makes one.
+random bytes, with a comma in place of a new line where that is handier. Empty lines and those that
+begin with ``#`` say nothing.
+`new_key` makes one.
 
-`KeyProvider` is what a key management service has to be to take the place of a file: it is asked
-once, when the configuration is read, and whoever holds wrapped keys unwraps them then.
+Keys that stand in the configuration, the environment or a file are `WrittenKeys`: how a secret gets
+here is the business of the settings. `KeyProvider` is what a key management service has to be to
+take their place: a worker asks it once, at its start, and one that keeps wrapped keys has them
+unwrapped then.
 """
 
 from __future__ import annotations
@@ -12,13 +16,13 @@ from __future__ import annotations
 import re
 import secrets
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from flowcache.secret import Secret
 
-__all__ = ["GivenKeys", "Key", "KeyFile", "KeyProvider", "is_key_id", "new_key"]
+__all__ = ["Key", "KeyProvider", "WrittenKeys", "is_key_id", "new_key"]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _BYTES = 32
@@ -43,7 +47,7 @@ class Key:
 class KeyProvider(Protocol):
     """Where keys come from."""
 
-    def keys(self) -> tuple[Key, ...]:
+    def fetch(self) -> tuple[Key, ...]:
         """Return all keys there are, at least one; of each id and each secret one.
 
         Raises:
@@ -53,30 +57,14 @@ class KeyProvider(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GivenKeys:
-    """Keys that stand in the configuration or the environment: lines, or commas between them."""
+class WrittenKeys:
+    """Keys as they are written down."""
 
     text: Secret
 
-    def keys(self) -> tuple[Key, ...]:
-        """Return the keys; see `KeyProvider.keys`."""
-        return _read(self.text.reveal().replace(",", "\n"))
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFile:
-    """Keys in a file, as a mounted secret is."""
-
-    path: Path
-
-    def keys(self) -> tuple[Key, ...]:
-        """Return the keys; see `KeyProvider.keys`."""
-        try:
-            return _read(self.path.read_text("ascii"))
-        except OSError as fault:
-            raise ValueError(f"can't be read: {fault.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError("expected a file of ASCII text") from None
+    def fetch(self) -> tuple[Key, ...]:
+        """Return the keys; see `KeyProvider.fetch`."""
+        return _read(self.text.reveal())
 
 
 def is_key_id(text: str) -> bool:
@@ -92,10 +80,8 @@ def new_key(key_id: str) -> Key:
 def _read(text: str) -> tuple[Key, ...]:
     found: dict[str, Key] = {}
     faults: list[str] = []
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if not line or line.startswith("#"):
-            continue
-        key = _key(line)
+    for number, entry in _entries(text):
+        key = _key(entry)
         if key is None:
             faults.append(
                 f'line {number}: expected ID:BASE64, as "flowcache encryption new-key" prints it'
@@ -113,8 +99,15 @@ def _read(text: str) -> tuple[Key, ...]:
     return tuple(found.values())
 
 
-def _key(line: str) -> Key | None:
-    key_id, _, encoded = line.partition(":")
+def _entries(text: str) -> Iterator[tuple[int, str]]:
+    """Yield what may be a key, and the number of its line."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.lstrip().startswith("#"):
+            yield from ((number, entry.strip()) for entry in line.split(",") if entry.strip())
+
+
+def _key(entry: str) -> Key | None:
+    key_id, _, encoded = entry.partition(":")
     try:
         material = b64decode(encoded, validate=True)
     except ValueError:

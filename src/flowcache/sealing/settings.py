@@ -5,12 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from flowcache.sealing.keys import Key
+from flowcache.sealing.keys import KeyProvider
 
-__all__ = ["UNNAMED", "Plaintext", "SealingSettings"]
-
-UNNAMED = b""
-"""The space of the keys that are in no namespace."""
+__all__ = ["Plaintext", "SealingSettings"]
 
 
 class Plaintext(StrEnum):
@@ -19,16 +16,17 @@ class Plaintext(StrEnum):
     REFUSE = "refuse"
     """It is refused: nobody can slip one in."""
     READ = "read"
-    """It passes, until it is written again: for a space that was not sealed from the beginning."""
+    """Text passes, until it is written again: for a space that was not sealed from the beginning."""
 
 
 class SealingSettings(NamedTuple):
-    """``spaces`` are sealed, each by what its keys begin with in Redis.
+    """All keys of ``provider`` open, and the one of them whose id is ``active`` seals.
 
-    ``keys`` open, and the one of them whose id is ``active`` seals.
+    ``spaces`` are sealed: what the keys of each namespace begin with in Redis; None for every key
+    that a caller can name, in a namespace or in none.
     """
 
-    spaces: tuple[bytes, ...]
-    keys: tuple[Key, ...]
+    provider: KeyProvider
     active: str
+    spaces: tuple[bytes, ...] | None = None
     plaintext: Plaintext = Plaintext.REFUSE

@@ -2,7 +2,7 @@
 
 It stands where its inner executor would, so that the way of a call does not know of it: without
 encryption it is not made, and costs nothing. A key outside of the sealed spaces passes it at the
-price of one comparison.
+price of one comparison, and so does a key of flowcache's own: a record of a write, a shared rate.
 
 `_SEALED` and `_OPENED` are what it knows of commands. One that stands in neither is refused, so
 that an operation that is new can't store in clear by being forgotten. INCRBY is such a one for
@@ -20,10 +20,18 @@ from typing import NoReturn
 from msgspec import structs
 
 from flowcache.errors import Forbidden, InvalidResponse
-from flowcache.ports import RESERVED_PREFIX, Command, Once, Reply, ShardedExecutor, Stale
+from flowcache.ports import (
+    NAMESPACES,
+    RESERVED_PREFIX,
+    Command,
+    Once,
+    Reply,
+    ShardedExecutor,
+    Stale,
+)
 from flowcache.sealing.envelope import Flaw, field_of, string_of
 from flowcache.sealing.keyring import Keyring
-from flowcache.sealing.settings import UNNAMED, Plaintext, SealingSettings
+from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.status import SealingKeyStatus, SealingStatus
 
 __all__ = ["Vault"]
@@ -40,21 +48,12 @@ _WHY = {
 class Vault:
     """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
 
-    __slots__ = (
-        "_flaws",
-        "_inner",
-        "_named",
-        "_unnamed",
-        "_reads_plaintext",
-        "_ring",
-        "place",
-    )
+    __slots__ = ("_covers", "_flaws", "_inner", "_reads_plaintext", "_ring", "place")
 
     def __init__(self, inner: ShardedExecutor, settings: SealingSettings) -> None:
         self._inner = inner
-        self._ring = Keyring(settings.keys, settings.active)
-        self._named = tuple(space for space in settings.spaces if space != UNNAMED)
-        self._unnamed = UNNAMED in settings.spaces
+        self._ring = Keyring(settings.provider.fetch(), settings.active)
+        self._covers = _everything if settings.spaces is None else _these(settings.spaces)
         self._reads_plaintext = settings.plaintext is Plaintext.READ
         self._flaws = dict.fromkeys(Flaw, 0)
         self.place: Callable[[bytes], str | None] = inner.place
@@ -67,8 +66,7 @@ class Vault:
             InvalidResponse: what is stored can't be opened.
             Forbidden: the command can't work on what is sealed.
         """
-        key = command.key
-        if key.startswith(self._named) or (self._unnamed and not key.startswith(RESERVED_PREFIX)):
+        if self._covers(command.key):
             return self._execute_sealed(command, deadline)
         return self._inner.execute(command, deadline)
 
@@ -114,7 +112,7 @@ class Vault:
         if not isinstance(plain, Flaw):
             return plain
         self._flaws[plain] += 1
-        if plain is Flaw.PLAINTEXT and self._reads_plaintext:
+        if plain is Flaw.PLAINTEXT and self._reads_plaintext and _is_text(stored):
             return stored
         raise InvalidResponse(f"What is stored under this key can't be opened: {_WHY[plain]}")
 
@@ -128,6 +126,23 @@ class Vault:
             return reply
         place, unseal = field_of(key), self._open
         return {field: unseal(stored, place + field) for field, stored in reply.items()}
+
+
+def _everything(key: bytes) -> bool:
+    return key.startswith(NAMESPACES) or not key.startswith(RESERVED_PREFIX)
+
+
+def _these(spaces: tuple[bytes, ...]) -> Callable[[bytes], bool]:
+    return lambda key: key.startswith(spaces)
+
+
+def _is_text(stored: bytes) -> bool:
+    """Tell whether flowcache may have written this: an envelope whose mark is damaged is no text."""
+    try:
+        stored.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _refuse() -> NoReturn:
