@@ -16,7 +16,7 @@ class Plaintext(StrEnum):
     REFUSE = "refuse"
     """It is refused: nobody can slip one in."""
     READ = "read"
-    """Text passes, until it is written again: for a space that was not sealed from the beginning."""
+    """Text passes, until it is written again: for a space that was not sealed from the first."""
 
 
 class SealingSettings(NamedTuple):

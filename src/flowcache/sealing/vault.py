@@ -137,7 +137,7 @@ def _these(spaces: tuple[bytes, ...]) -> Callable[[bytes], bool]:
 
 
 def _is_text(stored: bytes) -> bool:
-    """Tell whether flowcache may have written this: an envelope whose mark is damaged is no text."""
+    """Tell whether flowcache may have written this: an envelope with a damaged mark is no text."""
     try:
         stored.decode()
     except UnicodeDecodeError:
