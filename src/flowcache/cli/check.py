@@ -47,11 +47,15 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
 
 def _sealed(settings: SealingSettings) -> str:
+    from flowcache.operations.catalogue import CATALOGUE
+
+    refused = [name for name, operation in CATALOGUE.items() if not operation.can_be_sealed]
     ids = [key.id for key in settings.provider.fetch() if key.id != settings.active]
     spaces = [space.decode() for space in settings.spaces or ()]
     return (
         f"Encrypted is {', '.join(spaces) or 'every key'}, with the key {settings.active}; "
-        f"decrypted also with: {', '.join(ids) or 'no other'}."
+        f"decrypted also with: {', '.join(ids) or 'no other'}.\n"
+        f"Refused there: {', '.join(refused)}."
     )
 
 

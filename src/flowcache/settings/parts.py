@@ -301,20 +301,22 @@ def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSet
     )
     if any(fault.startswith("encryption.") for fault in faults):
         return None
-    every = names == ("*",)
     if written is None:
-        meant = {"encryption.namespaces": not every, "encryption.active": active is not None}
-        faults.extend(f"{name}: needs encryption.keys" for name, is_set in meant.items() if is_set)
+        faults.extend(
+            f"{name}: needs encryption.keys"
+            for name in ("encryption.namespaces", "encryption.active")
+            if v[name] is not None
+        )
         return None
     provider = WrittenKeys(written)
     ids = [key.id for key in provider.fetch()]
     if active is not None and active not in ids:
         faults.append(f'encryption.active = "{active}": no such key; there are {", ".join(ids)}')
-    spaces = None if every else tuple(map(namespace_prefix, names))
+    spaces = None if names in (None, ("*",)) else tuple(map(namespace_prefix, names))
     taken = {who.prefix for who in known.principals}
     faults.extend(
         f'encryption.namespaces: "{name}" is the namespace of no client'
-        for name, space in zip(names, spaces or (), strict=False)
+        for name, space in zip(names if spaces else (), spaces or (), strict=True)
         if space not in taken
     )
     can_not = {name for name, operation in CATALOGUE.items() if not operation.can_be_sealed}

@@ -391,9 +391,9 @@ SETTINGS: tuple[Setting, ...] = (
         "encryption",
         "namespaces",
         read.namespaces,
-        "*",
-        "namespaces whose values are encrypted in Redis; `*`: all, and the keys in none. "
-        "Needs `encryption.keys`",
+        None,
+        "namespaces whose values are encrypted in Redis; `*`, the default: all of them, and the "
+        "keys that are in none",
     ),
     *_secret(
         "encryption",
