@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from flowcache.sealing.envelope import Flaw, header, parse
 from flowcache.sealing.keys import Key
-from flowcache.sealing.xaes import KEY_BYTES, NONCE_BYTES, Xaes256Gcm
+from flowcache.sealing.xaes import HALF_NONCE_BYTES, KEY_BYTES, Xaes256Gcm
 
-__all__ = ["Keyring"]
+__all__ = ["Keyring", "new_half"]
 
 
 class _Held:
@@ -42,6 +42,11 @@ def _derived(material: bytes, purpose: bytes) -> bytes:
     return HKDFExpand(SHA256(), KEY_BYTES, b"flowcache 1 " + purpose).derive(material)
 
 
+def new_half() -> bytes:
+    """Return the first half of a nonce."""
+    return urandom(HALF_NONCE_BYTES)
+
+
 class Keyring:
     """Seal with the key whose id is ``active``, open with any. Not for several threads at once."""
 
@@ -53,12 +58,15 @@ class Keyring:
         self._active = held.pop(active)
         self._others = tuple(held.values())
 
-    def seal(self, plain: bytes, bound: bytes) -> bytes:
-        """Return ``plain`` in an envelope that opens only where ``bound`` is the same."""
+    def seal(self, plain: bytes, bound: bytes, half: bytes | None = None) -> bytes:
+        """Return ``plain`` in an envelope that opens only where ``bound`` is the same.
+
+        ``half`` is the first half of the nonce, for values that are sealed together (`new_half`).
+        """
         key = self._active
         key.sealed += 1
-        nonce = urandom(NONCE_BYTES)
-        return b"".join((key.header, nonce, key.cipher.seal(nonce, plain, key.header + bound)))
+        nonce = (half or new_half()) + urandom(HALF_NONCE_BYTES)
+        return key.header + nonce + key.cipher.seal(nonce, plain, key.header + bound)
 
     def open(self, stored: bytes, bound: bytes) -> bytes | Flaw:
         """Return what is in an envelope, or why it is not opened."""

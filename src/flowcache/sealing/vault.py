@@ -30,7 +30,7 @@ from flowcache.ports import (
     Stale,
 )
 from flowcache.sealing.envelope import Flaw, field_of, string_of
-from flowcache.sealing.keyring import Keyring
+from flowcache.sealing.keyring import Keyring, new_half
 from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.status import SealingKeyStatus, SealingStatus
 
@@ -163,10 +163,10 @@ def _seal_value(ring: Keyring, key: bytes, args: _Args) -> _Args:
 
 
 def _seal_fields(ring: Keyring, key: bytes, args: _Args) -> _Args:
-    place = field_of(key)
+    place, half = field_of(key), new_half()
     sealed = list(args)
     for at in range(1, len(args), 2):
-        sealed[at] = ring.seal(args[at], place + args[at - 1])
+        sealed[at] = ring.seal(args[at], place + args[at - 1], half)
     return tuple(sealed)
 
 
