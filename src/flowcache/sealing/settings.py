@@ -11,12 +11,18 @@ __all__ = ["Plaintext", "SealingSettings"]
 
 
 class Plaintext(StrEnum):
-    """What becomes of a value in clear that is read in a sealed space."""
+    """What becomes of values in clear in a sealed space.
+
+    A space that holds some already comes under encryption by going through these from the last to
+    the first, and leaves it the other way: at each step, who is one step behind reads everything.
+    """
 
     REFUSE = "refuse"
-    """It is refused: nobody can slip one in."""
+    """They are refused: nobody can slip one in."""
     READ = "read"
-    """Text passes, until it is written again: for a space that was not sealed from the first."""
+    """Text passes until it is written again, sealed."""
+    WRITE = "write"
+    """Text passes and is written, too; what is sealed is opened."""
 
 
 class SealingSettings(NamedTuple):

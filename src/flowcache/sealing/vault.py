@@ -48,13 +48,24 @@ _WHY = {
 class Vault:
     """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
 
-    __slots__ = ("_covers", "_flaws", "_inner", "_reads_plaintext", "_ring", "place")
+    __slots__ = (
+        "_covers",
+        "_flaws",
+        "_inner",
+        "_reads_plaintext",
+        "_ring",
+        "_sealed",
+        "_writes_plaintext",
+        "place",
+    )
 
     def __init__(self, inner: ShardedExecutor, settings: SealingSettings) -> None:
         self._inner = inner
         self._ring = Keyring(settings.provider.fetch(), settings.active)
         self._covers = _everything if settings.spaces is None else _these(settings.spaces)
-        self._reads_plaintext = settings.plaintext is Plaintext.READ
+        self._reads_plaintext = settings.plaintext is not Plaintext.REFUSE
+        self._writes_plaintext = settings.plaintext is Plaintext.WRITE
+        self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
         self._flaws = dict.fromkeys(Flaw, 0)
         self.place: Callable[[bytes], str | None] = inner.place
         """Names the shard of a key: sealing moves nothing."""
@@ -82,7 +93,7 @@ class Vault:
 
     async def _execute_sealed(self, command: Command, deadline: float) -> Reply:
         name, key, once = command.name, command.key, command.once
-        seal, opened = _SEALED.get(name), _OPENED.get(name)
+        seal, opened = self._sealed.get(name), _OPENED.get(name)
         if seal is None and opened is None:
             _refuse()
         if seal is not None:
@@ -101,10 +112,13 @@ class Vault:
         """Return ``once`` with fingerprints that tell nobody anything.
 
         They are those of this very write: the same value under another key, or written again with
-        another token, has others.
+        another token, has others. That of who has no keys yet is known, too, where it tells no more
+        than what is stored.
         """
         place = len(key).to_bytes(2) + key + once.token
         first, *others = self._ring.fingerprints(once.fingerprint + place)
+        if self._writes_plaintext:
+            others.append(once.fingerprint)
         return structs.replace(once, fingerprint=first, former=tuple(others))
 
     def _open(self, stored: bytes, bound: bytes) -> bytes:
@@ -170,14 +184,14 @@ def _seal_fields(ring: Keyring, key: bytes, args: _Args) -> _Args:
     return tuple(sealed)
 
 
-def _nothing_to_seal(_: Keyring, __: bytes, args: _Args) -> _Args:
+def _as_it_is(_: Keyring, __: bytes, args: _Args) -> _Args:
     return args
 
 
 _SEALED: dict[bytes, Callable[[Keyring, bytes, _Args], _Args]] = {
     b"SET": _seal_value,
     b"HSET": _seal_fields,
-    b"DEL": _nothing_to_seal,
+    b"DEL": _as_it_is,
 }
 """Write -> its arguments as they go to Redis."""
 

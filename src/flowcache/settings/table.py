@@ -413,8 +413,8 @@ SETTINGS: tuple[Setting, ...] = (
         "plaintext",
         read.one_of(*Plaintext),
         "refuse",
-        "what becomes of a value read that is not encrypted: refuse, or read until it is written "
-        "again",
+        "what becomes of values that are not encrypted: refuse; read: they pass until they are "
+        "written again; write: they are still written so. For data that is there already",
     ),
     Setting("log", "level", read.one_of(*LEVELS), "info", "least level that is logged"),
     Setting(

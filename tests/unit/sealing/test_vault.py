@@ -218,6 +218,18 @@ def test_what_claims_to_be_sealed_is_never_taken_for_plaintext(case: str) -> Non
         run(Redis(stored), Command(b"GET", b"k"), keys=keys, plaintext=Plaintext.READ)
 
 
+def test_a_space_may_be_written_in_clear_for_a_while() -> None:
+    """Before all instances have the keys: ciphertext is read, and nobody meets any by us."""
+    chosen: dict[str, Any] = {"plaintext": Plaintext.WRITE}
+    for name, args in ((b"SET", (b"1",)), (b"HSET", (b"a", b"1")), (b"DEL", ())):
+        _, sent = run(Redis(), Command(name, b"k", args, 60, True), **chosen)
+        assert sent.args == args
+    assert run(Redis(b"clear"), Command(b"GET", b"k"), **chosen)[0] == b"clear"
+    assert run(Redis(sealed(b"1")), Command(b"GET", b"k"), **chosen)[0] == b"1"
+    with pytest.raises(Forbidden):
+        run(Redis(), Command(b"INCRBY", b"k", (b"1",), 60, True), **chosen)
+
+
 def test_bytes_that_are_no_text_never_pass_as_plaintext() -> None:
     """flowcache wrote text only: an envelope whose first byte was damaged is not handed out."""
     with pytest.raises(InvalidResponse):
@@ -264,11 +276,16 @@ def test_places_are_those_of_the_store() -> None:
 # -- written once ----------------------------------------------------------------------------------
 
 
-def once_of(active: str = "k1", keys: str = KEYS, **other: Any) -> Once:
+def once_of(
+    active: str = "k1",
+    keys: str = KEYS,
+    plaintext: Plaintext = Plaintext.REFUSE,
+    **other: Any,
+) -> Once:
     told: dict[str, Any] = {"key": b"k", "token": b"i", "fingerprint": b"f" * 32} | other
     once = Once(told["token"], told["fingerprint"], 600)
     command = Command(b"SET", told["key"], (b"1",), 60, True, once)
-    _, sent = run(Redis(), command, active=active, keys=keys)
+    _, sent = run(Redis(), command, active=active, keys=keys, plaintext=plaintext)
     assert sent.once is not None
     assert (sent.once.token, sent.once.lifetime_ms) == (told["token"], 600)
     return sent.once
@@ -299,6 +316,16 @@ def test_a_write_is_known_again_after_the_active_key_changed() -> None:
     assert before.fingerprint != after.fingerprint
     assert before.fingerprint in after.former
     assert after.fingerprint in before.former
+
+
+def test_the_fingerprint_in_clear_is_known_while_values_are_in_clear() -> None:
+    """A record of before there were keys is this write's; later it would let values be guessed."""
+    clear = b"f" * 32
+    assert clear in once_of(plaintext=Plaintext.WRITE).former
+    assert once_of(plaintext=Plaintext.WRITE).fingerprint == once_of().fingerprint
+    for later in (Plaintext.READ, Plaintext.REFUSE):
+        once = once_of(plaintext=later)
+        assert clear not in (once.fingerprint, *once.former)
 
 
 # -- counts ----------------------------------------------------------------------------------------
