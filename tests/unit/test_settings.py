@@ -978,6 +978,8 @@ def test_namespaces_narrow_what_is_encrypted(write: Write) -> None:
     assert faults(file, keys | named) == [
         'encryption.namespaces: "card" is the namespace of no client'
     ]
+    slip = write('[encryption]\nnamespaces = ["cards"]\n' + CARDS.format(more="rates = 1"))
+    assert faults(slip, keys) == ["clients.a.rates: unknown setting"]
     (fault,) = faults_of("FLOWCACHE_ENCRYPTION_NAMESPACES", "*,cards")
     assert fault.endswith('expected "*" alone, or names')
 

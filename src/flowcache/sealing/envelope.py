@@ -5,12 +5,13 @@
     1         1      the version of this format, 1
     2         1      n, the length of the key's id: 1 to 32
     3         n      the id of the key, ASCII
-    3 + n     24     nonce, random
+    3 + n     24     nonce, random; of fields that were sealed together the first 12 are the same
     27 + n    m      ciphertext, as long as what was sealed
     27 + n + m  16   tag
 
-The algorithm of version 1 is XAES-256-GCM (`xaes`). What the tag also vouches for, its associated
-data, is the bytes up to the nonce, followed by where the value lies:
+The algorithm of version 1 is XAES-256-GCM (`xaes`), under 32 bytes that are derived from the key of
+that id: HKDF-Expand (RFC 5869) with SHA-256 and the info ``flowcache 1 seal``. What the tag also
+vouches for, its associated data, is the bytes up to the nonce, followed by where the value lies:
 
     string           "S", the length of the key in Redis as two bytes, that key
     field of a hash  "H", the length of the key in Redis as two bytes, that key, the field's name
