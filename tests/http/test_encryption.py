@@ -228,7 +228,7 @@ def test_keys_are_rotated_without_a_call_lost(configured: Configured) -> None:
     """Added, made active, removed: values of before are read until their key is gone."""
     once = {"operation": "SET", "key": "once", "value": "first", "idempotencyKey": "i"}
     configured.write("k1")
-    with configured.serving("--workers", "2") as running:
+    with configured.serving("--workers", "2") as running, Calls(running) as calls:
         act(running, "vault", operation="HSET", key="h", value={"a": "old", "b": "old"})
         act(running, "vault", operation="SET", key="left", value="old")
         assert act(running, "vault", **once).data == "OK"
@@ -266,6 +266,7 @@ def test_keys_are_rotated_without_a_call_lost(configured: Configured) -> None:
         configured.write("k2", "k1")  # and is again when the key is back
         reload(running)
         assert act(running, "vault", operation="GET", key="k").data == 1
+        assert calls.told() == {("new", "ok")}
 
 
 def test_a_file_of_keys_that_is_wrong_changes_nothing(configured: Configured) -> None:
