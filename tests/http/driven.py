@@ -135,6 +135,18 @@ class Drive:
         assert self.act().code == "internal"
         assert self.act(operation="SET", value=m["value"]).status == 200
 
+    def tamper(self) -> None:
+        """Change what is stored encrypted, and put it in clear."""
+        acme = {"x-api-key": MARKERS["token of a client"]}
+        assert self.act(acme, operation="SET", value=MARKERS["value"]).status == 200
+        place = f"flowcache:ns:acme:{MARKERS['key']}"
+        with self.redis.client(password=MARKERS["redis.password"]) as operator:
+            sealed: Any = operator.get(place)
+            assert MARKERS["value"].encode() not in sealed
+            for changed in (sealed[:-1] + bytes([sealed[-1] ^ 1]), json.dumps(MARKERS["value"])):
+                operator.set(place, changed)
+                assert self.act(acme).code == "invalid_response"
+
     def break_redis(self) -> None:
         """Another password, then no server at all."""
         planted = MARKERS["redis.password"]

@@ -7,6 +7,7 @@ it has a row in `SHAPES`. Whatever else is a row in `MARKERS`.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,9 @@ from tests.servers import RedisProcess
 
 __all__ = ["BUG", "ECHOED", "MARKERS", "RECORDED", "SECRETS", "SHAPES", "configure", "marker"]
 
-SHAPES: dict[str, Callable[[str], str]] = {}
+SHAPES: dict[str, Callable[[str], str]] = {
+    "encryption.keys": lambda text: f"k:{b64encode(sha256(text.encode()).digest()).decode()}",
+}
 """What a setting's reader wants its marker to look like, where any text will not do."""
 
 
@@ -108,6 +111,7 @@ def configure(directory: Path, redis: RedisProcess) -> dict[str, str]:
             "mode": "strict",
             "keys": "hmac",
         },
+        "encryption": {"namespaces": "acme"},
     }
     environment = {
         "REDIS_NODES": f"127.0.0.1:{redis.port}",
