@@ -270,8 +270,8 @@ async def _owners(kind: Kind, connections: Sequence[AbstractConnection]) -> _Own
         return frozenset()
     try:
         views = [from_cluster_nodes(await ask(each, "CLUSTER", "NODES")) for each in connections]
-    except ValueError:
-        raise ConnectFault("CLUSTER NODES came in another shape") from None
+    except ValueError as fault:
+        raise ConnectFault(str(fault)) from None
     owners = {view.owners for view in views}
     return owners.pop() if len(owners) == 1 and not any(v.is_moving for v in views) else None
 
