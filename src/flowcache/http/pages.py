@@ -20,6 +20,7 @@ from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
     InvalidRequest,
+    LockedOut,
     NotFound,
     RedisUnavailable,
     TooLarge,
@@ -122,6 +123,9 @@ def pages(
             await ready()
         except Unrecorded:
             return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
+        except LockedOut:
+            error = "Redis refuses flowcache's user or password."
+            return _json({"status": "unavailable", "error": error}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)

@@ -1,14 +1,14 @@
 """TLS between a socket's transport and a `Connection`.
 
-`TlsWire` is a protocol to the one and a transport to the other; OpenSSL works on memory, and nothing
-here waits. asyncio's own TLS is not used: it can't end one side only, cuts a client that still sends
-when it closes, and sets a timer for each handshake (docs/decisions/0018-tls.md).
+`TlsWire` is a protocol to the one and a transport to the other; OpenSSL works on memory, and
+nothing here waits. asyncio's own TLS is not used: it can't end one side only, cuts a client that
+still sends when it closes, and sets a timer for each handshake (docs/decisions/0018-tls.md).
 
 - A handshake is a state of the connection: the sweep ends what takes too long, and it gives way
   where room is wanted.
 - Each side ends by itself. A client that has sent close_notify still gets its answers. After ours
-  the TCP stream ends too, and what still comes is dropped undecrypted, so that no reset destroys the
-  last answer.
+  the TCP stream ends too, and what still comes is dropped undecrypted, so that no reset destroys
+  the last answer.
 - A stream that ends without close_notify is one that ends: HTTP knows half a request from a whole
   one without it.
 

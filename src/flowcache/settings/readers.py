@@ -6,13 +6,14 @@ A reader returns the value, or raises ValueError with what it expected, never wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
-from flowcache.secret import Secret
+from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
@@ -57,6 +58,10 @@ def password(value: Any) -> Secret:
 
 
 def file(value: Any) -> str:
+    """Read the path of a file that is there.
+
+    Links are not followed for good: a mounted secret is one that leads elsewhere after each change.
+    """
     try:
         path = Path(text(value)).expanduser()
         path.read_bytes()
@@ -64,7 +69,7 @@ def file(value: Any) -> str:
         raise ValueError(f"can't be read: {fault.strerror}") from None
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
-    return str(path.resolve())
+    return str(path.absolute())
 
 
 def new_file(value: Any) -> Path:
@@ -98,13 +103,18 @@ def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
     """
 
     def read_file(value: Any) -> Secret:
+        return SecretInFile(partial(held, file(value)))
+
+    def held(path: str) -> Secret:
         try:
-            held = Path(file(value)).read_text("utf-8").strip()
+            text = Path(path).read_text("utf-8").strip()
         except UnicodeDecodeError:
             raise ValueError("expected a file of text") from None
-        if not held:
+        except OSError as fault:
+            raise ValueError(f"can't be read: {fault.strerror}") from None
+        if not text:
             raise ValueError("is empty")
-        return read(held)
+        return read(text)
 
     return read_file
 
