@@ -84,10 +84,11 @@ def pages(
     def allowed(request: Request, permission: Permission) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
         headers = request.headers.raw
-        address = gate.address(request.scope.get("client"), headers)
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
+        address = gate.address(peer, headers)
         client = None
         try:
-            principal = gate.identify(headers, address)
+            principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
             principal.require(permission)
             return principal

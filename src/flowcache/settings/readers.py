@@ -5,6 +5,7 @@ A reader returns the value, or raises ValueError with what it expected, never wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = [
     "content",
     "file",
     "flag",
+    "header",
     "key",
     "keys",
     "location",
@@ -199,6 +201,18 @@ def location(value: Any) -> Location:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)
     return parse_location(text(value))
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_TAKEN = {"authorization", "x-api-key", "x-forwarded-for", "host", "cookie"}
+
+
+def header(value: Any) -> bytes:
+    """Read the name of a header that means nothing else here (RFC 9110, 5.1)."""
+    name = text(value).lower()
+    if not _HEADER.fullmatch(name) or name in _TAKEN:
+        raise ValueError("expected the name of a header of its own")
+    return name.encode()
 
 
 def networks(value: Any) -> Networks:
