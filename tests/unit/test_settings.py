@@ -1005,9 +1005,7 @@ def test_what_says_nothing_about_tls_is_a_fault(variables: dict[str, str], told:
 
 def test_a_certificate_that_nobody_can_show_is_a_fault(write: Write) -> None:
     """A client's certificates need a way in: the connection, or a proxy's header."""
-    file = write(
-        f'[clients.app]\ncertificates = ["{FINGERPRINT}"]\npermissions = ["inspect:read"]'
-    )
+    file = write(f'[clients.app]\ncertificates = ["{FINGERPRINT}"]\npermissions = ["inspect:read"]')
     (fault,) = faults(file, TOKEN)
     assert fault.startswith("clients.app.certificates: callers show none")
     assert loaded(CALLERS, file).principals[-1].certificates == (FINGERPRINT,)
