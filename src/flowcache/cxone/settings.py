@@ -8,7 +8,9 @@ import msgspec
 
 from flowcache.secret import Secret
 
-__all__ = ["CxoneSettings", "Grant"]
+__all__ = ["CXONE_AUTH_BASE", "CxoneSettings", "Grant"]
+
+CXONE_AUTH_BASE = "https://cxone.niceincontact.com"
 
 
 class Grant(StrEnum):
@@ -34,4 +36,4 @@ class CxoneSettings(msgspec.Struct, frozen=True):
     access_key_id: str | None = None
     access_key_secret: Secret | None = None
     tenant_id: str | None = None
-    auth_base: str = "https://cxone.niceincontact.com"
+    auth_base: str = CXONE_AUTH_BASE

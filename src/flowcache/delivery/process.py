@@ -27,6 +27,7 @@ from flowcache.delivery.progress import Progress, progress_path
 from flowcache.delivery.settings import CXONE, FILE, HTTP, STREAM, DeliverySettings
 from flowcache.delivery.stream import StreamDestination
 from flowcache.outbound.client import Outbound
+from flowcache.store.settings import StoreSettings
 
 __all__ = ["deliver", "deliver_once"]
 
@@ -35,23 +36,26 @@ _LAST_SECONDS = 2.0
 """How long what the workers wrote last has to be delivered, when the service ends."""
 
 
-def deliver(settings: DeliverySettings) -> int:
-    """Deliver until SIGTERM; return the exit code. It is a process's main function."""
+def deliver(settings: DeliverySettings, store: StoreSettings) -> int:
+    """Deliver until SIGTERM; return the exit code. It is a process's main function.
+
+    ``store`` is the Redis that has the stream.
+    """
     # Failures are told by `loop`: once, and not at each attempt.
     stamina.instrumentation.set_on_retry_hooks([])
-    return asyncio.run(_deliver(settings))
+    return asyncio.run(_deliver(settings, store))
 
 
-def deliver_once(settings: DeliverySettings) -> dict[str, str | None]:
+def deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, str | None]:
     """Deliver what is due now, without trying again; return by destination why it was not taken.
 
     Raises:
         BlockingIOError: another process delivers from this journal.
     """
-    return asyncio.run(_deliver_once(settings))
+    return asyncio.run(_deliver_once(settings, store))
 
 
-async def _deliver(settings: DeliverySettings) -> int:
+async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     with _lock(settings.journal) as lock:
@@ -60,7 +64,7 @@ async def _deliver(settings: DeliverySettings) -> int:
                 async with asyncio.timeout(_STAND_BY_SECONDS):
                     await ended.wait()
                 return 0
-        async with _loops(settings) as loops:
+        async with _loops(settings, store) as loops:
             running = [(each, asyncio.create_task(each.run())) for each in loops]
             await ended.wait()
             await asyncio.gather(*(_end(each, task) for each, task in running))
@@ -76,20 +80,20 @@ async def _end(loop: Loop, running: asyncio.Task[None]) -> None:
                 await loop.catch_up()
 
 
-async def _deliver_once(settings: DeliverySettings) -> dict[str, str | None]:
+async def _deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, str | None]:
     with _lock(settings.journal) as lock:
         if not _takes(lock):
             raise BlockingIOError
-        async with _loops(settings) as loops:
+        async with _loops(settings, store) as loops:
             faults = await asyncio.gather(*(each.catch_up() for each in loops))
             return {each.name: fault for each, fault in zip(loops, faults, strict=True)}
 
 
 @asynccontextmanager
-async def _loops(settings: DeliverySettings) -> AsyncIterator[Sequence[Loop]]:
+async def _loops(settings: DeliverySettings, store: StoreSettings) -> AsyncIterator[Sequence[Loop]]:
     progress = Progress(settings.journal, time)
     loops = []
-    for name, destination in _destinations(settings):
+    for name, destination in _destinations(settings, store):
         feed = Feed(settings.journal, progress.begin(name), settings.batch, time)
         loops.append(Loop(name, destination, feed, progress, settings))
     try:
@@ -99,14 +103,16 @@ async def _loops(settings: DeliverySettings) -> AsyncIterator[Sequence[Loop]]:
         progress.close()
 
 
-def _destinations(settings: DeliverySettings) -> Iterator[tuple[str, Destination]]:
+def _destinations(
+    settings: DeliverySettings, store: StoreSettings
+) -> Iterator[tuple[str, Destination]]:
     """Yield what is configured, by name."""
 
     def outbound() -> Outbound:
         return Outbound(settings.timeout, settings.ca_file)
 
     if settings.stream is not None:
-        yield STREAM, StreamDestination(settings.stream, settings.timeout, monotonic)
+        yield STREAM, StreamDestination(settings.stream, store, settings.timeout, monotonic)
     if settings.file is not None:
         path = settings.file
         yield FILE, StandardOutput() if path == "-" else FileDestination(Path(path))

@@ -9,7 +9,6 @@ import msgspec
 
 from flowcache.cxone.settings import CxoneSettings
 from flowcache.secret import Secret
-from flowcache.store.settings import StoreSettings
 
 __all__ = ["CXONE", "FILE", "HTTP", "STREAM", "DeliverySettings", "Endpoint", "Shape", "Stream"]
 
@@ -29,7 +28,6 @@ class Stream(msgspec.Struct, frozen=True):
 
     key: bytes
     most: int
-    store: StoreSettings
 
 
 class Endpoint(msgspec.Struct, frozen=True):

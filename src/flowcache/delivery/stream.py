@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from flowcache.delivery.batch import Batch
 from flowcache.delivery.settings import Stream
-from flowcache.errors import DeadlineExceeded, Failure, RedisUnavailable
+from flowcache.errors import Failure
 from flowcache.outbound.judging import NotNow, Refused
 from flowcache.ports import APPEND, Clock, Command
 from flowcache.store.redis_store import RedisStore
+from flowcache.store.settings import StoreSettings
 
 __all__ = ["StreamDestination"]
 
 
 class StreamDestination:
-    """Append to ``settings``' stream; Redis has so many ``seconds`` for a batch."""
+    """Append to a stream at the Redis of ``store``, which has so many ``seconds`` for a batch."""
 
-    def __init__(self, settings: Stream, seconds: float, clock: Clock) -> None:
-        self._store = RedisStore(settings.store, clock)
+    def __init__(
+        self, settings: Stream, store: StoreSettings, seconds: float, clock: Clock
+    ) -> None:
+        self._store = RedisStore(store, clock)
         self._key = settings.key
         self._most = b"%d" % settings.most
         self._seconds = seconds
@@ -36,10 +39,10 @@ class StreamDestination:
         command = Command(APPEND, self._key, (self._most, b"record", *batch.lines), writes=True)
         try:
             await self._store.execute(command, self._clock() + self._seconds)
-        except (RedisUnavailable, DeadlineExceeded) as fault:
-            raise NotNow(fault.message) from None
-        except Failure as fault:  # another type under the key, or a user that may not
-            raise Refused(fault.message) from None
+        except Failure as fault:
+            # Below 500: another type is under the key, or the user may not write there.
+            kind = Refused if fault.status < 500 else NotNow
+            raise kind(fault.message) from None
 
     async def close(self) -> None:
         """Close the links."""

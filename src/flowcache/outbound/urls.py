@@ -11,6 +11,8 @@ _HERE = ("127.0.0.1", "::1", "localhost")
 
 def is_safe(url: str) -> bool:
     """Tell whether ``url`` is https, or http to this very host, and without credentials in it."""
+    if " " in url or not url.isascii() or not url.isprintable():
+        return False
     try:
         parts = urlsplit(url)
         port = parts.port
