@@ -10,9 +10,9 @@ from typing import Any, TextIO
 
 import msgspec
 
-from flowcache.audit.chain import Entry, Link, writer_name
+from flowcache.audit.chain import Entry, writer_name
 
-__all__ = ["Format", "fields", "line", "moment", "read_line", "write"]
+__all__ = ["Format", "fields", "moment", "write"]
 
 
 class Format(StrEnum):
@@ -30,46 +30,6 @@ def fields(entry: Entry) -> dict[str, Any]:
     named["hit"] = None if entry.hit is None else bool(entry.hit)
     named["stale"] = bool(entry.stale)
     return named
-
-
-def line(link: Link) -> bytes:
-    """Return a record as one line of JSON, with what its chain can be verified by elsewhere.
-
-    To `fields` come ``at_unix``, the time exactly as it was hashed, ``hash`` and ``seal``.
-    """
-    entry, hash_, seal = link
-    named = fields(entry)
-    named["at_unix"] = entry.at
-    named["hash"] = hash_.hex()
-    named["seal"] = None if seal is None else seal.hex()
-    return msgspec.json.encode(named)
-
-
-def read_line(text: bytes | str) -> Link:
-    """Return the record that `line` wrote.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        named = msgspec.json.decode(text)
-        kept = {name: named[name] for name in Entry.__struct_fields__}
-        hit = named["hit"]
-        entry = Entry(
-            **kept
-            | {
-                "writer": int(named["writer"], 16),
-                "at": named["at_unix"],
-                "hit": None if hit is None else int(hit),
-                "stale": int(named["stale"]),
-            }
-        )
-        seal = named["seal"]
-        return Link(
-            entry, bytes.fromhex(named["hash"]), None if seal is None else bytes.fromhex(seal)
-        )
-    except (KeyError, TypeError, msgspec.MsgspecError) as fault:
-        raise ValueError(f"is no record: {fault}") from None
 
 
 def moment(at: float) -> str:

@@ -136,9 +136,10 @@ class Reader:
         )
         return {row[0]: Cut(row[0], row[1], _bytes(row[2]), row[3], row[4]) for row in rows}
 
-    def cut(self, writer: int) -> Cut | None:
-        """Return where a writer's chain goes on after retention; None: nothing was removed."""
-        return self.cuts().get(writer)
+    def cut(self, writer: int, behind: int = -1) -> Cut | None:
+        """Return where a chain goes on after retention, if that is behind a number."""
+        cut = self.cuts().get(writer)
+        return cut if cut is not None and cut.seq > behind else None
 
     def links(self, writer: int, start: int, limit: int = _PART) -> list[Link]:
         """Return the next records of a chain, from number ``start`` on; none when it has ended."""

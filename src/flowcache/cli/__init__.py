@@ -9,6 +9,7 @@ import typer
 from flowcache import __version__
 from flowcache.cli import audit, circuits, token
 from flowcache.cli.check import check
+from flowcache.cli.delivery import deliver, deliveries
 from flowcache.cli.serve import serve
 
 __all__ = ["main"]
@@ -48,4 +49,6 @@ _app.command()(serve)
 _app.command()(check)
 _app.add_typer(token.app)
 _app.add_typer(circuits.app, name="circuits")
+audit.app.command()(deliver)
+audit.app.command()(deliveries)
 _app.add_typer(audit.app)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
+from flowcache.audit.chain import Cut, Kind, Link, writer_name
+from flowcache.audit.received import gap_line, line
 
-from flowcache.audit.chain import Kind, Link, writer_name
-from flowcache.audit.exporting import line, moment
-
-__all__ = ["GAP", "Batch", "batch_of"]
-
-GAP = "gap"
-"""The ``kind`` of a notice in place of records that are there no more."""
+__all__ = ["Batch", "batch_of"]
 
 
 class Batch(NamedTuple):
@@ -48,28 +43,16 @@ class Batch(NamedTuple):
         return b"[" + b",".join(self.lines) + b"]"
 
 
-def batch_of(links: Sequence[Link], expected: int, at: float, before: bytes | None) -> Batch:
-    """Return ``links`` as a batch. Records of the chain from ``expected`` on that are not there
-    were let go of by ``at``; ``before`` is the hash of the last of them, where it is known.
+def batch_of(links: Sequence[Link], expected: int, cut: Cut | None) -> Batch:
+    """Return ``links`` as a batch, of a chain whose next record was to be ``expected``.
+
+    ``cut`` is where the chain goes on, when those up to there are missing.
     """
-    writer, first = writer_name(links[0].entry.writer), links[0].entry.seq
-    last = links[-1].entry
+    first, last = links[0].entry, links[-1].entry
     lines = [line(link) for link in links]
-    missed = first - expected
+    missed = first.seq - expected
     if missed:
-        lines.insert(0, _notice(writer, expected, first - 1, at, before))
-    return Batch(writer, expected, last.seq, lines, len(links), missed, last.kind == Kind.CLOSE)
-
-
-def _notice(writer: str, first: int, last: int, at: float, hash_: bytes | None) -> bytes:
-    """Say which records of a writer will never come. The chain goes on from ``hash``."""
-    return msgspec.json.encode(
-        {
-            "kind": GAP,
-            "writer": writer,
-            "seq": first,
-            "until": last,
-            "at": moment(at),
-            "hash": None if hash_ is None else hash_.hex(),
-        }
-    )
+        known = cut if cut is not None and cut.seq == first.seq else None
+        lines.insert(0, gap_line(first.writer, expected, first.seq - 1, known))
+    writer, ends = writer_name(first.writer), last.kind == Kind.CLOSE
+    return Batch(writer, expected, last.seq, lines, len(links), missed, ends)

@@ -6,7 +6,6 @@ that of its chain. The journal is only read: delivery takes no turn from those w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from flowcache.audit import database
@@ -21,17 +20,13 @@ __all__ = ["Feed"]
 
 
 class Feed:
-    """Cut what comes behind ``place`` into batches of at most ``size`` records.
+    """Cut what comes behind ``place`` into batches of at most ``size`` records."""
 
-    ``now`` is Unix time.
-    """
-
-    def __init__(self, journal: Path, place: Place, size: int, now: Callable[[], float]) -> None:
+    def __init__(self, journal: Path, place: Place, size: int) -> None:
         self._path = journal
         self._cursors = dict(place.cursors)
         self._since = place.since
         self._size = size
-        self._now = now
         self._reader: Reader | None = None
         self._identity: tuple[int, int] | None = None
         self._ended: set[str] = set()
@@ -96,9 +91,9 @@ class Feed:
         if not links:
             return None
         cut = reader.cut(writer)
-        known = cut is not None and cut.seq == links[0].entry.seq
-        before = cut.hash if cut is not None and known else None
-        batch = batch_of(links, expected, self._now(), before)
+        if cut is not None and cut.seq > links[0].entry.seq:
+            return self._batch(reader, writer)  # let go of just now: read again what is there
+        batch = batch_of(links, expected, cut)
         if cut is not None and expected == 0 and cut.at < self._since:
             return batch._replace(missed=0)  # they were gone before anybody asked for them
         return batch

@@ -37,7 +37,7 @@ _LAST_SECONDS = 2.0
 
 
 def deliver(settings: DeliverySettings, store: StoreSettings) -> int:
-    """Deliver until SIGTERM; return the exit code. It is a process's main function.
+    """Deliver until SIGTERM or SIGINT; return the exit code. It is a process's main function.
 
     ``store`` is the Redis that has the stream.
     """
@@ -57,7 +57,8 @@ def deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, 
 
 async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, ended.set)
     with _lock(settings.journal) as lock:
         while not _takes(lock):
             with suppress(TimeoutError):
@@ -94,7 +95,7 @@ async def _loops(settings: DeliverySettings, store: StoreSettings) -> AsyncItera
     progress = Progress(settings.journal, time)
     loops = []
     for name, destination in _destinations(settings, store):
-        feed = Feed(settings.journal, progress.begin(name), settings.batch, time)
+        feed = Feed(settings.journal, progress.begin(name), settings.batch)
         loops.append(Loop(name, destination, feed, progress, settings))
     try:
         yield loops

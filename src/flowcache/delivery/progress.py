@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,40 +103,39 @@ class Progress:
 
     def delivered(self, name: str, batch: Batch) -> None:
         """Keep that ``batch`` was delivered."""
-        with self._written():
-            self._connection.execute(
+        self._write(
+            (
                 "INSERT INTO cursors VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seq = excluded.seq",
                 (name, batch.writer, batch.last),
-            )
-            self._connection.execute(
+            ),
+            (
                 "UPDATE destinations SET delivered = delivered + ?, missed = missed + ?, "
                 "delivered_at = ?, fault = NULL WHERE name = ?",
                 (batch.records, batch.missed, self._now(), name),
-            )
+            ),
+        )
 
     def failed(self, name: str, reason: str, *, stopped: bool) -> None:
         """Keep that an attempt failed, and whether it was the last."""
-        with self._written():
-            self._connection.execute(
+        self._write(
+            (
                 "UPDATE destinations SET failures = failures + 1, fault = ?, fault_at = ?, "
                 "stopped = ? WHERE name = ?",
                 (reason, self._now(), stopped, name),
             )
+        )
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
+    def _write(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        """Carry out all of ``statements``, or none."""
         try:
-            self._connection.execute("BEGIN")
-            try:
-                yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+            with self._connection:  # commits, or rolls back
+                self._connection.execute("BEGIN")
+                for statement, values in statements:
+                    self._connection.execute(statement, values)
         except sqlite3.Error as fault:
             _log.error("the progress of the delivery can't be written", fault=str(fault))
 
