@@ -75,6 +75,8 @@ class Receiver:
         self.discovery_faults: deque[Fault] = deque()
         self.attempts: list[str] = []
         """The path of every request, whatever came of it."""
+        self.keys: list[str] = []
+        """The key of every batch that was sent, taken or not."""
         self.batches: list[Batch] = []
         self.released = Event()
         """Set at the end, for those who were not answered."""
@@ -194,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, answer | {"expires_in": self.known.expires_in})
 
     def _take(self, body: bytes) -> None:
+        self.known.keys.append(self.headers["idempotency-key"])
         if self._faults(self.known.intake_faults):
             return None
         kind, _, token = self.headers.get("authorization", "").partition(" ")

@@ -14,6 +14,7 @@ between sends it twice. So it is delivered at least once, and, since nothing ove
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import stamina
 import structlog
@@ -106,10 +107,12 @@ class Loop:
             self._tell(batch)
             return True
 
-    async def finish(self, running: asyncio.Task[None]) -> None:
-        """End ``running``, the task of `run`, between two batches."""
-        async with self._sending:
-            running.cancel()
+    async def finish(self, running: asyncio.Task[None], patience: float) -> None:
+        """End ``running``, the task of `run`, between two batches if that is soon, in seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience), self._sending:
+                running.cancel()
+        running.cancel()  # what is under way is sent again at the next start
         await asyncio.gather(running, return_exceptions=True)
 
     async def close(self) -> None:

@@ -33,7 +33,7 @@ __all__ = ["deliver", "deliver_once"]
 
 _STAND_BY_SECONDS = 1.0
 _LAST_SECONDS = 2.0
-"""How long what the workers wrote last has to be delivered, when the service ends."""
+"""How long a batch under way has to be taken when the service ends, and what came last after it."""
 
 
 def deliver(settings: DeliverySettings, store: StoreSettings) -> int:
@@ -74,7 +74,7 @@ async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
 
 async def _end(loop: Loop, running: asyncio.Task[None]) -> None:
     """End a loop between two batches; if it does well, the last records are delivered, too."""
-    await loop.finish(running)
+    await loop.finish(running, _LAST_SECONDS)
     if loop.is_well:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):

@@ -34,7 +34,7 @@ async def until_delivered(loop: Loop, memory: Memory, records: int) -> None:
     """Run a loop until its destination has so many records."""
     running = asyncio.create_task(loop.run())
     await asyncio.to_thread(eventually, lambda: len(memory.lines) >= records)
-    await loop.finish(running)
+    await loop.finish(running, 20.0)
 
 
 async def test_everything_is_delivered(path: Path) -> None:
@@ -134,7 +134,7 @@ async def test_it_ends_between_two_batches(path: Path) -> None:
     async with looping(path, slow, batch=4) as loop:
         running = asyncio.create_task(loop.run())
         await slow.begun.wait()
-        ending = asyncio.create_task(loop.finish(running))
+        ending = asyncio.create_task(loop.finish(running, 20.0))
         await asyncio.sleep(0)
         assert not ending.done()
         slow.go_on.set()
@@ -143,6 +143,29 @@ async def test_it_ends_between_two_batches(path: Path) -> None:
         assert state(path).delivered == 4
         assert await loop.catch_up() is None
     assert [batch.first for batch in slow.batches] == [0, 4, 8]
+
+
+async def test_it_ends_within_its_time(path: Path) -> None:
+    """A destination that says nothing is not waited for; its batch is sent again by the next."""
+
+    class Silent(Memory):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun = asyncio.Event()
+
+        async def send(self, batch: object) -> None:
+            self.begun.set()
+            await asyncio.Event().wait()
+
+    silent = Silent()
+    async with looping(path, silent) as loop:
+        running = asyncio.create_task(loop.run())
+        await silent.begun.wait()
+        await loop.finish(running, 0.0)
+        assert running.cancelled()
+    memory = Memory()
+    async with looping(path, memory) as loop:
+        await until_delivered(loop, memory, 10)
 
 
 async def test_a_place_that_cant_be_kept_holds_nothing_up(path: Path) -> None:
