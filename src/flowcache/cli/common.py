@@ -39,5 +39,6 @@ def valid(load: Callable[[], SettingsT]) -> SettingsT:
 
 
 def give_up(message: str) -> NoReturn:
+    """Say what is wrong, and end with exit code 2: nothing was done."""
     print(f"flowcache: {message}", file=sys.stderr)
     raise typer.Exit(2)

@@ -129,6 +129,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
 
 
 def audit_part(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
+    """Return the audit's own record; None where it has faults, which are told."""
     for name, value, needed, has in (
         ("audit.keys", KeyNames.HMAC, "audit.hmac_secret", v["audit.hmac_secret"]),
         ("audit.mode", AuditMode.STRICT, "audit.journal", v["audit.journal"]),

@@ -41,12 +41,14 @@ __all__ = [
 
 
 def text(value: Any) -> str:
+    """Read a text that is not blank, without the space around it."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("expected a text")
     return value.strip()
 
 
 def secret(value: Any) -> Secret:
+    """Read a secret that is sent in a header: printable ASCII without spaces."""
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
         raise ValueError("expected printable ASCII characters, at least one")
     if value != value.strip() or " " in value:
@@ -55,12 +57,14 @@ def secret(value: Any) -> Secret:
 
 
 def password(value: Any) -> Secret:
+    """Read a password: any text."""
     if not isinstance(value, str):
         raise ValueError("expected a text")
     return Secret(value)
 
 
 def file(value: Any) -> str:
+    """Read the path of a file that can be read; what is returned is absolute."""
     try:
         path = Path(text(value)).expanduser()
         path.read_bytes()
@@ -148,6 +152,7 @@ def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
 
 
 def flag(value: Any) -> bool:
+    """Read true or false, or their usual words in the environment."""
     if isinstance(value, bool):
         return value
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -157,6 +162,8 @@ def flag(value: Any) -> bool:
 
 
 def number(low: int, high: int) -> Callable[[Any], int]:
+    """Return a reader of whole numbers, both ends included."""
+
     def read(value: Any) -> int:
         try:
             number = int(value) if isinstance(value, str) else value
@@ -170,6 +177,8 @@ def number(low: int, high: int) -> Callable[[Any], int]:
 
 
 def seconds(low: float, high: float) -> Callable[[Any], float]:
+    """Return a reader of seconds, both ends included."""
+
     def read(value: Any) -> float:
         try:
             number = float(value)
@@ -183,6 +192,7 @@ def seconds(low: float, high: float) -> Callable[[Any], float]:
 
 
 def share(value: Any) -> float:
+    """Read a share from 0 to 1."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -193,6 +203,7 @@ def share(value: Any) -> float:
 
 
 def rate(value: Any) -> float:
+    """Read a share above 0."""
     rate = share(value)
     if rate == 0:
         raise ValueError("expected a share above 0")
@@ -214,6 +225,8 @@ def window(value: Any) -> Window | None:
 
 
 def one_of(*choices: str) -> Callable[[Any], str]:
+    """Return a reader of one of these words."""
+
     def read(value: Any) -> str:
         if value not in choices:
             raise ValueError(f"expected {' or '.join(choices)}")

@@ -23,6 +23,7 @@ class ConfigurationError(Exception):
 
 
 def read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    """Return what is in a file of TOML; nothing where there is none, or it is at fault."""
     if file is None:
         return {}
     try:
@@ -37,6 +38,7 @@ def read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
 def find_unknown(
     document: Mapping[str, Any], environment: Mapping[str, str], faults: list[str]
 ) -> None:
+    """Tell what is set and not known: a misspelt setting would else have no effect."""
     known = {s.name for s in SETTINGS}
     sections = {s.section for s in SETTINGS}
     for section, keys in document.items():

@@ -28,6 +28,7 @@ __all__ = ["answer_name", "answer_types", "data_schemas", "field_name"]
 
 
 def data_schemas(settings: DataActionSettings) -> dict[str, Schema]:
+    """Return the schemas of requests and answers, by name."""
     _, found = msgspec.json.schema_components(
         (answer.Answer, answer.FailedAnswer, StoreStatus, *_all_answers()),
         ref_template="#/components/schemas/{name}",
@@ -236,6 +237,7 @@ def answer_types() -> dict[str, Schema]:
 
 
 def answer_name(name: str) -> str:
+    """Return the name of the schema of an operation's answer."""
     return f"{name.title().replace('_', '')}Answer"
 
 

@@ -25,6 +25,7 @@ def _request_example(name: str) -> dict[str, Any]:
 
 
 def request_examples() -> dict[str, Any]:
+    """Return examples of requests: one for each operation, and what an untyped flow sends."""
     examples = {
         name: {"summary": operation.summary, "value": _request_example(name)}
         for name, operation in CATALOGUE.items()
@@ -51,6 +52,7 @@ def answer_examples() -> dict[str, Any]:
 
 
 def failure_example(kind: type[Failure]) -> Any:
+    """Return an answer that says a failure of this kind."""
     failure = kind(REMEDIES[kind.code].error)
     return _plain(answer.failed(failure, _REQUEST_ID, 0.42, None))
 

@@ -49,6 +49,7 @@ _QUERIES: dict[str, tuple[str, Schema]] = {
 
 
 def paths(settings: DataActionSettings) -> dict[str, Any]:
+    """Return what is served, by route and method."""
     status = obj({"status": {"const": "ok"}})
     ready = obj({"status": {"const": "ready"}})
     away = obj({"status": {"const": "unavailable"}, "error": {"type": "string"}})

@@ -77,4 +77,5 @@ REMEDIES: dict[str, Remedy] = {
 
 
 def first_line(kind: type[Failure]) -> str:
+    """Return the first line of what is said of a failure."""
     return (kind.__doc__ or kind.__name__).partition("\n")[0]

@@ -13,6 +13,7 @@ JSON = "application/json"
 
 
 def ref(name: str) -> Schema:
+    """Return a reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
