@@ -198,6 +198,7 @@ def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
 
 
 def store_part(v: dict[str, Any]) -> StoreSettings:
+    """Return where Redis is, and how it is spoken to."""
     location: Location = v["redis.nodes"]
     reply_timeout = v["redis.reply_timeout_seconds"]
     if reply_timeout is None:
