@@ -15,10 +15,13 @@ from flowcache.audit.database import JournalFault
 from flowcache.audit.retention import Retention
 from flowcache.delivery.loop import Loop
 from flowcache.delivery.overview import overview
+from flowcache.delivery.process import deliver
 from flowcache.delivery.progress import progress_path
+from flowcache.delivery.settings import DeliverySettings
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.outbound.judging import NotNow
 from flowcache.status import DeliveryStatus
+from flowcache.store.settings import StoreSettings
 from flowcache.telemetry.exposition import exposition
 from tests.delivery.loops import Memory, looping, verified
 from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain
@@ -191,3 +194,13 @@ def test_a_worker_carries_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_without_room_beside_the_journal_it_says_so(tmp_path: Path) -> None:
+    """A directory that is gone: one line and an exit code, no traceback; it is tried again."""
+    settings = DeliverySettings(tmp_path / "gone" / "audit.db", file="-")
+    with capture_logs() as logs:
+        assert deliver(settings, StoreSettings(nodes=())) == 1
+    (entry,) = logs
+    assert entry["event"] == "the delivery of the audit can't begin"
+    assert "No such file or directory" in entry["fault"]
