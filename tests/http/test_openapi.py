@@ -40,6 +40,8 @@ from flowcache.status import (
     DeliveryStatus,
     JournalStatus,
     LinkStatus,
+    SealingKeyStatus,
+    SealingStatus,
     ShardStatus,
     StoreStatus,
     WorkerStatus,
@@ -288,6 +290,7 @@ def test_the_inspector_fits_its_schema() -> None:
             (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
         ),
         journal=JournalStatus("/a.db", "strict", "0a", None, 1, 2, 0, [], 0.5),
+        sealing=SealingStatus({"2027-01": SealingKeyStatus(True, 1, 2)}, {"altered": 1}),
     )
     allowed = validator(SCHEMAS["Inspector"])
     delivery = DeliveryStatus("cxone", 1, 2, 3, {"0a": 4}, 0.5, 1.5, "away", 2.5, False)
