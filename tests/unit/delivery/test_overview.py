@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
@@ -108,6 +109,31 @@ def test_a_progress_that_is_being_made(path: Path) -> None:
     chain(path)
     progress_path(path).touch()
     assert look(path).delivered == 0
+
+
+@pytest.mark.parametrize(
+    "column", ["at", "kind", "client", "hit", "latency_ms", "stale", "hash", "seal", "detail"]
+)
+@pytest.mark.parametrize("value", ["'text'", "x'ff00'", "NULL", "-1e400"])
+def test_a_journal_that_was_tampered_with(path: Path, column: str, value: str) -> None:
+    """It is delivered all the same, nothing stops; what was bent on the way is found there."""
+    chain(path, [3])
+    true = Memory()
+    once(path, true)
+    progress_path(path).unlink()
+    try:
+        with by_hand(path) as hand:
+            hand.execute(f"UPDATE records SET {column} = {value} WHERE seq = 2")
+    except sqlite3.IntegrityError:
+        pytest.skip("SQLite lets nobody write that")
+    assert sum(look(path).behind.values()) == 5
+    memory = Memory()
+    assert once(path, memory) is None
+    assert (len(memory.lines), look(path).behind) == (5, {})
+    without_seals = [
+        [json.loads(line) | {"seal": None} for line in each.lines] for each in (true, memory)
+    ]
+    assert without_seals[0] == without_seals[1] or not verified(memory.lines).is_well
 
 
 def test_retention_goes_on_while_a_destination_is_dead(path: Path) -> None:
