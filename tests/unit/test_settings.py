@@ -310,7 +310,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "delivery.stream": ("audit", in_delivery("stream"), Stream(b"audit", 1_000_000)),
     "delivery.stream_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
     "delivery.file": ("-", in_delivery("file"), "-"),
-    "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in")),
+    "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in/")),
     "delivery.token": (
         "hush",
         in_delivery("http"),

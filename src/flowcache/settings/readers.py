@@ -20,6 +20,7 @@ from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
+    "base_url",
     "content",
     "encryption_keys",
     "file",
@@ -109,7 +110,12 @@ def url(value: Any) -> str:
     location = text(value)
     if not is_safe(location):
         raise ValueError("expected an https:// URL without credentials")
-    return location.rstrip("/")
+    return location
+
+
+def base_url(value: Any) -> str:
+    """Read a URL that paths are appended to."""
+    return url(value).rstrip("/")
 
 
 def path(value: Any) -> str:

@@ -512,7 +512,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "path at CXone's API that batches of audit records are posted to; without one none are",
     ),
-    Setting("cxone", "api_base", read.url, None, "where CXone's API is", ("CXONE_API_BASE",)),
+    Setting("cxone", "api_base", read.base_url, None, "where CXone's API is", ("CXONE_API_BASE",)),
     Setting(
         "cxone",
         "grant",
@@ -532,7 +532,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "cxone",
         "auth_base",
-        read.url,
+        read.base_url,
         CXONE_AUTH_BASE,
         "where access_key asks for tokens, and a tenant's API is looked up",
     ),
