@@ -112,6 +112,16 @@ def configure(directory: Path, redis: RedisProcess) -> dict[str, str]:
             "keys": "hmac",
         },
         "encryption": {"namespaces": "acme"},
+        # Nobody is there: what was to be shown stands in failures, if anywhere.
+        "delivery": {"url": "http://127.0.0.1:1/audit"},
+        "cxone": {
+            "audit_path": "/audit",
+            "api_base": "http://127.0.0.1:1",
+            "grant": "access_key",
+            "auth_base": "http://127.0.0.1:1",
+            "client_id": "client",
+            "access_key_id": "key",
+        },
     }
     environment = {
         "REDIS_NODES": f"127.0.0.1:{redis.port}",
