@@ -22,7 +22,7 @@ from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
-from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.circuits import Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
@@ -32,7 +32,7 @@ from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
-from flowcache.ports import AuditRecord, Executor
+from flowcache.ports import AuditRecord, Executor, Order
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
@@ -97,9 +97,7 @@ class Worker:
             self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic)
-        self._wishes = Wishes(
-            fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
-        )
+        self._wishes = Wishes(fleet_directory, self._guard.obey)
         self.data_action = DataAction(
             settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
         )
@@ -144,14 +142,14 @@ class Worker:
     async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
         """Carry an order about circuits out in all workers, and keep a record of who gave it."""
         at = time()
-        self._wishes.add(order.mode, order.shard, order.access, by, at)
+        self._wishes.add(order, by, at)
         answers, silent = await self._fleet.tell(Question.WISHES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
         _log.warning(
             "circuits switched",
             by=by,
             request_id=request_id,
-            **order._asdict(),
+            **told(order),
             **switched._asdict(),
         )
         self._audit.record(
@@ -161,7 +159,7 @@ class Worker:
                 client=by,
                 flow_id=None,
                 interaction_id=None,
-                operation=f"SWITCH {order.mode}".upper(),
+                operation=f"SWITCH {told(order)['mode']}".upper(),
                 key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
                 outcome="ok",
                 hit=None,

@@ -29,7 +29,7 @@ from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
 from flowcache.http.envelope import bug, failure_headers
-from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
+from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of, told
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.gate import Gate
@@ -52,6 +52,7 @@ _ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
 
 
@@ -155,7 +156,7 @@ def pages(
         shards = shards_of(await gather(Question.TOTALS), control.wishes())
         order = read_order(body, shards)
         switched = await control.switch(order, principal.name, next_id())
-        return _json(order._asdict() | switched._asdict())
+        return _json(told(order) | switched._asdict())
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
@@ -175,17 +176,32 @@ def pages(
             response.headers.update({"allow": "POST"} if on_route else fault.headers or {})
         return response
 
+    def served(endpoint: Endpoint) -> Endpoint:
+        """Answer what ``endpoint`` raises, too.
+
+        Starlette's own handler of bugs raises them once more: they would be logged twice, and the
+        connection be cut.
+        """
+
+        async def serve(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except Exception as fault:
+                return await failed(request, fault)
+
+        return serve
+
     application = Starlette(
         routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Route("/inspector", inspector),
-            Route("/inspector/circuits", circuits, methods=["GET", "POST"]),
-            Route("/openapi.json", openapi),
-            Route("/docs", docs),
+            Route("/healthz", served(healthz)),
+            Route("/readyz", served(readyz)),
+            Route("/metrics", served(metrics)),
+            Route("/inspector", served(inspector)),
+            Route("/inspector/circuits", served(circuits), methods=["GET", "POST"]),
+            Route("/openapi.json", served(openapi)),
+            Route("/docs", served(docs)),
         ],
-        exception_handlers={Failure: failed, HTTPException: failed, Exception: failed},
+        exception_handlers={HTTPException: failed},
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application

@@ -163,6 +163,15 @@ REPLIES: dict[bytes, Reply] = {
 }
 
 
+class Place:
+    """The only shard there is."""
+
+    name = "127.0.0.1:7000"
+
+    def has_fallback(self) -> bool:
+        return False
+
+
 @dataclass
 class Executor:
     """An executor that answers at once, with ``reply`` or as an empty Redis would."""
@@ -171,7 +180,7 @@ class Executor:
     calls: list[tuple[Command, float]] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
         self.calls.append((command, deadline))
         if self.meanwhile is not None:
             await self.meanwhile()
@@ -179,8 +188,8 @@ class Executor:
             raise self.reply
         return REPLIES[command.name] if self.reply is ... else self.reply
 
-    def place(self, key: bytes) -> str | None:
-        return "127.0.0.1:7000"
+    def shard(self, key: bytes) -> Place:
+        return Place()
 
 
 class Endpoint:

@@ -52,13 +52,11 @@ def test_a_head_is_the_same_however_it_is_cut(size: int) -> None:
     data = b"\r\n" + head("X-One: 1", start="NONSENSE /a?b HTTP/1.1")
     reader = HeadReader()
     for at in range(0, len(data), size):
-        assert not reader.is_inside or at
         found = reader.feed(data[at : at + size])
         assert (found is not None) == (at + size >= len(data))
     assert found is not None
     assert (found[0].method, found[0].target) == ("NONSENSE", b"/a?b")
     assert found[0].headers == [(b"host", b"x"), (b"x-one", b"1")]
-    assert not reader.is_inside
 
 
 @pytest.mark.parametrize(
@@ -121,6 +119,12 @@ def test_what_two_servers_might_read_differently_is_refused(lines: tuple[str, ..
         head(start="GET /\x01 HTTP/1.1"),
         head(start="GET /\xff HTTP/1.1"),
         head(start="GET\t/ HTTP/1.1"),
+        head(start="GET /  HTTP/1.1"),
+        head(start="POST / RTSP/1.0"),
+        head(start="OPTIONS * RTSP/1.1"),
+        head(start="STRANGE / RTSP/1.0"),
+        head(start="GET /HTTP/1.1 RTSP/1.0"),
+        head(start="GET / ICE/1.0"),
         head(start="G(T / HTTP/1.1"),
         head(start=f"{'X' * 33} / HTTP/1.1"),
         head("Transfer-Encoding: chunked", start="POST / HTTP/1.0"),
@@ -144,6 +148,17 @@ def test_who_speaks_another_protocol_is_told_which() -> None:
     """TLS and HTTP/2 are frequent mistakes, and easy to tell."""
     assert "TLS" in refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     assert "HTTP/2" in refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_another_protocol_is_refused_however_it_is_cut(size: int) -> None:
+    """What stands before the version is looked at, wherever the network has cut the first line."""
+    data = b"\r\n" + head("X-One: HTTP/1.1", start="POST / RTSP/1.0")
+    reader, last = HeadReader(), (len(data) - 1) // size * size
+    for at in range(0, last, size):
+        assert reader.feed(data[at : at + size]) is None
+    with pytest.raises(InvalidRequest, match=r"HTTP/1\.1 and HTTP/1\.0 are spoken here"):
+        reader.feed(data[last:])
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "TRACE", "QUERY", "post", "M-SEARCH"])

