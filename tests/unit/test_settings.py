@@ -176,8 +176,11 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "auth.failures_per_minute": ("90", lambda s: s.gate.failures, Rate(1.5, 90)),
     "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
     "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
+    "auth.token_file": (str(KEY_FILE), lambda s: has_token(s, KEY), True),
     "inspector.token": ("see", lambda s: has_token(s, "see"), True),
+    "inspector.token_file": (str(KEY_FILE), lambda s: has_token(s, KEY), True),
     "inspector.control_token": ("turn", lambda s: has_token(s, "turn"), True),
+    "inspector.control_token_file": (str(KEY_FILE), lambda s: has_token(s, KEY), True),
     "jwt.keys": ("https://idp/keys", lambda s: s.jwt and s.jwt.keys, "https://idp/keys"),
     "jwt.issuer": ("iss", lambda s: s.jwt and s.jwt.issuer, "iss"),
     "jwt.audience": ("aud", lambda s: s.jwt and s.jwt.audience, "aud"),
@@ -189,6 +192,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     ),
     "redis.username": ("ada", lambda s: s.store.username, "ada"),
     "redis.password": ("pä ss", lambda s: s.store.password and s.store.password.reveal(), "pä ss"),
+    "redis.password_file": (str(KEY_FILE), lambda s: s.store.password, Secret(KEY)),
     "redis.database": ("3", lambda s: s.store.database, 3),
     "redis.service": ("main", lambda s: s.store.service, "main"),
     "redis.sentinel_username": ("sen", lambda s: s.store.sentinel_username, "sen"),
@@ -196,6 +200,11 @@ ROWS: dict[str, tuple[str, Read, object]] = {
         "tinel",
         lambda s: s.store.sentinel_password and s.store.sentinel_password.reveal(),
         "tinel",
+    ),
+    "redis.sentinel_password_file": (
+        str(KEY_FILE),
+        lambda s: s.store.sentinel_password,
+        Secret(KEY),
     ),
     "redis.tls": ("true", lambda s: s.store.tls, Tls()),
     "redis.tls_ca_file": (PEM, in_tls(lambda tls: tls.ca_file), PEM),
@@ -239,6 +248,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "cxone.api_base": ("https://api", in_shown("cxone.api_base"), "https://api"),
     "cxone.client_id": ("id", in_shown("cxone.client_id"), "id"),
     "cxone.client_secret": ("hush", in_shown("cxone.client_secret"), "***"),
+    "cxone.client_secret_file": (str(KEY_FILE), in_shown("cxone.client_secret"), "***"),
 }
 """Setting -> a text for it that is not the default, where it shows, and what shows there."""
 
@@ -267,6 +277,11 @@ def as_toml(text: str) -> str:
     return text if is_bare else json.dumps(text, ensure_ascii=False)
 
 
+def token_for(row: Setting) -> dict[str, str]:
+    """Return a credential to configure beside ``row``: none where the row is one itself."""
+    return {} if row.name in ("auth.token", "auth.token_file") else TOKEN
+
+
 def test_every_row_is_tried() -> None:
     """The table of these tests is that of the code."""
     assert list(ROWS) == [row.name for row in SETTINGS]
@@ -279,7 +294,7 @@ def test_every_row_can_be_set_in_the_environment(row: Setting) -> None:
     needed = NEEDS.get(row.name, {})
     variable = f"FLOWCACHE_{row.section}_{row.key}".upper()
     assert read(loaded(needed)) != expected
-    assert read(loaded(needed | {variable: text})) == expected
+    assert read(load(None, token_for(row) | needed | {variable: text})) == expected
 
 
 @every_row
@@ -288,7 +303,7 @@ def test_every_row_can_be_set_in_the_file(row: Setting, write: Write) -> None:
     text, read, expected = ROWS[row.name]
     needed = {name: v for name, v in NEEDS.get(row.name, {}).items() if name != row.variable}
     file = write(f"[{row.section}]\n{row.key} = {as_toml(text)}\n")
-    assert read(load(file, needed if row.name == "auth.token" else TOKEN | needed)) == expected
+    assert read(load(file, token_for(row) | needed)) == expected
 
 
 @every_row
@@ -298,7 +313,7 @@ def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
     """File, environment, command line: the later one counts, for whatever can be configured."""
     text, read, expected = ROWS[row.name]
     needed = {name: v for name, v in NEEDS.get(row.name, {}).items() if name != row.variable}
-    environment, wrong = TOKEN | needed, {row.variable: "unread"}
+    environment, wrong = token_for(row) | needed, {row.variable: "unread"}
     file = write(f'[{row.section}]\n{row.key} = "unread"\n')
     assert read(load(file, environment | {row.variable: text})) == expected
     assert read(load(file, environment | wrong, {row.name: text})) == expected
@@ -476,6 +491,12 @@ BAD: dict[str, str] = {
     "audit.journal": "/no/such/directory/audit.db",
     "audit.mode": "lenient",
     "audit.keys": "rot13",
+    "auth.token_file": "/no/such/file",
+    "inspector.token_file": "/no/such/file",
+    "inspector.control_token_file": "/no/such/file",
+    "redis.password_file": "/no/such/file",
+    "redis.sentinel_password_file": "/no/such/file",
+    "cxone.client_secret_file": "/no/such/file",
     "audit.hmac_secret_file": "/no/such/file",
     "audit.signing_key_file": "/",
     "audit.keep_days": "0",
@@ -484,14 +505,7 @@ BAD: dict[str, str] = {
     "cxone.api_base": " ",
     "cxone.client_id": " ",
 }
-SECRETS = [
-    "auth.token",
-    "inspector.token",
-    "inspector.control_token",
-    "redis.password",
-    "redis.sentinel_password",
-]
-SECRETS += ["cxone.client_secret", "audit.hmac_secret", "audit.signing_key"]
+SECRETS = [row.name for row in SETTINGS if row.is_secret]
 
 
 def test_every_row_is_tried_with_something_bad() -> None:
@@ -524,7 +538,7 @@ def test_all_faults_are_told_together(write: Write) -> None:
     lines = [f"[{section}]\n" + "\n".join(keys) for section, keys in sections.items()]
     told = faults(write("\n".join(lines) + "\n[htpp]\nport = 1"), {"FLOWCACHE_PROT": "1"})
     named = {re.split(r"[:= ]", fault)[0] for fault in told}
-    assert named == {*BAD, "htpp.port", "FLOWCACHE_PROT", "auth.token"}
+    assert named == {*BAD, "htpp.port", "FLOWCACHE_PROT"}
     assert len(told) == len(named)
 
 
@@ -749,6 +763,41 @@ def test_without_an_inspector_token_nobody_inspects() -> None:
 # -- secrets ---------------------------------------------------------------------------------------
 
 WORD = "hunter2"
+
+
+MOUNTED = [row for row in SETTINGS if row.holds is not None]
+
+
+@pytest.mark.parametrize("row", MOUNTED, ids=lambda row: row.name)
+def test_a_secret_and_a_file_of_it_are_one_too_many(row: Setting) -> None:
+    """Nobody has to guess which of two counts."""
+    secret = f"FLOWCACHE_{row.holds}".replace(".", "_").upper()
+    both = {secret: LONG_SECRET, row.variable: str(KEY_FILE)}
+    assert f"{row.holds} and {row.name}: one of them is enough" in faults(None, TOKEN | both)
+
+
+@pytest.mark.parametrize("row", MOUNTED, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "expected a file of text")],
+)
+def test_a_file_that_holds_no_secret_is_a_fault(
+    row: Setting, content: bytes, fault: str, tmp_path: Path
+) -> None:
+    """A secret that was not mounted yet is not taken for one that is empty."""
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    (told,) = faults(None, token_for(row) | {row.variable: str(file)})
+    assert told == f"{row.name} ({row.variable}) = {str(file)!r}: {fault}"
+
+
+def test_a_file_of_a_token_comes_before_one_that_is_made() -> None:
+    """``--embedded`` makes tokens where none is configured, in whatever way."""
+    made = {"auth.token": "made", "inspector.token": "made-too"}
+    settings = load(None, {"FLOWCACHE_AUTH_TOKEN_FILE": str(KEY_FILE)}, {}, made)
+    assert has_token(settings, KEY)
+    assert has_token(settings, "made-too")
+    assert not has_token(settings, "made")
 
 
 def test_no_secret_shows_in_settings() -> None:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from flowcache.cli.common import Config, give_up
 
 if TYPE_CHECKING:
     from flowcache.audit.reading import Query, Reader
@@ -48,9 +50,6 @@ Journal = Annotated[
     typer.Option(
         "--journal", "-j", metavar="FILE", help="The journal; audit.journal of the configuration."
     ),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
 ]
 Flow = Annotated[str | None, typer.Option(help="Of this flowId.")]
 Interaction = Annotated[str | None, typer.Option(help="Of this interactionId.")]
@@ -105,7 +104,7 @@ def verify(
             report = _with_progress(reader, None if key is None else key.reveal().encode(), known)
             found = heads(reader) if report.is_well and write_anchor is not None else None
     except JournalFault as fault:
-        _give_up(str(fault))
+        give_up(str(fault))
     _tell(report, sealed=key is not None)
     if found is not None and write_anchor is not None:
         _write_anchor(write_anchor, found)
@@ -201,7 +200,7 @@ def export(
     from flowcache.audit.exporting import Format, write
 
     if form not in tuple(Format):
-        _give_up(f"--format {form}: expected {' or '.join(Format)}.")
+        give_up(f"--format {form}: expected {' or '.join(Format)}.")
     settings, path = _settings(journal, config)
     asked = _query(
         settings, flow, interaction, client, key, operation, outcome, since, until, limit
@@ -218,7 +217,7 @@ def export(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         raise typer.Exit(1) from None
     except OSError as fault:
-        _give_up(f"{output}: can't be written: {fault.strerror or fault}.")
+        give_up(f"{output}: can't be written: {fault.strerror or fault}.")
     print(f"{count} records", file=sys.stderr)
 
 
@@ -276,7 +275,7 @@ def _read_anchor(file: Path) -> Anchor:
     try:
         return msgspec.json.decode(file.read_bytes(), type=dict[str, tuple[int, str]])
     except (OSError, msgspec.MsgspecError) as fault:
-        _give_up(f"{file}: is no anchor: {fault}.")
+        give_up(f"{file}: is no anchor: {fault}.")
 
 
 def _write_anchor(file: Path, found: Anchor) -> None:
@@ -285,7 +284,7 @@ def _write_anchor(file: Path, found: Anchor) -> None:
     try:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     except OSError as fault:
-        _give_up(f"{file}: can't be written: {fault.strerror}.")
+        give_up(f"{file}: can't be written: {fault.strerror}.")
 
 
 # -- what all have in common -----------------------------------------------------------------------
@@ -299,9 +298,9 @@ def _settings(journal: Path | None, config: Path | None) -> tuple[AuditSettings,
         settings = audit_settings(config, os.environ, overrides)
     except ConfigurationError as error:
         lines = "\n".join(f"  - {fault}" for fault in error.faults)
-        _give_up(f"the configuration has faults:\n{lines}")
+        give_up(f"the configuration has faults:\n{lines}")
     if settings.journal is None:
-        _give_up("which journal? Name it with --journal, or a configuration with --config.")
+        give_up("which journal? Name it with --journal, or a configuration with --config.")
     return settings, settings.journal
 
 
@@ -314,7 +313,7 @@ def _reading(path: Path) -> Iterator[Reader]:
         with Reader(path) as reader:
             yield reader
     except JournalFault as fault:
-        _give_up(str(fault))
+        give_up(str(fault))
 
 
 def _query(
@@ -354,15 +353,10 @@ def _moment(option: str, text: str | None) -> float | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        _give_up(f"{option} {text}: expected a time as 2026-01-31T08:00 or 2026-01-31.")
+        give_up(f"{option} {text}: expected a time as 2026-01-31T08:00 or 2026-01-31.")
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _printable(text: str) -> str:
     """Return a text that can't steer a terminal: a key may hold what callers like."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _give_up(message: str) -> NoReturn:
-    print(f"flowcache: {message}", file=sys.stderr)
-    raise typer.Exit(2)

@@ -13,14 +13,15 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
+from flowcache.cli.common import give_up
 from flowcache.ports import Access, Mode
 
-__all__ = ["circuits"]
+__all__ = ["app"]
 
 _CONTROL = "FLOWCACHE_INSPECTOR_CONTROL_TOKEN"
 _INSPECTOR = "FLOWCACHE_INSPECTOR_TOKEN"
@@ -39,7 +40,7 @@ Examples:
     flowcache circuits set auto
 """
 
-circuits = typer.Typer(
+app = typer.Typer(
     help="Show the circuits of a running service, and switch them.", rich_markup_mode="markdown"
 )
 
@@ -60,7 +61,7 @@ TokenFile = Annotated[
 ]
 
 
-@circuits.callback(invoke_without_command=True, epilog=_EXAMPLES)
+@app.callback(invoke_without_command=True, epilog=_EXAMPLES)
 def show(
     context: typer.Context,
     url: Url = None,
@@ -83,7 +84,7 @@ def show(
     _print_table(told)
 
 
-@circuits.command(name="set")
+@app.command(name="set")
 def switch(
     context: typer.Context,
     mode: Annotated[
@@ -134,12 +135,12 @@ def _token(file: Path | None, *variables: str) -> str:
             token = (sys.stdin if str(file) == "-" else file.open(encoding="utf-8")).read().strip()
         except (OSError, UnicodeDecodeError) as fault:
             reason = fault.strerror if isinstance(fault, OSError) else "no text"
-            _give_up(f"--token-file {file}: can't be read: {reason}.")
+            give_up(f"--token-file {file}: can't be read: {reason}.")
         missing = f"--token-file {file}: it is empty."
     if not token:
-        _give_up(missing)
+        give_up(missing)
     if not (token.isascii() and token.isprintable()):
-        _give_up("the token is no printable ASCII: it can't be one of flowcache's.")
+        give_up("the token is no printable ASCII: it can't be one of flowcache's.")
     return token
 
 
@@ -152,15 +153,15 @@ def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
         response = connection.getresponse()
         status, content = response.status, response.read()
     except ConnectionRefusedError:
-        _give_up(f"nobody listens at {url}: is flowcache running there? Say where with --url.")
+        give_up(f"nobody listens at {url}: is flowcache running there? Say where with --url.")
     except socket.gaierror:
-        _give_up(f"--url {url}: there is no such host.")
+        give_up(f"--url {url}: there is no such host.")
     except TimeoutError:
-        _give_up(f"{url} did not answer within {_PATIENCE:g} s.")
+        give_up(f"{url} did not answer within {_PATIENCE:g} s.")
     except ssl.SSLError as fault:
-        _give_up(f"{url}: {fault.reason or fault}.")
+        give_up(f"{url}: {fault.reason or fault}.")
     except (OSError, http.client.HTTPException) as fault:
-        _give_up(f"{url}: {fault or type(fault).__name__}.")
+        give_up(f"{url}: {fault or type(fault).__name__}.")
     finally:
         connection.close()
     try:
@@ -171,8 +172,8 @@ def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
         return told
     error = told.get("error") if isinstance(told, dict) else None
     if not isinstance(error, str):
-        _give_up(f"{url} does not answer as flowcache does (status {status}).")
-    _give_up(_REMEDIES.get(status, "{}").format(error))
+        give_up(f"{url} does not answer as flowcache does (status {status}).")
+    give_up(_REMEDIES.get(status, "{}").format(error))
 
 
 _REMEDIES = {
@@ -192,14 +193,9 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
         parts, port = urlsplit(""), None
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname or "@" in parts.netloc or parts.query:
-        _give_up(f"--url: expected http://host:port or https://host:port, got {url!r}.")
+        give_up(f"--url: expected http://host:port or https://host:port, got {url!r}.")
     make = kinds[parts.scheme]
     return make(parts.hostname, port, timeout=_PATIENCE), parts.path.rstrip("/")
-
-
-def _give_up(message: str) -> NoReturn:
-    print(f"flowcache: {message}", file=sys.stderr)
-    raise typer.Exit(2)
 
 
 # -- the table -------------------------------------------------------------------------------------

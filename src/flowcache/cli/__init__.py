@@ -1,0 +1,51 @@
+"""The command line: a module for each command. What a command needs it imports when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowcache import __version__
+from flowcache.cli import audit, circuits, token
+from flowcache.cli.check import check
+from flowcache.cli.serve import serve
+
+__all__ = ["main"]
+
+_app = typer.Typer(
+    name="flowcache",
+    help="A fast shared memory for contact-centre flows: Redis data actions over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    _app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"flowcache {__version__}")
+        raise typer.Exit
+
+
+@_app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+_app.command()(serve)
+_app.command()(check)
+_app.add_typer(token.app)
+_app.add_typer(circuits.app, name="circuits")
+_app.add_typer(audit.app)

@@ -1,0 +1,67 @@
+"""``flowcache check``: is the configuration right, and does Redis answer?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from flowcache.cli.common import Config, Redis, give_up, valid
+
+if TYPE_CHECKING:
+    from flowcache.policy.jwks import JwtSettings
+    from flowcache.settings import Settings
+
+__all__ = ["check"]
+
+
+def check(config: Config = None, redis: Redis = None) -> None:
+    """Validate the configuration and try Redis; say what is wrong and what to do.
+
+    Example:
+
+        flowcache check --config flowcache.toml
+    """
+    from flowcache.policy.overview import overview
+    from flowcache.settings import load
+
+    settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
+    print("The configuration is valid.")
+    for line in overview(settings.principals, settings.credentials, time()):
+        print(line)
+    if settings.jwt is not None:
+        _try_issuer(settings.jwt)
+    journal = settings.audit.journal
+    if journal is not None:
+        if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
+            give_up(f"audit.journal = {journal}: may not be written by this user.")
+        print(f"The audit journal is {journal}, {settings.audit.mode}.")
+    nodes = ", ".join(str(node) for node in settings.store.nodes)
+    print(f"Trying Redis at {nodes} ...")
+    asyncio.run(_try_redis(settings))
+    print("flowcache is ready to serve.")
+
+
+def _try_issuer(settings: JwtSettings) -> None:
+    """Read the keys of the issuer as a worker would."""
+    from flowcache.policy.jwks import read_keys
+    from flowcache.policy.jwt import Jwts
+
+    try:
+        count = Jwts(settings, (), time).use(read_keys(settings.keys))
+    except (OSError, ValueError) as fault:
+        give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
+    print(f"Keys of the issuer that can be used: {count}.")
+
+
+async def _try_redis(settings: Settings) -> None:
+    from flowcache.store.checkup import CheckupFault, checkup
+    from flowcache.telemetry import logs
+
+    logs.configure("error")  # what the check itself says is enough
+    try:
+        async for finding in checkup(settings.store, monotonic):
+            print(finding)
+    except CheckupFault as fault:
+        give_up(str(fault))

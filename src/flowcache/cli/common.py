@@ -1,0 +1,45 @@
+"""What commands have in common: their options, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from flowcache.settings import Settings
+
+__all__ = ["Config", "Redis", "give_up", "valid"]
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
+]
+Redis = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        help="Where Redis is: a URL (redis:// rediss:// unix:// redis+sentinel://) or "
+        "host:port,host:port. The topology is detected.",
+    ),
+]
+
+
+def valid(load: Callable[[], Settings]) -> Settings:
+    """Return the configuration, or tell its faults and end."""
+    from flowcache.settings import ConfigurationError
+
+    try:
+        return load()
+    except ConfigurationError as error:
+        lines = "\n".join(f"  - {fault}" for fault in error.faults)
+        give_up(f"the configuration has faults:\n{lines}")
+
+
+def give_up(message: str) -> NoReturn:
+    """Say what is wrong, and end with exit code 2: nothing was done."""
+    print(f"flowcache: {message}", file=sys.stderr)
+    raise typer.Exit(2)

@@ -1,0 +1,140 @@
+"""``flowcache serve``: the service, with a Redis of its own or somebody's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec import structs
+
+from flowcache import __version__
+from flowcache.cli.common import Config, Redis, give_up, valid
+
+if TYPE_CHECKING:
+    from flowcache.http.supervisor import Service
+    from flowcache.settings import Settings
+
+__all__ = ["serve"]
+
+_TOKENS = ("auth.token", "inspector.token")
+"""What ``--embedded`` makes where nothing is configured."""
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (3000).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve (1).")] = None,
+    config: Config = None,
+    redis: Redis = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Bring a Valkey along; needs no Redis. For a try.")
+    ] = False,
+) -> None:
+    """Serve data actions over HTTP.
+
+    Examples:
+
+        flowcache serve --embedded
+
+        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379 --workers 2
+    """
+    # Imported here: --help and --version need none of it.
+    import structlog
+
+    from flowcache.bootstrap import service
+    from flowcache.http.supervisor import PortInUse
+    from flowcache.http.supervisor import serve as serve_http
+    from flowcache.settings import ConfigurationError, load
+    from flowcache.store.embedded import EmbeddedFault, EmbeddedServer
+    from flowcache.store.settings import StoreSettings, parse_location
+    from flowcache.telemetry import logs
+
+    if embedded and redis:
+        give_up("--embedded brings a Redis along; leave --redis out.")
+    overrides: dict[str, Any] = {
+        "http.host": host,
+        "http.port": port,
+        "http.workers": workers,
+        "redis.nodes": redis,
+    }
+    fallbacks: dict[str, str] = {}
+    with ExitStack() as stack:
+        run_directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowcache-")))
+        if embedded:
+            valkey = EmbeddedServer(run_directory)
+            overrides["redis.nodes"] = valkey.url
+            fallbacks = {name: secrets.token_urlsafe(24) for name in _TOKENS}
+
+        def configured() -> Settings:
+            settings = load(config, os.environ, overrides, fallbacks)
+            if embedded:
+                # Whatever is configured about another Redis does not concern this one.
+                store = StoreSettings(nodes=parse_location(valkey.url).nodes)
+                settings = structs.replace(settings, store=store)
+            logs.configure(settings.log_level)
+            return settings
+
+        def reread() -> Service | None:
+            try:
+                return service(configured(), run_directory)
+            except ConfigurationError as error:
+                structlog.get_logger(__name__).error("configuration", faults=error.faults)
+                return None
+
+        settings = valid(configured)
+        if embedded:
+            stack.callback(valkey.stop)
+            try:
+                valkey.start()
+            except EmbeddedFault as fault:
+                give_up(str(fault))
+        try:
+            status = serve_http(
+                service(settings, run_directory),
+                reread=reread,
+                on_listening=lambda: _banner(settings, fallbacks if embedded else None),
+            )
+        except PortInUse as fault:
+            give_up(f"{fault} Pick another with --port or FLOWCACHE_PORT.")
+    raise typer.Exit(status)
+
+
+def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
+    """Say where the service is; of an embedded one also how to try it.
+
+    ``made`` are the tokens made for it. One that was configured is not printed: logs are kept.
+    """
+    from flowcache.policy.tokens import digest
+
+    server = settings.server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    print(f"flowcache {__version__} serves on {url}", flush=True)
+    if made is None:
+        return
+    known = {credential.token.digest for credential in settings.credentials}
+    flow, inspector = (
+        token if digest(token.encode()) in known else variable
+        for token, variable in (
+            (made["auth.token"], "$SERVICE_BEARER_TOKEN"),
+            (made["inspector.token"], "$FLOWCACHE_INSPECTOR_TOKEN"),
+        )
+    )
+    print(
+        f"""
+  with an embedded Valkey: everything is forgotten when it stops.
+
+  token      {flow}
+  try it     curl -s {url}/data-action/redis -H "Authorization: Bearer {flow}" \\
+               -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
+  inspector  curl -s {url}/inspector -H "Authorization: Bearer {inspector}"
+  docs       {url}/docs
+""",
+        flush=True,
+    )

@@ -1,0 +1,49 @@
+"""``flowcache token``: tokens of clients."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from flowcache.cli.common import give_up
+
+__all__ = ["app"]
+
+app = typer.Typer(name="token", help="Tokens of clients.", no_args_is_help=True)
+
+
+@app.callback()
+def _token_root() -> None:
+    pass  # without it a single command would take the place of the group
+
+
+@app.command("new")
+def token_new(
+    name: Annotated[str, typer.Argument(help="The client whose token it is.", metavar="NAME")],
+    expires: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="From when on it does not count any more (UTC)."),
+    ] = None,
+) -> None:
+    """Make a token for a client, show it this once, and print what to add to the configuration.
+
+    Example:
+
+        flowcache token new agent-desktop --expires 2027-12-31
+    """
+    from flowcache.policy.clients import is_client_name
+    from flowcache.policy.tokens import new_token, show_digest
+
+    if not is_client_name(name):
+        give_up(f"{name[:80]!r} is no name of a client: 1 to 64 letters, digits, - _ and .")
+    token = new_token()
+    entry = f'"{show_digest(token)}"'
+    if expires is not None:
+        entry = f"{{ hash = {entry}, expires = {expires:%Y-%m-%d} }}"
+    print(f"Token of {name}, shown this once:\n\n  {token.reveal()}\n")
+    print(f"Add to the tokens of [clients.{name}], which may be two while one replaces the other:")
+    print(f"\n  {entry}\n")
+    print(f"A new client is, with what it may do:\n\n  [clients.{name}]\n  tokens = [{entry}]")
+    print(f'  permissions = ["data:read", "data:write"]\n  namespace = "{name}"')

@@ -1,0 +1,72 @@
+"""The configuration: one TOML file, then the environment, then the command line.
+
+`SETTINGS` is the table of all there is. Every row can be set as ``[section] key`` in the file, as
+``FLOWCACHE_<SECTION>_<KEY>`` in the environment, and under its other names, which the seed or
+convention gave it. All faults are found before any is reported, each with its key and bad value;
+a secret's value is never shown.
+
+    table      what there is, and which of the `readers` reads it
+    sources    where a value comes from
+    parts      what concerns several of them; each part's own record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowcache.audit.settings import AuditSettings
+from flowcache.settings.parts import Settings, assemble, audit_part
+from flowcache.settings.sources import (
+    ConfigurationError,
+    Sources,
+    find_unknown,
+    read_file,
+    read_values,
+)
+from flowcache.settings.table import SETTINGS, Setting
+
+__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "audit_settings", "load"]
+
+
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+    fallbacks: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the configuration.
+
+    ``overrides`` come before the environment and ``fallbacks`` in place of defaults; both by name,
+    as ``redis.nodes``.
+
+    Raises:
+        ConfigurationError: it has faults; all of them are told.
+    """
+    faults: list[str] = []
+    document = read_file(file, faults)
+    find_unknown(document, environment, faults)
+    sources = Sources(overrides or {}, environment, document, fallbacks or {})
+    values = read_values(sources, faults)
+    settings = assemble(values, document.get("clients", {}), faults)
+    if faults or settings is None:
+        raise ConfigurationError(faults)
+    return settings
+
+
+def audit_settings(
+    file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> AuditSettings:
+    """Read what concerns the audit only: who reads a journal need not be able to serve.
+
+    Raises:
+        ConfigurationError: that part has faults; all of them are told.
+    """
+    faults: list[str] = []
+    sources = Sources(overrides or {}, environment, read_file(file, faults), {})
+    values = read_values(sources, faults, "audit")
+    audit = audit_part(values, faults)
+    if faults or audit is None:
+        raise ConfigurationError(faults)
+    return audit

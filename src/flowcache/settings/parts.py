@@ -1,0 +1,303 @@
+"""What concerns several settings is checked, and each part gets its own record."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flowcache.audit.settings import AuditSettings, KeyNames
+from flowcache.audit.settings import Mode as AuditMode
+from flowcache.contract.request import Limits
+from flowcache.http.connection import Patience
+from flowcache.http.data_action import DataActionSettings
+from flowcache.http.listener import Limits as ConnectionLimits
+from flowcache.http.worker import ServerSettings
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.clients import Clients, read_clients, shown_clients
+from flowcache.policy.gate import GateSettings
+from flowcache.policy.jwks import JwtSettings
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.networks import Networks
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Credential, Principal
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import Token, digest
+from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
+from flowcache.resilience.guard import GuardSettings
+from flowcache.secret import Secret
+from flowcache.settings.table import LONGEST_TTL, SETTINGS
+from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
+
+__all__ = ["Settings", "assemble", "audit_part"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The whole configuration, as the record of each part."""
+
+    server: ServerSettings
+    data_action: DataActionSettings
+    store: StoreSettings
+    guard: GuardSettings
+    principals: tuple[Principal, ...]
+    credentials: tuple[Credential, ...]
+    jwt: JwtSettings | None
+    """Whose JSON Web Tokens count; None: nobody's."""
+    gate: GateSettings
+    audit: AuditSettings
+    log_level: str
+    shown: dict[str, dict[str, Any]]
+    """All settings by section, for people: secrets are masked."""
+
+
+def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
+    """Check what concerns several settings, and hand each part its own record."""
+    v = values
+    known = _clients(v, clients, faults)
+    _check_jwt(v, known, faults)
+    files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
+    if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
+        faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
+    deadline, reply_timeout = v["data.deadline_ms"], v["redis.reply_timeout_seconds"]
+    if deadline is not None and reply_timeout is not None and reply_timeout * 1000 < deadline:
+        faults.append(
+            f"redis.reply_timeout_seconds = {reply_timeout}: "
+            f"shorter than data.deadline_ms = {deadline}"
+        )
+    shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
+    if shortest is not None and longest is not None and shortest > longest:
+        faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
+    _check_breaker(v, faults)
+    audit = audit_part(v, faults)
+    body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
+    if body is not None and bodies is not None and body > bodies:
+        faults.append(
+            f"http.max_unfinished_bytes = {bodies}: less than http.max_body_bytes = {body}"
+        )
+    if faults or audit is None:
+        return None
+    deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
+    return Settings(
+        ServerSettings(
+            v["http.host"],
+            v["http.port"],
+            v["http.workers"],
+            v["http.grace_seconds"],
+            v["http.drain_seconds"],
+            ConnectionLimits(
+                v["http.max_connections"],
+                Patience(head=v["http.head_timeout_seconds"], idle=v["http.keep_alive_seconds"]),
+            ),
+        ),
+        DataActionSettings(
+            limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
+            deadline=deadline,
+            max_body=v["http.max_body_bytes"],
+            body_timeout=v["http.body_timeout_seconds"],
+            max_answer=v["http.max_answer_bytes"],
+            max_in_flight=v["http.max_in_flight"],
+            max_unfinished=v["http.max_unfinished_bytes"],
+            once_lifetime=v["data.idempotency_seconds"],
+        ),
+        _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
+        GuardSettings(
+            _breaker(v, probe_seconds=deadline + 1.0),
+            deadline * 0.9 if budget is None else min(budget / 1000, deadline),
+            v["redis.hedge_share"],
+            Mode(v["breaker.mode"]),
+        ),
+        known.principals,
+        known.credentials,
+        _jwt(v),
+        GateSettings(
+            v["http.trusted_proxies"] or Networks(()),
+            Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
+            v["auth.shared_rates"],
+        ),
+        audit,
+        v["log.level"],
+        _shown(v) | {"clients": shown_clients(clients)},
+    )
+
+
+def audit_part(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
+    """Return the audit's own record; None where it has faults, which are told."""
+    for name, value, needed, has in (
+        ("audit.keys", KeyNames.HMAC, "audit.hmac_secret", v["audit.hmac_secret"]),
+        ("audit.mode", AuditMode.STRICT, "audit.journal", v["audit.journal"]),
+    ):
+        is_bad = any(fault.startswith(needed) for fault in faults)  # which says enough
+        if v[name] == value and has is None and not is_bad:
+            faults.append(f'{name} = "{value}": needs {needed}')
+    if any(fault.startswith("audit.") for fault in faults):
+        return None
+    return AuditSettings(
+        v["audit.ring"],
+        v["audit.journal"],
+        AuditMode(v["audit.mode"]),
+        KeyNames(v["audit.keys"]),
+        v["audit.hmac_secret"],
+        v["audit.signing_key"],
+        v["audit.keep_days"],
+        v["audit.max_mb"],
+    )
+
+
+def _check_breaker(v: dict[str, Any], faults: list[str]) -> None:
+    """Refuse what each part of the breaker would take, and nobody can mean together."""
+    failures, window, least = v["breaker.failures"], v["breaker.window"], v["breaker.min_calls"]
+    slow, deadline = v["breaker.slow_ms"], v["data.deadline_ms"]
+    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
+    window_is_well = not any(fault.startswith("breaker.window") for fault in faults)
+    if failures == 0 and window is None and window_is_well:
+        faults.append(
+            "breaker.failures = 0: nothing would open a circuit; set breaker.window, "
+            'or breaker.mode = "disabled" if that is meant'
+        )
+    held = window.size if window is not None and window.unit is Unit.CALLS else math.inf
+    if least is not None and least > held:
+        faults.append(
+            f'breaker.min_calls = {least}: more than breaker.window = "{window}" ever holds'
+        )
+    if slow is not None and window is None and window_is_well:
+        faults.append(f"breaker.slow_ms = {slow}: judges nothing without breaker.window")
+    if slow is not None and deadline is not None and slow >= deadline:
+        faults.append(
+            f"breaker.slow_ms = {slow}: no call takes longer than data.deadline_ms = {deadline}"
+        )
+    if first is not None and longest is not None and longest < first:
+        faults.append(
+            f"breaker.open_max_seconds = {longest}: shorter than breaker.open_seconds = {first}"
+        )
+
+
+def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
+    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
+    slow = v["breaker.slow_ms"]
+    return BreakerSettings(
+        failures=v["breaker.failures"],
+        window=v["breaker.window"],
+        min_calls=v["breaker.min_calls"],
+        failure_rate=v["breaker.failure_rate"],
+        slow_seconds=None if slow is None else slow / 1000,
+        slow_rate=v["breaker.slow_rate"],
+        open_seconds=first,
+        open_max_seconds=max(60.0, first) if longest is None else longest,
+        probes=v["breaker.probes"],
+        # A probe keeps its place longer than any call can take.
+        probe_seconds=probe_seconds,
+    )
+
+
+def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
+    location: Location = v["redis.nodes"]
+    tls = Tls(
+        v["redis.tls_ca_file"],
+        v["redis.tls_cert_file"],
+        v["redis.tls_key_file"],
+        v["redis.tls_verify_hostname"],
+    )
+    return StoreSettings(
+        nodes=location.nodes,
+        username=location.username or v["redis.username"],
+        password=location.password or v["redis.password"],
+        database=v["redis.database"] if location.database is None else location.database,
+        tls=tls if location.tls or v["redis.tls"] else None,
+        service=location.service or v["redis.service"],
+        sentinel_username=v["redis.sentinel_username"],
+        sentinel_password=v["redis.sentinel_password"],
+        read_from=ReadFrom(v["redis.read_from"]),
+        stale_reads=v["redis.stale_reads"],
+        retry_share=v["redis.retry_share"],
+        confirm_replicas=v["redis.confirm_replicas"],
+        connect_timeout=v["redis.connect_timeout_seconds"],
+        reply_timeout=reply_timeout,
+        refresh_interval=v["redis.refresh_seconds"],
+    )
+
+
+_DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+_OWN: dict[str, Principal] = {
+    "auth.token": Principal("flow", _DATA, ALL_KEYS),
+    "inspector.token": Principal("inspector", frozenset({Permission.INSPECT_READ})),
+    "inspector.control_token": Principal(
+        "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
+    ),
+}
+"""Whose tokens are settings. Their names are taken, whether they have a token or not."""
+
+
+def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
+    """Return everybody: those whose tokens are settings, and the clients."""
+    token_is_well = not any(fault.startswith("auth.token") for fault in faults)
+    if v["auth.token"] is None and not clients and token_is_well:
+        faults.append(
+            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
+            "(serve --embedded makes one), or name [clients]"
+        )
+    own = {
+        setting: Credential(Token(digest(v[setting].reveal().encode())), principal)
+        for setting, principal in _OWN.items()
+        if v[setting] is not None
+    }
+    needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
+    limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
+    theirs = read_clients(clients, needed, limits, faults)
+    owners: dict[bytes, str] = {}
+    named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
+    for where, credential in (*own.items(), *named):
+        other = owners.setdefault(credential.token.digest, where)
+        if other != where:
+            faults.append(f"{where}: the same as {other}; a token tells who calls")
+    if isinstance(clients, dict):
+        faults.extend(
+            f"clients.{principal.name}: this name is that of {setting}"
+            for setting, principal in _OWN.items()
+            if principal.name in clients
+        )
+    return Clients(
+        (*(each.principal for each in own.values()), *theirs.principals),
+        (*own.values(), *theirs.credentials),
+    )
+
+
+_JWT = ("jwt.keys", "jwt.issuer", "jwt.audience")
+
+
+def _check_jwt(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
+    """Refuse half of an issuer, and subjects without one."""
+    if any(fault.startswith("jwt.") for fault in faults):
+        return
+    missing = [name for name in _JWT if v[name] is None]
+    if 0 < len(missing) < len(_JWT):
+        faults.append(f"{' and '.join(missing)}: needed with the others of [jwt]")
+    if len(missing) == len(_JWT):
+        faults.extend(
+            f"clients.{who.name}.subject: no issuer is configured in [jwt]"
+            for who in known.principals
+            if who.subject is not None
+        )
+
+
+def _jwt(v: dict[str, Any]) -> JwtSettings | None:
+    if v["jwt.keys"] is None:
+        return None
+    return JwtSettings(v["jwt.issuer"], v["jwt.audience"], v["jwt.keys"], v["jwt.refresh_seconds"])
+
+
+def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    shown: dict[str, dict[str, Any]] = {}
+    for setting in SETTINGS:
+        value = values[setting.name]
+        if isinstance(value, Secret):
+            value = "***"
+        elif isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, Location):
+            value = [str(node) for node in value.nodes]
+        elif isinstance(value, Window | Networks):
+            value = str(value)
+        shown.setdefault(setting.section, {})[setting.key] = value
+    return shown

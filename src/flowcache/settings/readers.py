@@ -1,0 +1,223 @@
+"""How values are read: what TOML gave, or the text of an environment variable.
+
+A reader returns the value, or raises ValueError with what it expected, never with what it got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flowcache.policy.networks import Networks, read_network
+from flowcache.resilience.breaker import Unit, Window
+from flowcache.secret import Secret
+from flowcache.store.settings import Location, parse_location
+
+__all__ = [
+    "content",
+    "file",
+    "flag",
+    "key",
+    "keys",
+    "location",
+    "networks",
+    "new_file",
+    "number",
+    "one_of",
+    "password",
+    "rate",
+    "seconds",
+    "secret",
+    "share",
+    "text",
+    "window",
+]
+
+
+def text(value: Any) -> str:
+    """Read a text that is not blank, without the space around it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("expected a text")
+    return value.strip()
+
+
+def secret(value: Any) -> Secret:
+    """Read a secret that is sent in a header: printable ASCII without spaces."""
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        raise ValueError("expected printable ASCII characters, at least one")
+    if value != value.strip() or " " in value:
+        raise ValueError("expected no spaces")
+    return Secret(value)
+
+
+def password(value: Any) -> Secret:
+    """Read a password: any text."""
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    return Secret(value)
+
+
+def file(value: Any) -> str:
+    """Read the path of a file that can be read; what is returned is absolute."""
+    try:
+        path = Path(text(value)).expanduser()
+        path.read_bytes()
+    except OSError as fault:
+        raise ValueError(f"can't be read: {fault.strerror}") from None
+    except RuntimeError:
+        raise ValueError("has a home directory that nobody has") from None
+    return str(path.resolve())
+
+
+def new_file(value: Any) -> Path:
+    """Read the path of a file that may not be there yet; its directory has to be."""
+    try:
+        path = Path(text(value)).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("has a home directory that nobody has") from None
+    if not path.parent.is_dir():
+        raise ValueError("its directory is not there")
+    if path.is_dir():
+        raise ValueError("is a directory")
+    return path
+
+
+_KEY_LENGTH = 32
+
+
+def key(value: Any) -> Secret:
+    """Read a secret that a hash is keyed with: too long to be guessed."""
+    read = secret(value)
+    if len(read.reveal()) < _KEY_LENGTH:
+        raise ValueError(f"expected at least {_KEY_LENGTH} characters")
+    return read
+
+
+def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
+    """Return a reader of the path of a file that holds a secret, which ``read`` reads.
+
+    White space around it does not count: editors end a file with a new line.
+    """
+
+    def read_file(value: Any) -> Secret:
+        try:
+            held = Path(file(value)).read_text("utf-8").strip()
+        except UnicodeDecodeError:
+            raise ValueError("expected a file of text") from None
+        if not held:
+            raise ValueError("is empty")
+        return read(held)
+
+    return read_file
+
+
+def flag(value: Any) -> bool:
+    """Read true or false, or their usual words in the environment."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError("expected true or false")
+
+
+def number(low: int, high: int) -> Callable[[Any], int]:
+    """Return a reader of whole numbers, both ends included."""
+
+    def read(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if type(number) is not int or not low <= number <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def seconds(low: float, high: float) -> Callable[[Any], float]:
+    """Return a reader of seconds, both ends included."""
+
+    def read(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if isinstance(value, bool) or not low <= number <= high:
+            raise ValueError(f"expected seconds from {low:g} to {high:g}")
+        return number
+
+    return read
+
+
+def share(value: Any) -> float:
+    """Read a share from 0 to 1."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if isinstance(value, bool) or not 0 <= number <= 1:
+        raise ValueError("expected a share from 0 to 1")
+    return number
+
+
+def rate(value: Any) -> float:
+    """Read a share above 0."""
+    rate = share(value)
+    if rate == 0:
+        raise ValueError("expected a share above 0")
+    return rate
+
+
+def window(value: Any) -> Window | None:
+    """Read a number and its unit: one key that can't contradict another."""
+    if value == "off":
+        return None
+    size, _, unit = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    longest = {"calls": 100_000, "seconds": 3600}
+    number = int(size) if size.isascii() and size.isdigit() and len(size) < 9 else 0
+    if not 1 <= number <= longest.get(unit, 0):
+        raise ValueError(
+            'expected "1 calls" to "100000 calls", "1 seconds" to "3600 seconds", or "off"'
+        )
+    return Window(number, Unit(unit))
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """Return a reader of one of these words."""
+
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def location(value: Any) -> Location:
+    """Read nodes: a text, or in TOML also a list of ``host:port``."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    return parse_location(text(value))
+
+
+def networks(value: Any) -> Networks:
+    """Read networks: a text with commas, or in TOML also a list."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    return Networks(read_network(each.strip()) for each in text(value).split(","))
+
+
+def keys(value: Any) -> str:
+    """Read where keys are. In clear from this host only: on the way they could be altered."""
+    location = text(value)
+    if "://" not in location:
+        return file(location)
+    url = urlsplit(location)
+    is_here = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
+    if not url.hostname or url.username is not None or not (url.scheme == "https" or is_here):
+        raise ValueError("expected a file, or an https:// URL without credentials")
+    return location

@@ -1,0 +1,131 @@
+"""Where values come from: the command line, then the environment, then one TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flowcache.settings import readers
+from flowcache.settings.table import SETTINGS, Setting
+from flowcache.store.settings import without_credentials
+
+__all__ = ["ConfigurationError", "Sources", "find_unknown", "read_file", "read_values"]
+
+
+class ConfigurationError(Exception):
+    """The configuration has faults; ``faults`` has a sentence for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+def read_file(file: Path | None, faults: list[str]) -> dict[str, Any]:
+    """Return what is in a file of TOML; nothing where there is none, or it is at fault."""
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as fault:
+        faults.append(f"{file}: can't be read: {fault.strerror}")
+    except (ValueError, RecursionError) as fault:  # TOMLDecodeError is a ValueError, and not alone
+        faults.append(f"{file}: no TOML: {fault}")
+    return {}
+
+
+def find_unknown(
+    document: Mapping[str, Any], environment: Mapping[str, str], faults: list[str]
+) -> None:
+    """Tell what is set and not known: a misspelt setting would else have no effect."""
+    known = {s.name for s in SETTINGS}
+    sections = {s.section for s in SETTINGS}
+    for section, keys in document.items():
+        if section == "clients":
+            continue  # a section for each client: `policy.clients` knows them
+        if not isinstance(keys, dict):
+            faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
+            continue
+        if section not in sections and not keys:
+            faults.append(f"{section}: unknown section")
+        faults.extend(
+            f"{section}.{key}: unknown setting" for key in keys if f"{section}.{key}" not in known
+        )
+    variables = {name for s in SETTINGS for name in (s.variable, *s.names)}
+    faults.extend(
+        f"{name}: unknown variable"
+        for name in environment
+        if name.startswith("FLOWCACHE_") and name not in variables
+    )
+
+
+class Sources(NamedTuple):
+    """Where a value may come from; the first has the most say."""
+
+    overrides: Mapping[str, Any]
+    environment: Mapping[str, str]
+    document: Mapping[str, Any]
+    fallbacks: Mapping[str, Any]
+
+    def find(self, setting: Setting) -> tuple[str, Any]:
+        """Return where the value of ``setting`` was found, and what was found there."""
+        if self.overrides.get(setting.name) is not None:
+            return setting.name, self.overrides[setting.name]
+        for name in (setting.variable, *setting.names):
+            if self.environment.get(name):
+                return name, self.environment[name]
+        section = self.document.get(setting.section)
+        if isinstance(section, dict) and setting.key in section:
+            return setting.name, section[setting.key]
+        return setting.name, self.fallbacks.get(setting.name, setting.default)
+
+
+def read_values(sources: Sources, faults: list[str], section: str | None = None) -> dict[str, Any]:
+    """Return the value of every setting, or of those of ``section``, by name; None: it has none.
+
+    A secret that a file holds is the secret's own value.
+    """
+    rows = [each for each in SETTINGS if section in (None, each.section)]
+    files = {
+        each.holds: each
+        for each in rows
+        if each.holds is not None and sources.find(each)[1] is not None
+    }
+    sources = sources._replace(
+        fallbacks={name: made for name, made in sources.fallbacks.items() if name not in files}
+    )
+    values = {each.name: _value(each, sources, faults) for each in rows}
+    for secret, file in files.items():
+        if None not in (values[secret], values[file.name]):
+            faults.append(f"{secret} and {file.name}: one of them is enough")
+        values[secret] = values[secret] or values[file.name]
+    return values
+
+
+def _value(setting: Setting, sources: Sources, faults: list[str]) -> Any:
+    source, raw = sources.find(setting)
+    if raw is None:
+        return None
+    try:
+        return setting.read(raw)
+    except ValueError as fault:
+        told = source if source == setting.name else f"{setting.name} ({source})"
+        faults.append(f"{told} = {_masked(setting, raw)}: {fault}")
+        return None
+
+
+def _masked(setting: Setting, raw: Any) -> str:
+    """Return a bad value as it may be shown: no secret, and not too long."""
+    if setting.is_secret:
+        return "'***'"
+    try:
+        if setting.read is readers.location:
+            nodes = raw if isinstance(raw, list) else [raw]
+            shown = [without_credentials(n) if isinstance(n, str) else "***" for n in nodes]
+            return repr(",".join(shown))[:200]
+        if setting.read is readers.keys and isinstance(raw, str):
+            raw = without_credentials(raw)
+        return repr(raw)[:200]
+    except ValueError:  # Python shows no integer of more than 4,300 digits
+        return "a very long number"
