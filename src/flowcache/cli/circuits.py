@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import typer
 
 from flowcache.cli.common import give_up
+from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.ports import Access, Mode
 
 __all__ = ["app"]
@@ -37,7 +38,7 @@ Examples:
 
     flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
 
-    flowcache circuits set auto
+    flowcache circuits clear
 """
 
 app = typer.Typer(
@@ -46,6 +47,10 @@ app = typer.Typer(
 
 _HERE = "http://127.0.0.1:3000"
 
+Shard = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One shard, by the name in the list.")
+]
+Kind = Annotated[Access | None, typer.Option(help="One kind of access.")]
 Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help=f"Where the service is ({_HERE}).")
 ]
@@ -90,10 +95,8 @@ def switch(
     mode: Annotated[
         Mode, typer.Argument(metavar="MODE", help="auto, forced-open, disabled or observe.")
     ],
-    shard: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One shard, by the name in the list.")
-    ] = None,
-    access: Annotated[Access | None, typer.Option(help="One kind of access.")] = None,
+    shard: Shard = None,
+    access: Kind = None,
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -102,14 +105,41 @@ def switch(
     `auto`: the circuit decides. `forced-open`: nothing is let through. `disabled`: everything is.
     `observe`: the circuit judges and tells, and refuses nobody.
 
-    It holds in all workers until another order covers it or the service ends.
+    It holds in all workers until another order covers it, it is taken back with `circuits clear`,
+    or the service ends.
 
     Example:
 
         flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
     """
-    order = {"mode": mode.value, "shard": shard, "access": access and access.value}
-    url, token_file = url or context.obj[0] or _HERE, token_file or context.obj[1]
+    _order(mode.value, shard, access, url or context.obj[0], token_file or context.obj[1])
+
+
+@app.command()
+def clear(
+    context: typer.Context,
+    shard: Shard = None,
+    access: Kind = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Take back what was asked of circuits: of all, or those of a shard, a kind of access, or both.
+
+    They are as `breaker.mode` has them again, though a wider order be in force.
+
+    Example:
+
+        flowcache circuits clear --shard 10.0.0.7:6379
+    """
+    _order(CONFIGURED, shard, access, url or context.obj[0], token_file or context.obj[1])
+
+
+def _order(
+    mode: str, shard: str | None, access: Access | None, url: str | None, token_file: Path | None
+) -> None:
+    """Give an order, and tell what became of it."""
+    order = {"mode": mode, "shard": shard, "access": access and access.value}
+    url = url or _HERE
     told = _call(url, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
     where = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
     print(f"{mode}: {where}; {told['circuits']} circuits in {told['workers']} workers.")
