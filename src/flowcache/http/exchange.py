@@ -26,11 +26,16 @@ _BLOCKS_KEPT = 64
 
 
 class AnswerHeads:
-    """Write the heads of answers; what they have in common is put together once a second."""
+    """Write the heads of answers; what they have in common is put together once a second.
 
-    __slots__ = ("_blocks", "_date", "_lines")
+    ``common`` are fields of every answer there is, for what is the connection's to say and not the
+    application's: that it is TLS.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_blocks", "_common", "_date", "_lines")
+
+    def __init__(self, common: Fields = ()) -> None:
+        self._common = _written(common)
         self._date = b""
         self._lines: dict[int, bytes] = {}
         self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
@@ -49,7 +54,12 @@ class AnswerHeads:
                 phrase = HTTPStatus(status).phrase
             except ValueError:
                 phrase = ""
-            line = b"HTTP/1.1 %d %b\r\ndate: %b\r\n" % (status, phrase.encode(), self._date)
+            line = b"HTTP/1.1 %d %b\r\ndate: %b\r\n%b" % (
+                status,
+                phrase.encode(),
+                self._date,
+                self._common,
+            )
             self._lines[status] = line
         return line
 

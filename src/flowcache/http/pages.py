@@ -27,7 +27,7 @@ from flowcache.errors import (
 )
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
-from flowcache.http.docs import page
+from flowcache.http.docs import page, policy
 from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of, told
 from flowcache.http.inspector.view import AuditFilter, view
@@ -49,6 +49,16 @@ _log = structlog.get_logger(__name__)
 
 _MAX_ORDER_BYTES = 4096
 _ORDER_SECONDS = 2.0
+
+_SHIELD = (
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+)
+"""What keeps a browser from doing more with a page than showing it (OWASP Secure Headers)."""
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
@@ -162,7 +172,8 @@ def pages(
         return _json(document(settings.version, settings.data_action))
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
+        html = page(settings.version, settings.data_action, str(request.base_url))
+        return HTMLResponse(html, headers={"content-security-policy": policy(html)})
 
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = getattr(request.state, "id", None) or next_id()
@@ -174,7 +185,7 @@ def pages(
         if isinstance(fault, HTTPException):
             on_route = request.url.path.rstrip("/") == ROUTE
             response.headers.update({"allow": "POST"} if on_route else fault.headers or {})
-        return response
+        return _shielded(response)
 
     def served(endpoint: Endpoint) -> Endpoint:
         """Answer what ``endpoint`` raises, too.
@@ -185,7 +196,7 @@ def pages(
 
         async def serve(request: Request) -> Response:
             try:
-                return await endpoint(request)
+                return _shielded(await endpoint(request))
             except Exception as fault:
                 return await failed(request, fault)
 
@@ -254,7 +265,10 @@ def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:
 
 
 def _json(content: object, status: int = 200) -> Response:
-    headers = {"cache-control": "no-store"}
-    return Response(
-        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
-    )
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _shielded(response: Response) -> Response:
+    for name, value in _SHIELD:
+        response.headers.setdefault(name, value)
+    return response

@@ -38,7 +38,11 @@ async def test_a_call_that_succeeds_has_the_envelope() -> None:
     endpoint = Endpoint(b'{"a":1}')
     answered = await endpoint.act(operation="get", key="k")
     assert answered.status == 200
-    assert answered.headers == {"content-type": "application/json", "cache-control": "no-store"}
+    assert answered.headers == {
+        "content-type": "application/json",
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
     (record,) = endpoint.audit
     assert answered.json == {
         "success": True,
