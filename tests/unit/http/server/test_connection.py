@@ -550,6 +550,23 @@ async def test_a_drain_answers_all_that_was_sent(there: Served) -> None:
         await there.connect()
 
 
+async def test_a_drain_gives_every_idle_connection_its_time(there: Served) -> None:
+    """However long it has been idle: its client learns of the end no sooner than others."""
+    client = await there.connect()
+    await client.ask("/")
+    await there.until(State.IDLE)
+    there.later(30)
+    drain = asyncio.create_task(there.listener.drain(1.0, 10.0))
+    await asyncio.sleep(0)
+    there.later(0.9)
+    assert there.states == [State.IDLE]
+    answer = await client.ask("/idle")
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await client.is_over()
+    await client.close()
+    await asyncio.wait_for(drain, 10)
+
+
 async def test_a_last_look_finds_what_has_just_come(there: Served) -> None:
     """A connection with bytes that nobody has read yet is not idle."""
     client = await there.connect()
