@@ -1,0 +1,168 @@
+"""What makes the store ask for the topology, with no interval that would: whom, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from flowcache.errors import RedisUnavailable
+from flowcache.ports import Stale
+from flowcache.store.redis_store import RedisStore
+from flowcache.store.settings import StoreSettings
+from flowcache.store.slots import SLOTS
+from tests.store.harness import guarded, in_time, soon, store_at
+from tests.store.resp import OK, bulk, error, integer, serving, sharing
+from tests.store.scripted import Scripted
+from tests.store.test_store_scripted import READ, SLOT, WRITE, always, first
+
+NEVER = 600.0
+
+
+async def test_a_slot_without_a_shard() -> None:
+    """A call for a slot that nobody has fails, and has the map asked for."""
+    async with Scripted(always(bulk("1")), mode="cluster") as server:
+        server.handshake[b"CLUSTER"] = sharing(SLOT - 1, server.address, None)
+        async with store_at(server.address, refresh_interval=NEVER) as store:
+            with pytest.raises(RedisUnavailable):
+                await store.execute(READ, in_time())
+            server.handshake[b"CLUSTER"] = serving(server.address)
+
+            await soon(lambda: store.status().shards[0].slots == ((0, SLOTS - 1),))
+            assert await store.execute(READ, in_time()) == b"1"
+
+
+@pytest.mark.parametrize("code", ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"])
+@pytest.mark.parametrize("has_replica", [False, True])
+async def test_an_answer_that_tells_of_a_change(code: str, has_replica: bool) -> None:
+    """Whatever a server says that hints at a change, the map is asked for."""
+    async with (
+        Scripted(always(bulk("1")), mode="cluster") as replica,
+        Scripted(always(bulk("1")), mode="cluster") as server,
+    ):
+        if has_replica:
+            server.handshake[b"CLUSTER"] = serving(server.address, replica.address)
+        async with store_at(server.address, refresh_interval=NEVER) as store:
+            await soon(
+                lambda: (
+                    [link.state for link in store.status().shards[0].replicas]
+                    == ["ready"] * has_replica
+                )
+            )
+            before = server.handshaken.count(b"CLUSTER")
+            server.script = first(error(f"{code} {SLOT} {server.address}"), then=bulk("1"))
+            reply = await guarded(store).execute(READ, in_time())
+            assert (reply.reply if isinstance(reply, Stale) else reply) == b"1"
+            await soon(lambda: server.handshaken.count(b"CLUSTER") > before)
+
+
+async def test_a_primary_that_stalls() -> None:
+    """While one of several primaries answers nothing another is asked who follows it."""
+    async with (
+        Scripted(mode="cluster") as stalled,
+        Scripted(always(bulk("1")), mode="cluster") as other,
+        Scripted(always(bulk("2")), mode="cluster") as new,
+    ):
+        for server in (stalled, other):
+            server.handshake[b"CLUSTER"] = sharing(SLOT, stalled.address, other.address)
+        async with store_at(
+            stalled.address,
+            refresh_interval=NEVER,
+            reply_timeout=NEVER,
+            connect_timeout=NEVER,
+        ) as store:
+            reading = asyncio.ensure_future(store.execute(READ, in_time(600)))
+            await stalled.asked()
+            stalled.handshake[b"HELLO"] = b""
+            other.handshake[b"CLUSTER"] = sharing(SLOT, new.address, other.address)
+            await soon(lambda: store.shard(b"k").primary.address == new.address)
+            await store.shard(b"k").primary.settled()
+            assert await store.execute(READ, in_time()) == b"2"
+        with pytest.raises(RedisUnavailable):
+            await reading
+
+
+async def test_a_replica_that_is_lost() -> None:
+    """A replica that is gone may have been taken off the map: it is asked for."""
+    async with (
+        Scripted(mode="cluster") as replica,
+        Scripted(mode="cluster") as primary,
+    ):
+        primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+        async with store_at(primary.address, refresh_interval=NEVER) as store:
+            await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
+            primary.handshake[b"CLUSTER"] = serving(primary.address)
+            replica.peers[0].hang_up()
+            await soon(lambda: not store.status().shards[0].replicas)
+
+
+async def test_when_all_is_well_nobody_is_asked() -> None:
+    """Once a store knows its topology it lets the server alone until something happens."""
+    async with (
+        Scripted(mode="cluster") as here,
+        Scripted(mode="cluster") as there,
+        store_at(here.address, refresh_interval=NEVER),
+        store_at(there.address, refresh_interval=0.01),  # for comparison
+    ):
+        await soon(lambda: there.handshaken.count(b"CLUSTER") > 8)
+        assert here.handshaken.count(b"CLUSTER") <= 2
+
+
+async def test_after_an_outage_it_asks_as_before() -> None:
+    """A store slows down while nobody tells the topology, and no longer than that."""
+    async with Scripted(mode="cluster") as here, Scripted(mode="cluster") as there:
+        well, here.handshake[b"CLUSTER"] = here.handshake[b"CLUSTER"], error("ERR not now")
+        async with store_at(here.address, refresh_interval=0.01, connect_timeout=1.0) as store:
+            await soon(lambda: here.handshaken.count(b"CLUSTER") > 8)
+            here.handshake[b"CLUSTER"] = well
+            await soon(lambda: store.status().status == "ready")
+            before = here.handshaken.count(b"CLUSTER")
+            async with store_at(there.address, refresh_interval=0.01):  # for comparison
+                await soon(lambda: there.handshaken.count(b"CLUSTER") > 12)
+            assert here.handshaken.count(b"CLUSTER") - before > 8
+
+
+async def test_a_replica_that_takes_over_while_it_is_greeted() -> None:
+    """A connection that is just being made for stale reads is none to lead a shard with."""
+    async with (
+        Scripted(always(bulk("2")), mode="cluster") as replica,
+        Scripted(mode="cluster") as primary,
+    ):
+        replica.handshake[b"READONLY"] = b""
+        primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+        async with store_at(primary.address, refresh_interval=0.01, connect_timeout=NEVER) as store:
+            await soon(lambda: b"READONLY" in replica.handshaken)
+            primary.handshake[b"CLUSTER"] = serving(replica.address)
+            await soon(lambda: store.shard(b"k").name == str(replica.address))
+            await soon(lambda: store.status().status == "ready")
+            assert await store.execute(READ, in_time()) == b"2"
+
+
+async def test_who_was_asked_is_kept_for_a_while() -> None:
+    """A server that takes slots over is on no map yet: its connection lives for half a minute.
+
+    Each ASK that leads there renews that; then it goes.
+    """
+    seconds = 0.0
+    async with Scripted(always(integer(2))) as there, Scripted(mode="cluster") as here:
+        there.handshake[b"ASKING"] = OK
+        here.script = always(error(f"ASK {SLOT} {there.address}"))
+        settings = StoreSettings(nodes=(here.address,), refresh_interval=0.01)
+        store = RedisStore(settings, lambda: monotonic() + seconds)
+        try:
+            await store.start()
+
+            async def refreshed() -> None:
+                asked = here.handshaken.count(b"CLUSTER")
+                await soon(lambda: here.handshaken.count(b"CLUSTER") > asked + 2)
+
+            for seconds in (0.0, 20.0, 40.0):
+                assert await store.execute(WRITE, in_time(seconds + 10)) == 2
+                await refreshed()
+            assert len(there.peers) == 1
+            assert there.peers[0].is_open
+            seconds = 80.0
+            await soon(lambda: not there.peers[0].is_open)
+        finally:
+            await store.close()
