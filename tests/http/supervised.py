@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from flowcache.http import supervisor
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.supervisor import Service, serve
 from flowcache.http.worker import ServerSettings
@@ -40,7 +41,28 @@ async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
-APPS = {"good": app, "failing": failing, "hanging": hanging}
+async def raising(scope: Scope, receive: Receive, send: Send) -> None:
+    """Know of no lifespan, and say so as an application does (ASGI specification)."""
+    raise RuntimeError("no")
+
+
+async def lucky(scope: Scope, receive: Receive, send: Send) -> None:
+    """Start in the first worker that comes, and in no other."""
+    if scope["type"] == "lifespan":
+        try:
+            os.mkdir(f"{sys.argv[1]}.taken")
+        except FileExistsError:
+            await hanging(scope, receive, send)
+    await app(scope, receive, send)
+
+
+APPS = {
+    "good": app,
+    "failing": failing,
+    "hanging": hanging,
+    "raising": raising,
+    "lucky": lucky,
+}
 
 
 def main() -> None:
@@ -48,11 +70,12 @@ def main() -> None:
     plan, port = Path(sys.argv[1]), int(sys.argv[2])
 
     def read() -> Service:
-        wanted = {"app": "good", "port": port, "workers": 1} | json.loads(plan.read_text())
+        usual = {"app": "good", "port": port, "workers": 1, "grace": 5.0, "start_seconds": 30.0}
+        wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
-        return Service(
-            lambda: chosen, ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], 5.0)
-        )
+        supervisor._START_SECONDS = wanted["start_seconds"]
+        settings = ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"])
+        return Service(lambda: chosen, settings)
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))
 
