@@ -13,8 +13,8 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import SLOTS
 from tests.store.harness import guarded, in_time, soon, store_at
-from tests.store.resp import OK, bulk, error, integer, serving, sharing
-from tests.store.scripted import Scripted
+from tests.store.resp import OK, array, bulk, error, integer, serving, sharing
+from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import READ, SLOT, WRITE, always, first
 
 NEVER = 600.0
@@ -121,6 +121,62 @@ async def test_after_an_outage_it_asks_as_before() -> None:
             async with store_at(there.address, refresh_interval=0.01):  # for comparison
                 await soon(lambda: there.handshaken.count(b"CLUSTER") > 12)
             assert here.handshaken.count(b"CLUSTER") - before > 8
+
+
+async def test_a_replica_that_takes_over() -> None:
+    """Its link goes on, and no longer asks for stale reads: a replica again, it has to redirect."""
+    async with (
+        Scripted(always(bulk("2")), mode="cluster") as replica,
+        Scripted(mode="cluster") as primary,
+    ):
+        primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+        async with store_at(primary.address, refresh_interval=0.01) as store:
+            await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
+            primary.handshake[b"CLUSTER"] = serving(replica.address)
+            await soon(lambda: store.shard(b"k").name == str(replica.address))
+            assert await store.execute(READ, in_time()) == b"2"
+            assert replica.talking.requests == [[b"READWRITE"], [b"GET", b"k"]]
+
+
+async def test_who_comes_back_is_named() -> None:
+    """Whoever guards the store hears of each server of a shard that is there, and which it is."""
+    back: list[tuple[str, bool]] = []
+    async with (
+        Scripted(mode="cluster") as replica,
+        Scripted(mode="cluster") as primary,
+    ):
+        name = str(primary.address)
+        primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+        async with store_at(
+            primary.address, on_back=lambda shard, is_primary: back.append((shard, is_primary))
+        ) as store:
+            await soon(lambda: sorted(back) == [(name, False), (name, True)])
+            replica.peers[-1].hang_up()
+            await soon(lambda: sorted(back) == [(name, False), (name, False), (name, True)])
+            assert store.status().status == "ready"
+
+
+async def test_sentinels_are_asked_all_the_time() -> None:
+    """In an orderly failover the primary that was goes on to answer: only a Sentinel tells."""
+    async with Scripted(always(integer(1))) as old, Scripted(always(integer(2))) as new:
+        primary = old
+
+        def sentinel(peer: Peer, request: Request) -> None:
+            if request[1] == b"GET-MASTER-ADDR-BY-NAME":
+                address = primary.address
+                peer.say(array(bulk(address.host), bulk(str(address.port))))
+            else:
+                peer.say(array())
+
+        async with (
+            Scripted(sentinel, mode="sentinel") as asked,
+            store_at(asked.address, service="flows", refresh_interval=NEVER) as store,
+        ):
+            assert await store.execute(WRITE, in_time()) == 1
+            primary = new
+            await soon(lambda: store.shard(b"k").name == str(new.address))
+            await store.shard(b"k").primary.settled()
+            assert await store.execute(WRITE, in_time()) == 2
 
 
 async def test_a_replica_that_takes_over_while_it_is_greeted() -> None:
