@@ -59,6 +59,17 @@ def test_nobody_has_a_wish_at_first(worker: Worker) -> None:
     assert worker.wishes.follow() == 0
 
 
+def test_who_reads_meanwhile_reads_what_was_there(worker: Worker, tmp_path: Path) -> None:
+    """A sibling that has begun to read finds the wishes of before, whole."""
+    worker.wish(Mode.FORCED_OPEN, "a:1")
+    before = (tmp_path / "circuits.json").read_bytes()
+    with (tmp_path / "circuits.json").open("rb", buffering=0) as reading:
+        begun = reading.read(5)
+        worker.wish(Mode.DISABLED)
+        assert begun + reading.read() == before
+    assert [wish.order.mode for wish in worker.wishes.in_force()] == [Mode.DISABLED]
+
+
 def test_a_wish_is_followed_once(worker: Worker) -> None:
     """It tells how many circuits changed; repeated following takes nothing up again."""
     worker.wish(Mode.FORCED_OPEN, "a:1")

@@ -15,7 +15,7 @@ from flowcache.http.connection import State
 from flowcache.http.listener import Limits, Listener
 from tests.unit.http.asgi import Answered, Clock
 
-__all__ = ["Application", "Client", "Served", "happens", "post", "served"]
+__all__ = ["WAIT", "Application", "Client", "Served", "happens", "post", "served"]
 
 WAIT = 10.0
 """Seconds after which a test that waits for the server has failed."""
@@ -61,6 +61,17 @@ class Application:
 
     async def unread(self, scope: Scope, receive: Receive, send: Send) -> None:
         await reply(send, b"unread", 401)
+
+    async def late_unread(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gate.wait()
+        await reply(send, b"unread", 401)
+
+    async def listens(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        listening = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        await reply(send, b"answered")
+        self.messages.append((await listening)["type"])
 
     async def wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.gate.wait()
