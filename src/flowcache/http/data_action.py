@@ -252,6 +252,7 @@ class DataAction(Generic[ShardT]):
                 if self._audit.wants_intents:
                     await self._intend(call, began)
                     shard = self._store.shard(command.key)  # the disk may have taken its time
+                    call.shard = shard.name
                 call.repeatable = command.once is not None
             reply = await self._store.execute_at(shard, command, deadline)
         finally:

@@ -163,10 +163,11 @@ REPLIES: dict[bytes, Reply] = {
 }
 
 
+@dataclass
 class Place:
-    """The only shard there is."""
+    """A shard that is always there."""
 
-    name = "127.0.0.1:7000"
+    name: str
 
     def has_fallback(self) -> bool:
         return False
@@ -178,10 +179,15 @@ class Executor:
 
     reply: Reply = ...
     calls: list[tuple[Command, float]] = field(default_factory=list)
+    shards: list[str] = field(default_factory=lambda: ["127.0.0.1:7000"])
+    """Which shard holds a key, each time somebody asks; the last for all times."""
+    asked: list[bytes] = field(default_factory=list)
+    at: list[str] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
         self.calls.append((command, deadline))
+        self.at.append(shard.name)
         if self.meanwhile is not None:
             await self.meanwhile()
         if isinstance(self.reply, BaseException):
@@ -189,7 +195,8 @@ class Executor:
         return REPLIES[command.name] if self.reply is ... else self.reply
 
     def shard(self, key: bytes) -> Place:
-        return Place()
+        self.asked.append(key)
+        return Place(self.shards.pop(0) if len(self.shards) > 1 else self.shards[0])
 
 
 class Endpoint:
