@@ -9,9 +9,9 @@ import pytest
 from flowcache.store import routes
 from flowcache.store.settings import ReadFrom
 from tests.store.harness import in_time, soon, store_at
-from tests.store.resp import bulk, error, serving
-from tests.store.scripted import Scripted
-from tests.store.test_store_scripted import READ, always
+from tests.store.resp import bulk, error, integer, serving
+from tests.store.scripted import Peer, Request, Scripted
+from tests.store.test_store_scripted import READ, WRITE, always
 
 NEVER = 600.0
 
@@ -66,3 +66,21 @@ async def test_replicas_take_turns_across_refreshes() -> None:
                 await soon(lambda route=route: store.shard(b"k") is not route)  # type: ignore[misc]
             assert set(asked) == {replica.address for replica in replicas}
             assert set(asked.values()) == {3}
+
+
+@pytest.mark.parametrize("code", ["READONLY", "CLUSTERDOWN"])
+async def test_a_refusal_is_answered_by_a_new_map_and_not_by_asking_again(code: str) -> None:
+    """Who says that it no longer leads a shard is not asked again before the map is read."""
+    async with (
+        Scripted(always(integer(2)), mode="cluster") as new,
+        Scripted(mode="cluster") as old,
+        store_at(old.address, refresh_interval=NEVER) as store,
+    ):
+
+        def script(peer: Peer, request: Request) -> None:
+            old.handshake[b"CLUSTER"] = serving(new.address)
+            peer.say(error(f"{code} says the server"))
+
+        old.script = script
+        assert await store.execute(WRITE, in_time()) == 2
+        assert len(old.requests) == 1
