@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -32,16 +33,20 @@ from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
-from flowcache.ports import AuditRecord, Executor, Order
+from flowcache.ports import AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
 from flowcache.store.redis_store import RedisStore
+from flowcache.store.routes import ShardRoute
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
 from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
+
+if TYPE_CHECKING:
+    from flowcache.sealing.vault import Vault
 
 __all__ = ["application", "service"]
 
@@ -98,8 +103,15 @@ class Worker:
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic)
         self._wishes = Wishes(fleet_directory, self._guard.obey)
+        executor: ShardedExecutor[ShardRoute] = self._guard
+        self._vault: Vault[ShardRoute] | None = None
+        if settings.sealing is not None:
+            # Imported here, as is what issuers need: it brings the library of cryptography.
+            from flowcache.sealing.vault import Vault
+
+            executor = self._vault = Vault(self._guard, settings.sealing)
         self.data_action = DataAction(
-            settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
+            settings.data_action, gate, executor, self._counters, self._audit, monotonic
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
@@ -188,6 +200,7 @@ class Worker:
             reads=self._guard.reads(),
             store=self._store.status(),
             journal=None if self._journal is None else self._journal.status(),
+            sealing=None if self._vault is None else self._vault.status(),
         )
         return msgspec.msgpack.encode(status)
 

@@ -19,6 +19,7 @@ from flowcache.policy.principals import Credential, Principal, Principals
 from flowcache.policy.rates import Bucket, Rate
 from flowcache.policy.tokens import Token, digest
 from flowcache.ports import AuditRecord, Command, Reply
+from tests.places import Place
 
 __all__ = [
     "GONE",
@@ -161,16 +162,6 @@ REPLIES: dict[bytes, Reply] = {
     b"DEL": 0,
     b"INCRBY": 1,
 }
-
-
-@dataclass
-class Place:
-    """A shard that is always there."""
-
-    name: str
-
-    def has_fallback(self) -> bool:
-        return False
 
 
 @dataclass
