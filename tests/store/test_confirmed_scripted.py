@@ -7,7 +7,8 @@ from time import monotonic
 
 import pytest
 
-from flowcache.errors import DeadlineExceeded
+from flowcache.errors import DeadlineExceeded, Unconfirmed
+from flowcache.ports import Command
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 from tests.store.harness import in_time, soon, store_at
@@ -107,3 +108,48 @@ async def test_started_means_that_writes_work() -> None:
         await starting
         assert await store.execute(WRITE, in_time()) == 1
         await store.close()
+
+
+def silent_writes(peer: Peer, request: Request) -> None:
+    """Answer reads alone."""
+    if request[0] == b"GET":
+        peer.say(bulk("1"))
+
+
+async def test_a_write_behind_the_wait_of_another_says_nothing_against_the_server() -> None:
+    """The server answers reads: what held the write up is a replica, and no circuit is to open."""
+    async with (
+        Scripted(silent_writes) as server,
+        store_at(server.address, confirm_replicas=1) as store,
+    ):
+        assert await store.execute(READ, in_time()) == b"1"
+        with pytest.raises(Unconfirmed):
+            await store.execute(WRITE, in_time(0.05))
+
+
+async def test_a_write_to_a_server_that_answers_nobody_is_late_and_no_more() -> None:
+    """Then it is the server, and its circuit has to learn of it."""
+    async with (
+        Scripted() as server,
+        store_at(server.address, confirm_replicas=1, reply_timeout=600.0) as store,
+    ):
+        reading = asyncio.ensure_future(store.execute(READ, in_time(600)))
+        await soon(lambda: store.shard(b"k").primary.is_stuck(monotonic()))
+        with pytest.raises(DeadlineExceeded) as caught:
+            await store.execute(WRITE, in_time(0.05))
+        assert not isinstance(caught.value, Unconfirmed)
+        assert not caught.value.retryable, "it may have been done"
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("command", "retryable"), [(WRITE, False), (WRITE_ONCE, True)])
+async def test_what_is_not_confirmed_is_done(command: Command, retryable: bool) -> None:
+    """Only a write that is applied once may be sent again, and that is what the failure says."""
+    async with (
+        Scripted(lambda peer, request: peer.say(integer(0))) as server,
+        store_at(server.address, confirm_replicas=1) as store,
+    ):
+        with pytest.raises(Unconfirmed) as caught:
+            await store.execute(command, in_time())
+        assert caught.value.retryable is retryable

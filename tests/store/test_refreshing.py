@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from structlog.testing import capture_logs
 
 from flowcache.store import routes
 from flowcache.store.settings import ReadFrom
@@ -84,3 +85,21 @@ async def test_a_refusal_is_answered_by_a_new_map_and_not_by_asking_again(code: 
         old.script = script
         assert await store.execute(WRITE, in_time()) == 2
         assert len(old.requests) == 1
+
+
+async def test_the_same_fault_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the map is asked for in an outage; another fault is told as well."""
+    monkeypatch.setattr(routes, "_FAILOVER_INTERVAL", 0.001)
+
+    def told() -> list[str]:
+        return [each["fault"] for each in logged if each["event"] == "redis topology unknown"]
+
+    async with Scripted(mode="cluster") as server:
+        server.handshake[b"CLUSTER"] = error("ERR not now")
+        with capture_logs() as logged:
+            async with store_at(server.address, connect_timeout=0.5):
+                await soon(lambda: server.handshaken.count(b"CLUSTER") > 4)
+                assert len(told()) == 1
+                server.handshake[b"CLUSTER"] = error("LOADING another reason")
+                await soon(lambda: len(told()) == 2)
+                assert len(set(told())) == 2
