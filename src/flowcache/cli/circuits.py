@@ -13,7 +13,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -66,11 +66,48 @@ TokenFile = Annotated[
 ]
 
 
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM file of the authority of an https:// service; without it those of this machine.",
+    ),
+]
+CertFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-file",
+        metavar="FILE",
+        help="PEM file with a certificate and its key, for a service that wants to see one.",
+    ),
+]
+
+
+class _Where(NamedTuple):
+    """What the options say of the service and of who asks."""
+
+    url: str | None
+    token_file: Path | None
+    ca_file: Path | None
+    cert_file: Path | None
+
+
+class _Service(NamedTuple):
+    """Where it is, and how it is known there who is who."""
+
+    url: str
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+
+
 @app.callback(invoke_without_command=True, epilog=_EXAMPLES)
 def show(
     context: typer.Context,
     url: Url = None,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="As the service tells it.")] = False,
 ) -> None:
     """Show the circuits of all workers, and who has a say about them.
@@ -80,9 +117,11 @@ def show(
         flowcache circuits --url http://127.0.0.1:3000
     """
     if context.invoked_subcommand is not None:
-        context.obj = url, token_file  # written before the command, they are meant for it
+        # Written before the command, they are meant for it.
+        context.obj = _Where(url, token_file, ca_file, cert_file)
         return
-    told = _call(url or _HERE, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
+    service = _Service(url or _HERE, ca_file, cert_file)
+    told = _call(service, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
     if as_json:
         print(json.dumps(told, indent=2))
         return
@@ -99,6 +138,8 @@ def switch(
     access: Kind = None,
     url: Url = None,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
 ) -> None:
     """Switch circuits: all of them, or those of one shard, one kind of access, or both.
 
@@ -112,7 +153,7 @@ def switch(
 
         flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
     """
-    _order(mode.value, shard, access, url or context.obj[0], token_file or context.obj[1])
+    _order(context, mode.value, shard, access, _Where(url, token_file, ca_file, cert_file))
 
 
 @app.command()
@@ -122,6 +163,8 @@ def clear(
     access: Kind = None,
     url: Url = None,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
 ) -> None:
     """Take back what was asked of circuits: of all, or those of a shard, a kind of access, or both.
 
@@ -131,18 +174,24 @@ def clear(
 
         flowcache circuits clear --shard 10.0.0.7:6379
     """
-    _order(CONFIGURED, shard, access, url or context.obj[0], token_file or context.obj[1])
+    _order(context, CONFIGURED, shard, access, _Where(url, token_file, ca_file, cert_file))
 
 
 def _order(
-    mode: str, shard: str | None, access: Access | None, url: str | None, token_file: Path | None
+    context: typer.Context, mode: str, shard: str | None, access: Access | None, where: _Where
 ) -> None:
-    """Give an order, and tell what became of it."""
+    """Give an order, and tell what became of it; ``where`` has the first word."""
     order = {"mode": mode, "shard": shard, "access": access and access.value}
-    url = url or _HERE
-    told = _call(url, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
-    where = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
-    print(f"{mode}: {where}; {told['circuits']} circuits in {told['workers']} workers.")
+    before: _Where = context.obj
+    service = _Service(
+        where.url or before.url or _HERE,
+        where.ca_file or before.ca_file,
+        where.cert_file or before.cert_file,
+    )
+    token = _token(where.token_file or before.token_file, _CONTROL)
+    told = _call(service, "POST", json.dumps(order).encode(), token)
+    circuits = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
+    print(f"{mode}: {circuits}; {told['circuits']} circuits in {told['workers']} workers.")
     if told["silent"]:
         print(
             f"flowcache: {told['silent']} workers did not answer in time; they follow as soon as "
@@ -174,9 +223,10 @@ def _token(file: Path | None, *variables: str) -> str:
     return token
 
 
-def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
+def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any:
     """Return what the service answers; end with a sentence about what is wrong."""
-    connection, path = _connection(url)
+    connection, path = _connection(service)
+    url = service.url
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     try:
         connection.request(method, path + _PATH, body, headers)
@@ -188,6 +238,8 @@ def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
         give_up(f"--url {url}: there is no such host.")
     except TimeoutError:
         give_up(f"{url} did not answer within {_PATIENCE:g} s.")
+    except ssl.SSLCertVerificationError as fault:
+        give_up(f"{url}: {fault.verify_message}; name its authority with --ca-file.")
     except ssl.SSLError as fault:
         give_up(f"{url}: {fault.reason or fault}.")
     except (OSError, http.client.HTTPException) as fault:
@@ -214,18 +266,36 @@ _REMEDIES = {
 """Status -> what to say besides what the service says."""
 
 
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+def _connection(service: _Service) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection that is not made yet, and the path before all paths."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(service.url)
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname or "@" in parts.netloc or parts.query:
-        give_up(f"--url: expected http://host:port or https://host:port, got {url!r}.")
-    make = kinds[parts.scheme]
-    return make(parts.hostname, port, timeout=_PATIENCE), parts.path.rstrip("/")
+    is_tls, host, path = parts.scheme == "https", parts.hostname, parts.path.rstrip("/")
+    if not (is_tls or parts.scheme == "http") or not host or "@" in parts.netloc or parts.query:
+        give_up(f"--url: expected http://host:port or https://host:port, got {service.url!r}.")
+    if is_tls:
+        tls = _tls(service)
+        return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=tls), path
+    return http.client.HTTPConnection(host, port, timeout=_PATIENCE), path
+
+
+def _tls(service: _Service) -> ssl.SSLContext:
+    """Return what TLS is spoken with; no file is taken for another silently."""
+    try:
+        context = ssl.create_default_context(cafile=service.ca_file)
+    except OSError as fault:
+        give_up(f"--ca-file {service.ca_file}: {fault.strerror or 'no PEM certificates'}.")
+    if service.cert_file is not None:
+        try:
+            context.load_cert_chain(service.cert_file)
+        except OSError as fault:
+            give_up(
+                f"--cert-file {service.cert_file}: {fault.strerror or 'no certificate and key'}."
+            )
+    return context
 
 
 # -- the table -------------------------------------------------------------------------------------

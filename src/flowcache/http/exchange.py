@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from flowcache.http.asgi import Message, Scope
@@ -26,16 +26,11 @@ _BLOCKS_KEPT = 64
 
 
 class AnswerHeads:
-    """Write the heads of answers; what they have in common is put together once a second.
+    """Write the heads of answers; what they have in common is put together once a second."""
 
-    ``common`` are fields of every answer there is, for what is the connection's to say and not the
-    application's: that it is TLS.
-    """
+    __slots__ = ("_blocks", "_date", "_lines")
 
-    __slots__ = ("_blocks", "_common", "_date", "_lines")
-
-    def __init__(self, common: Fields = ()) -> None:
-        self._common = _written(common)
+    def __init__(self) -> None:
         self._date = b""
         self._lines: dict[int, bytes] = {}
         self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
@@ -54,12 +49,7 @@ class AnswerHeads:
                 phrase = HTTPStatus(status).phrase
             except ValueError:
                 phrase = ""
-            line = b"HTTP/1.1 %d %b\r\ndate: %b\r\n%b" % (
-                status,
-                phrase.encode(),
-                self._date,
-                self._common,
-            )
+            line = b"HTTP/1.1 %d %b\r\ndate: %b\r\n" % (status, phrase.encode(), self._date)
             self._lines[status] = line
         return line
 
@@ -94,6 +84,8 @@ class Line(Protocol):
     loop: asyncio.AbstractEventLoop
     client: tuple[str, int] | None
     server: tuple[str, int] | None
+    scheme: str
+    extensions: dict[str, Any]
 
     @property
     def is_ending(self) -> bool:
@@ -168,7 +160,7 @@ class Exchange:
             "asgi": _ASGI,
             "http_version": head.version,
             "method": head.method,
-            "scheme": "http",
+            "scheme": line.scheme,
             "path": path.decode("utf-8", "replace"),
             "raw_path": raw,
             "query_string": query,
@@ -176,6 +168,7 @@ class Exchange:
             "headers": head.headers,
             "client": line.client,
             "server": line.server,
+            "extensions": line.extensions,
         }
 
     # -- the body ----------------------------------------------------------------------------------

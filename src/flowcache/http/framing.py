@@ -157,6 +157,11 @@ class HeadReader:
         self._size = 0
         self._tail = b""
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a head has begun and not ended."""
+        return self._parser is not None or self._opening != b""
+
     def feed(self, data: bytes) -> tuple[Head, bytes] | None:
         """Return the head that ``data`` completes and what follows it; None while there is none.
 

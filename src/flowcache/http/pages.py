@@ -20,6 +20,7 @@ from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
     InvalidRequest,
+    LockedOut,
     NotFound,
     RedisUnavailable,
     TooLarge,
@@ -60,6 +61,9 @@ _SHIELD = (
 )
 """What keeps a browser from doing more with a page than showing it (OWASP Secure Headers)."""
 
+_HSTS = "max-age=31536000"
+"""For a year a browser asks this host by TLS only; other names in its domain are not ours."""
+
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -94,10 +98,11 @@ def pages(
     def allowed(request: Request, permission: Permission) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
         headers = request.headers.raw
-        address = gate.address(request.scope.get("client"), headers)
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
+        address = gate.address(peer, headers)
         client = None
         try:
-            principal = gate.identify(headers, address)
+            principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
             principal.require(permission)
             return principal
@@ -133,6 +138,9 @@ def pages(
             await ready()
         except Unrecorded:
             return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
+        except LockedOut:
+            error = "Redis refuses flowcache's user or password."
+            return _json({"status": "unavailable", "error": error}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)
@@ -185,7 +193,7 @@ def pages(
         if isinstance(fault, HTTPException):
             on_route = request.url.path.rstrip("/") == ROUTE
             response.headers.update({"allow": "POST"} if on_route else fault.headers or {})
-        return _shielded(response)
+        return _shielded(request, response)
 
     def served(endpoint: Endpoint) -> Endpoint:
         """Answer what ``endpoint`` raises, too.
@@ -196,7 +204,7 @@ def pages(
 
         async def serve(request: Request) -> Response:
             try:
-                return _shielded(await endpoint(request))
+                return _shielded(request, await endpoint(request))
             except Exception as fault:
                 return await failed(request, fault)
 
@@ -268,7 +276,9 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def _shielded(response: Response) -> Response:
+def _shielded(request: Request, response: Response) -> Response:
     for name, value in _SHIELD:
         response.headers.setdefault(name, value)
+    if request.scope["scheme"] == "https":  # said in clear, it would count for nothing (RFC 6797)
+        response.headers["strict-transport-security"] = _HSTS
     return response

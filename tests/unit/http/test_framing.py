@@ -52,11 +52,13 @@ def test_a_head_is_the_same_however_it_is_cut(size: int) -> None:
     data = b"\r\n" + head("X-One: 1", start="NONSENSE /a?b HTTP/1.1")
     reader = HeadReader()
     for at in range(0, len(data), size):
+        assert not reader.is_inside or at
         found = reader.feed(data[at : at + size])
         assert (found is not None) == (at + size >= len(data))
     assert found is not None
     assert (found[0].method, found[0].target) == ("NONSENSE", b"/a?b")
     assert found[0].headers == [(b"host", b"x"), (b"x-one", b"1")]
+    assert not reader.is_inside
 
 
 @pytest.mark.parametrize(
