@@ -35,6 +35,22 @@ FITTING = frozenset(
 package that is left as it is; none of what runs needs it."""
 
 
+_PLACES = [
+    {
+        "sys_platform": sys_platform,
+        "platform_system": system,
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "python_version": python.rpartition(".")[0],
+        "python_full_version": python,
+    }
+    for sys_platform, system in (("linux", "Linux"), ("darwin", "Darwin"))
+    for python in ("3.11.0", "3.11.9", "3.14.0")
+]
+"""Where flowcache runs, as far as markers tell places apart."""
+
+
 class Locked(NamedTuple):
     """A line of the lock. ``here`` is whether every installation gets it."""
 
@@ -50,17 +66,22 @@ class Locked(NamedTuple):
 
 
 def read_lock(text: str) -> dict[str, Locked]:
-    """Return the packages of a requirements file by their canonical name."""
+    """Return the packages of a requirements file by their canonical name; those that are installed
+    somewhere where flowcache runs."""
     packages: dict[str, Locked] = {}
     for entry in re.split(r"\n(?=\S)", text.replace("\\\n", "")):
         line = entry.partition(" --hash=")[0].strip()
         if not line or line.startswith("#"):
             continue
         requirement = Requirement(line)
+        marker = requirement.marker
+        wanted = [marker is None or marker.evaluate(place) for place in _PLACES]
+        if not any(wanted):
+            continue
         (pin,) = requirement.specifier
         name = canonicalize_name(requirement.name)
         hashes = tuple(sorted(re.findall(r"--hash=sha256:([0-9a-f]{64})", entry)))
-        packages[name] = Locked(name, pin.version, requirement.marker is None, hashes)
+        packages[name] = Locked(name, pin.version, all(wanted), hashes)
     return packages
 
 

@@ -23,9 +23,9 @@ from tests.service import TOKEN, service
 
 
 def flowcache(
-    *arguments: str, environment: Mapping[str, str] | None = None
+    *arguments: str, environment: Mapping[str, str] | None = None, said: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command to its end; ``said`` is its standard input."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -34,6 +34,8 @@ def flowcache(
     return subprocess.run(
         [sys.executable, "-m", "flowcache", *arguments],
         env=clean | dict(environment or {}),
+        stdin=subprocess.DEVNULL if said is None else None,
+        input=said,
         capture_output=True,
         text=True,
         timeout=60,

@@ -69,17 +69,20 @@ def test_it_is_the_same_each_time(made: dict[str, Any]) -> None:
 
 
 def test_the_lock_is_read_whole() -> None:
-    """A line with a marker, one without, and comments; hashes sorted."""
+    """With and without a marker, and comments; what is for places that are not ours is left out."""
     text = (
         "# a comment\n"
         "One.Two==1.0 \\\n"
         f"    --hash=sha256:{'b' * 64} \\\n"
         f"    --hash=sha256:{'a' * 64}\n"
-        f"three==2.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{'c' * 64}\n"
+        f"three==2.0 ; python_full_version < '3.11.3' \\\n    --hash=sha256:{'c' * 64}\n"
+        f"four==3.0 ; sys_platform != 'win32' \\\n    --hash=sha256:{'d' * 64}\n"
+        f"five==4.0 ; sys_platform == 'win32' \\\n    --hash=sha256:{'e' * 64}\n"
     )
-    one, three = read_lock(text).values()
+    one, three, four = read_lock(text).values()
     assert one == ("one-two", "1.0", True, ("a" * 64, "b" * 64))
     assert three == ("three", "2.0", False, ("c" * 64,))
+    assert four == ("four", "3.0", True, ("d" * 64,))
 
 
 @pytest.mark.parametrize(

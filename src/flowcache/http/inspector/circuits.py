@@ -17,12 +17,24 @@ from flowcache.http.inspector.view import circuits_of, iso
 from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish, WorkerStatus
 
-__all__ = ["CONFIGURED", "Control", "Switched", "circuits_view", "read_order", "shards_of", "told"]
+__all__ = [
+    "CONFIGURED",
+    "SWITCH",
+    "Control",
+    "Switched",
+    "circuits_view",
+    "read_order",
+    "shards_of",
+    "told",
+]
 
 CONFIGURED = "configured"
 """In place of a mode: what was asked is taken back, and the configuration has the say."""
 
 _MODES = (*Mode, CONFIGURED)
+
+SWITCH = "SWITCH"
+"""What the audit calls an order. The mode follows, of one that was carried out."""
 
 
 class Switched(NamedTuple):
