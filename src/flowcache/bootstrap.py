@@ -26,9 +26,9 @@ from flowcache.http.inspector.circuits import Control, Order, Switched
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
+from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
-from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket

@@ -20,6 +20,7 @@ from flowcache import __version__
 from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
 from tests.servers.ports import PortClaim
 from tests.service import TOKEN, service
+from tests.unit.issuer.issuers import issuer
 
 
 def flowcache(
@@ -269,3 +270,7 @@ class TestClients:
         done = check(environment)
         assert done.returncode == 0, done.stderr
         assert "Keys of the issuer that can be used: 1." in done.stdout
+        with issuer(b"garbage\r\n\r\n") as there:
+            done = check(environment | {"FLOWCACHE_JWT_KEYS": there.url})
+        assert done.returncode == 2
+        assert f"{there.url}: no proper answer" in done.stderr

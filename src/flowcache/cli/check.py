@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowcache.cli.common import Config, Redis, give_up, valid
 
 if TYPE_CHECKING:
-    from flowcache.policy.jwks import JwtSettings
+    from flowcache.policy.settings import JwtSettings
     from flowcache.settings import Settings
 
 __all__ = ["check"]
@@ -45,12 +45,12 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
 def _try_issuer(settings: JwtSettings) -> None:
     """Read the keys of the issuer as a worker would."""
-    from flowcache.policy.jwks import read_keys
+    from flowcache.issuer.fetching import KeysFault, read_keys
     from flowcache.policy.jwt import Jwts
 
     try:
         count = Jwts(settings, (), time).use(read_keys(settings.keys))
-    except (OSError, ValueError) as fault:
+    except (KeysFault, ValueError) as fault:
         give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
     print(f"Keys of the issuer that can be used: {count}.")
 

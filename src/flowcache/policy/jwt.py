@@ -18,8 +18,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, GuestProtocol, KeySet, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from flowcache.policy.jwks import JwtSettings
 from flowcache.policy.principals import Credential, Principal
+from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
 from flowcache.ports import Clock
 

@@ -18,12 +18,12 @@ from flowcache.http.worker import ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import Clients, read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
-from flowcache.policy.jwks import JwtSettings
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.rates import Rate
+from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings

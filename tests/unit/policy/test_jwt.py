@@ -5,12 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,15 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
-from structlog.testing import capture_logs
 
 from flowcache.errors import Unauthorized
-from flowcache.policy.jwks import JwtSettings, KeyRefresh, read_keys
 from flowcache.policy.jwt import ALGORITHMS, Jwts
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal, Principals
-from tests.store.harness import soon
+from flowcache.policy.settings import JwtSettings
 
 ISSUER, AUDIENCE, NOW = "https://idp.example/", "flowcache", 1_800_000_000.0
 DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
@@ -271,67 +263,3 @@ def test_what_are_no_keys_leaves_those_there_are(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"no JWKS|no key"):
         jwts.use(content)
     assert jwts.credential(signed(CLAIMS)) is not None
-
-
-# -- where keys come from --------------------------------------------------------------------------
-
-
-@contextmanager
-def issuer(answers: list[tuple[int, bytes]]) -> Iterator[str]:
-    """Serve each answer once, the last one for ever; a redirect leads to the next."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content = answers.pop(0) if len(answers) > 1 else answers[0]
-            self.send_response(status)
-            self.send_header("location", "/next")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/jwks"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-async def test_keys_are_read_again_beside_the_calls(tmp_path: Path) -> None:
-    """New keys of a file, or of a URL that failed in between, are in force after a while."""
-    path = tmp_path / "jwks.json"
-    path.write_bytes(public(RSA))
-    with issuer([(200, public(RSA)), (500, b""), (200, b"x"), (200, public(EC))]) as url:
-        for location in (str(path), url):
-            jwts = verifier()
-            refresh = KeyRefresh(location, 0.01, jwts.use)
-            await refresh.start()
-            assert jwts.credential(signed(CLAIMS, "RS256")) is not None
-            path.write_bytes(public(EC))
-            with capture_logs():
-                await soon(partial(jwts.credential, signed(CLAIMS)))
-            await refresh.close()
-
-
-async def test_an_issuer_that_is_away_stops_nobody() -> None:
-    """The service starts; tokens of the issuer are refused until its keys come."""
-    jwts = verifier()
-    with capture_logs() as logs:
-        refresh = KeyRefresh("/no/such/file", 60.0, jwts.use)
-        await refresh.start()
-        await refresh.close()
-    assert [entry["log_level"] for entry in logs] == ["error"]
-    assert jwts.credential(signed(CLAIMS)) is None
-
-
-def test_keys_come_from_where_the_operator_said() -> None:
-    """A redirect is not followed, and what is endless is cut off."""
-    with issuer([(302, b""), (200, public(EC))]) as url, pytest.raises(OSError, match="302"):
-        read_keys(url)
-    with issuer([(200, b" " * ((1 << 20) + 1))]) as url, pytest.raises(ValueError, match="long"):
-        read_keys(url)
