@@ -93,8 +93,8 @@ class Worker:
             # Imported here: it brings a whole library of cryptography, and few have an issuer.
             from flowcache.policy.jwt import Jwts
 
-            stated = Jwts(settings.jwt, settings.principals, time)
-            self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
+            self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic)
         self._wishes = Wishes(

@@ -264,12 +264,12 @@ class TestClients:
         keys.write_text('{"keys":[]}')
         done = check(environment)
         assert done.returncode == 2
-        assert f"{keys}: no JWKS" in done.stderr
+        assert f"{keys}: no key in it can verify a signature" in done.stderr
         key = ECKey.generate_key("P-256", {"kid": "one"})
         keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
         done = check(environment)
         assert done.returncode == 0, done.stderr
-        assert "Keys of the issuer that can be used: 1." in done.stdout
+        assert "Keys of the issuer that can be used: 1 of 1." in done.stdout
         with issuer(b"garbage\r\n\r\n") as there:
             done = check(environment | {"FLOWCACHE_JWT_KEYS": there.url})
         assert done.returncode == 2

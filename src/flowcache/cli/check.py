@@ -49,10 +49,10 @@ def _try_issuer(settings: JwtSettings) -> None:
     from flowcache.policy.jwt import Jwts
 
     try:
-        count = Jwts(settings, (), time).use(read_keys(settings.keys))
+        keys = Jwts(settings, (), time).use(read_keys(settings.keys))
     except (KeysFault, ValueError) as fault:
         give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
-    print(f"Keys of the issuer that can be used: {count}.")
+    print(f"Keys of the issuer that can be used: {len(keys.usable)} of {keys.published}.")
 
 
 async def _try_redis(settings: Settings) -> None:
