@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.lookups import Lookups
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
@@ -103,6 +103,7 @@ class Worker:
         self.data_action = DataAction(
             settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
         )
+        self._lookups = None if audit.journal is None else Lookups(partial(_history, audit.journal))
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
             gate,
@@ -111,7 +112,7 @@ class Worker:
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
-            None if audit.journal is None else partial(_history, audit.journal),
+            self._lookups,
         )
 
     async def start(self) -> None:
@@ -129,6 +130,8 @@ class Worker:
         if self._journal is not None:
             await self._journal.close()
         await self._fleet.close()
+        if self._lookups is not None:
+            self._lookups.close()
         if self._keys is not None:
             await self._keys.close()
         for limiter in self._limiters.values():
@@ -230,8 +233,8 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
     return read
 
 
-async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
-    """Read what is ``wanted`` from the journal's newest records, newest last."""
+def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
+    """Read what is ``wanted`` from the journal's newest records, newest last. It blocks."""
     query = Query(
         limit=wanted.limit,
         flow=wanted.flow,
@@ -239,4 +242,4 @@ async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
         operation=wanted.operation,
         outcome=wanted.outcome,
     )
-    return await asyncio.to_thread(newest_calls, journal, query)
+    return newest_calls(journal, query)

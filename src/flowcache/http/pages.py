@@ -88,6 +88,7 @@ def pages(
         try:
             principal = gate.identify(headers, address)
             client = principal.name
+            gate.admit(principal)
             principal.require(permission)
             return principal
         except Failure as failure:
