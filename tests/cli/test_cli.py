@@ -17,6 +17,7 @@ import pytest
 from joserfc.jwk import ECKey, KeySet
 
 from flowcache import __version__
+from flowcache.settings import load
 from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
 from tests.servers.ports import PortClaim
 from tests.service import TOKEN, service
@@ -224,6 +225,21 @@ class TestClients:
                 running.token = token
                 assert running.call(operation="GET", key="k").data is None
 
+    @pytest.mark.parametrize(
+        "name", ["crm.v2", "a.b.c", "7", "A_b-c", "x" * 32, "x" * 33, "x.y" * 21, "x" + "." * 63]
+    )
+    def test_what_is_printed_is_a_configuration_whatever_the_name(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        """Any name that a client may have: pasted, it is that client, with a namespace."""
+        made = flowcache("token", "new", name)
+        assert made.returncode == 0, made.stderr
+        file = tmp_path / "flowcache.toml"
+        file.write_text("\n".join(re.findall(r"^  (\[clients\..*\]|\w+ = .*)$", made.stdout, re.M)))
+        (client,) = load(file, {}).principals
+        assert client.name == name
+        assert client.prefix.startswith(b"flowcache:ns:")
+
     def test_every_token_is_another(self) -> None:
         """A token is made anew each time, and its digest tells nothing of it."""
         one, other = (flowcache("token", "new", "desk").stdout for _ in range(2))
@@ -233,9 +249,10 @@ class TestClients:
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""
-        done = flowcache("token", "new", "a b")
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "no name of a client" in done.stderr
+        for name, reason in (("a b", "no name of a client"), ("flow", "shows auth.token")):
+            done = flowcache("token", "new", name)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert reason in done.stderr
 
     def test_check_warns_of_a_token_that_expired(
         self, standalone_server: RedisProcess, tmp_path: Path

@@ -31,7 +31,7 @@ from flowcache.secret import Secret
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
 from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
 
-__all__ = ["Settings", "assemble", "audit_part"]
+__all__ = ["TAKEN_NAMES", "Settings", "assemble", "audit_part"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -226,7 +226,10 @@ _OWN: dict[str, Principal] = {
         "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
     ),
 }
-"""Whose tokens are settings. Their names are taken, whether they have a token or not."""
+"""Whose tokens are settings."""
+
+TAKEN_NAMES = {principal.name: setting for setting, principal in _OWN.items()}
+"""Names that no client may have, and whose tokens they are of, configured or not."""
 
 
 def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
@@ -253,9 +256,9 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
             faults.append(f"{where}: the same as {other}; a token tells who calls")
     if isinstance(clients, dict):
         faults.extend(
-            f"clients.{principal.name}: this name is that of {setting}"
-            for setting, principal in _OWN.items()
-            if principal.name in clients
+            f"clients.{name}: this name is that of {setting}"
+            for name, setting in TAKEN_NAMES.items()
+            if name in clients
         )
     return Clients(
         (*(each.principal for each in own.values()), *theirs.principals),
