@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from flowcache.ports import RESERVED_PREFIX
+from flowcache.ports import NAMESPACES, RESERVED_PREFIX
 
 __all__ = [
     "ALL_KEYS",
@@ -92,7 +92,7 @@ def namespace_prefix(name: str) -> bytes:
     """
     if not _NAMESPACE.fullmatch(name):
         raise ValueError("expected 1 to 32 letters, digits, - and _, the first no sign")
-    return RESERVED_PREFIX + b"ns:%b:" % name.encode()
+    return NAMESPACES + name.encode() + b":"
 
 
 def namespace_of(client: str) -> str:
