@@ -300,6 +300,24 @@ class TestClients:
         assert done.returncode == 0, done.stderr
         assert "Warning: a token of old expired on 2020-01-01; remove it." in done.stdout
 
+    def test_what_is_unwise_is_told_and_stops_nothing(
+        self, standalone_server: RedisProcess
+    ) -> None:
+        """A token that may be guessed, a Service's variables: by `check`, and once by the log."""
+        told = "inspector.token: shorter than 16 characters", "FLOWCACHE_SERVICE_HOST: ignored"
+        environment = {
+            "REDIS_NODES": nodes(standalone_server),
+            "FLOWCACHE_INSPECTOR_TOKEN": "x",
+            "FLOWCACHE_SERVICE_HOST": "10.96.0.12",
+        }
+        done = check(environment)
+        assert done.returncode == 0, done.stderr
+        with service(environment) as running:
+            assert running.call(operation="GET", key="k").data is None
+            log = running.log
+        assert [done.stdout.count(each) for each in told] == [1, 1]
+        assert [log.count(each) for each in told] == [1, 1]
+
     def test_check_reads_the_keys_of_an_issuer(
         self, standalone_server: RedisProcess, tmp_path: Path
     ) -> None:

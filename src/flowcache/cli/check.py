@@ -29,6 +29,8 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
+    for warning in settings.warnings:
+        print(f"Warning: {warning}.")
     for line in overview(settings.principals, settings.credentials, time()):
         print(line)
     if settings.jwt is not None:

@@ -78,6 +78,8 @@ def serve(
                 store = StoreSettings(nodes=parse_location(valkey.url).nodes)
                 settings = structs.replace(settings, store=store)
             logs.configure(settings.log_level)
+            for warning in settings.warnings:
+                structlog.get_logger(__name__).warning("configuration", warning=warning)
             return settings
 
         def reread() -> Service | None:

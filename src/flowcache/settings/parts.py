@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
+    warnings: tuple[str, ...]
+    """What an operator should hear of, though it is no fault; a sentence each."""
 
 
 def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
@@ -125,6 +127,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         sealing,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
+        _short_tokens(v),
     )
 
 
@@ -269,6 +272,19 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
     return Clients(
         (*(each.principal for each in own.values()), *theirs.principals),
         (*own.values(), *theirs.credentials),
+    )
+
+
+_SHORTEST_TOKEN = 16
+"""Characters: of random ones, what nobody guesses over a network."""
+
+
+def _short_tokens(v: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{name}: shorter than {_SHORTEST_TOKEN} characters, so that it may be guessed; "
+        "take a long, random one"
+        for name in _OWN
+        if v[name] is not None and len(v[name].reveal()) < _SHORTEST_TOKEN
     )
 
 
