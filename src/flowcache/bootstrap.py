@@ -32,9 +32,9 @@ from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
-from flowcache.policy.shared_rates import SharedBucket
 from flowcache.ports import AuditRecord, Executor, ShardedExecutor
 from flowcache.resilience.guard import Guard
+from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
 from flowcache.store.redis_store import RedisStore
