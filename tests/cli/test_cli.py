@@ -153,8 +153,9 @@ class TestServe:
             assert done.returncode == 2
 
     def test_what_embedded_prints_works_when_pasted(self) -> None:
-        """The printed curl line works, and so does the inspector's, each with its own token."""
-        none = {"SERVICE_BEARER_TOKEN": "", "FLOWCACHE_INSPECTOR_TOKEN": ""}
+        """Each printed curl line works, each with its own token; one of them switches circuits."""
+        made = "SERVICE_BEARER_TOKEN", "FLOWCACHE_INSPECTOR_TOKEN", _CONTROL
+        none = dict.fromkeys(made, "")
         with service(none, "--embedded") as running:
             eventually(lambda: "docs" in running.log, what="the banner")
             found = re.search(r"try it +(curl .*?\n.*?)\n", running.log)
@@ -164,12 +165,17 @@ class TestServe:
             found = re.search(r"inspector +(curl .*?)\n", running.log)
             assert found is not None
             assert '"auditLogs":[' in _shell(found[1])
+            found = re.search(r"circuits +(curl .*?)\n", running.log)
+            assert found is not None
+            assert '"configured":"auto"' in _shell(found[1])
+            assert '"mode":"observe"' in _shell(f"""{found[1]} -d '{{"mode":"observe"}}'""")
 
     def test_tokens_of_the_environment_are_kept(self) -> None:
         """--embedded makes tokens only where none is configured, and prints those it made."""
         with service({}, "--embedded") as running:
             eventually(lambda: "docs" in running.log, what="the banner")
             assert TOKEN not in running.log
+            assert f"Bearer ${_CONTROL}" in running.log
             assert running.call(operation="GET", key="k").data is None
             assert running.inspect()["circuitState"] == "closed"
 
@@ -193,6 +199,9 @@ class TestServe:
             running.process.send_signal(signal.SIGKILL)
             running.process.wait()
             eventually(lambda: not _answers(path), what="the embedded Valkey to end")
+
+
+_CONTROL = "FLOWCACHE_INSPECTOR_CONTROL_TOKEN"
 
 
 def _shell(command: str) -> str:

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-_TOKENS = ("auth.token", "inspector.token")
-"""What ``--embedded`` makes where nothing is configured."""
+_TOKENS = {
+    "auth.token": "SERVICE_BEARER_TOKEN",
+    "inspector.token": "FLOWCACHE_INSPECTOR_TOKEN",
+    "inspector.control_token": "FLOWCACHE_INSPECTOR_CONTROL_TOKEN",
+}
+"""What ``--embedded`` makes where nothing is configured, and the variables that would hold it."""
 
 
 def serve(
@@ -121,12 +125,9 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
     if made is None:
         return
     known = {credential.token.digest for credential in settings.credentials}
-    flow, inspector = (
-        token if digest(token.encode()) in known else variable
-        for token, variable in (
-            (made["auth.token"], "$SERVICE_BEARER_TOKEN"),
-            (made["inspector.token"], "$FLOWCACHE_INSPECTOR_TOKEN"),
-        )
+    flow, inspector, control = (
+        made[name] if digest(made[name].encode()) in known else f"${variable}"
+        for name, variable in _TOKENS.items()
     )
     print(
         f"""
@@ -136,6 +137,7 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
   try it     curl -s {url}/data-action/redis -H "Authorization: Bearer {flow}" \\
                -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
   inspector  curl -s {url}/inspector -H "Authorization: Bearer {inspector}"
+  circuits   curl -s {url}/inspector/circuits -H "Authorization: Bearer {control}"
   docs       {url}/docs
 """,
         flush=True,
