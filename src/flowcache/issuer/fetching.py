@@ -6,11 +6,14 @@ that call out, and would be handed what has to come from this very host.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
+from concurrent.futures import Future
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -18,10 +21,13 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["KeysFault", "read_keys"]
+__all__ = ["KeysFault", "fetch_keys", "read_keys"]
 
 _PATIENCE = 5.0
 """Seconds from the first byte that is sent to the last that is received."""
+
+_WHOLE_PATIENCE = 10.0
+"""Seconds from the look-up of the host's name to the last byte."""
 
 _MOST_BYTES = 1 << 20
 _CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
@@ -29,6 +35,32 @@ _CONNECTIONS = {"http": HTTPConnection, "https": HTTPSConnection}
 
 class KeysFault(Exception):
     """Keys can't be read; the text says why, and repeats nothing of what was received."""
+
+
+async def fetch_keys(location: str, within: float = _WHOLE_PATIENCE) -> bytes:
+    """Return what `read_keys` does, if it does within so many seconds.
+
+    Nobody waits for the thread that reads, not at the end of the process either: a resolver may
+    take a minute, and can't be told to stop.
+
+    Raises:
+        KeysFault: it can't be read, or not in time.
+    """
+    read = Future[bytes]()
+    read.set_running_or_notify_cancel()  # so that it takes what comes when nobody waits any more
+
+    def run() -> None:
+        try:
+            read.set_result(read_keys(location))
+        except Exception as fault:
+            read.set_exception(fault)
+
+    Thread(target=run, name="keys of the issuer", daemon=True).start()
+    try:
+        async with asyncio.timeout(within):
+            return await asyncio.wrap_future(read)
+    except TimeoutError:
+        raise KeysFault(f"no answer within {within:g} s") from None
 
 
 def read_keys(location: str, patience: float = _PATIENCE) -> bytes:
@@ -43,7 +75,7 @@ def read_keys(location: str, patience: float = _PATIENCE) -> bytes:
     try:
         content = (
             _fetch(location, patience)
-            if location.partition("://")[0] in _CONNECTIONS
+            if location.partition("://")[0].lower() in _CONNECTIONS
             else _read(location)
         )
     except HTTPException as fault:

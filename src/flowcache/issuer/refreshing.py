@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import structlog
 
-from flowcache.issuer.fetching import KeysFault, read_keys
+from flowcache.issuer.fetching import KeysFault, fetch_keys
 
 __all__ = ["KeyRefresh"]
 
@@ -81,7 +81,7 @@ class KeyRefresh:
 
     async def _read(self) -> None:
         try:
-            self._use(await asyncio.to_thread(read_keys, self._location))
+            self._use(await fetch_keys(self._location))
         except Exception as fault:
             # Whatever it is: were they never read again, all tokens would end with their rotation.
             self._failures += 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
 
-from flowcache.issuer.fetching import KeysFault, read_keys
+from flowcache.issuer.fetching import KeysFault, fetch_keys, read_keys
+from tests.servers import eventually
 from tests.servers.certificates import make_certificates
 from tests.unit.issuer.issuers import Drip, answer, issuer
 
@@ -22,7 +25,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 def test_keys_are_read_whole(good: bytes) -> None:
     """Whatever way HTTP has to say how long an answer is."""
     with issuer(good) as there:
-        assert read_keys(there.url + "?tenant=1") == KEYS
+        assert read_keys(there.url.replace("http", "HTTP") + "?tenant=1") == KEYS
     assert there.asked == [b"GET /jwks?tenant=1 HTTP/1.1"]
 
 
@@ -98,3 +101,24 @@ def test_an_issuer_is_who_its_certificate_says(
     slow = Drip(answer(b" " * 200)[:-200], b" " * 200)
     with issuer(slow, tls=tls) as there, pytest.raises(KeysFault, match="timed out"):
         read_keys(there.url, patience=0.2)
+
+
+def test_keys_are_fetched_beside_the_loop() -> None:
+    """What was read is returned, and what could not be is the fault that it was."""
+    with issuer(answer(KEYS), b"garbage\r\n\r\n") as there:
+        assert asyncio.run(fetch_keys(there.url)) == KEYS
+        with pytest.raises(KeysFault, match="BadStatusLine"):
+            asyncio.run(fetch_keys(there.url))
+
+
+def test_nobody_waits_for_what_does_not_end() -> None:
+    """Neither the caller nor the end of the loop: whoever reads is left alone with it."""
+
+    def reading() -> bool:
+        return any(each.name == "keys of the issuer" for each in threading.enumerate())
+
+    with issuer(Drip(b"", b"H" * 200)) as there:
+        with pytest.raises(KeysFault, match=r"no answer within 0\.05 s"):
+            asyncio.run(fetch_keys(there.url, within=0.05))
+        assert reading()
+    eventually(lambda: not reading(), what="the reading to end")
