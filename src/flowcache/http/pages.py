@@ -20,6 +20,7 @@ from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
     InvalidRequest,
+    LockedOut,
     NotFound,
     RedisUnavailable,
     TooLarge,
@@ -83,10 +84,11 @@ def pages(
     def allowed(request: Request, permission: Permission) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
         headers = request.headers.raw
-        address = gate.address(request.scope.get("client"), headers)
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
+        address = gate.address(peer, headers)
         client = None
         try:
-            principal = gate.identify(headers, address)
+            principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
             gate.admit(principal)
             principal.require(permission)
@@ -123,6 +125,9 @@ def pages(
             await ready()
         except Unrecorded:
             return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
+        except LockedOut:
+            error = "Redis refuses flowcache's user or password."
+            return _json({"status": "unavailable", "error": error}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)

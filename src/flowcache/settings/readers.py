@@ -5,7 +5,9 @@ A reader returns the value, or raises ValueError with what it expected, never wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ from flowcache.policy.keys import namespace_prefix
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
 from flowcache.sealing.keys import WrittenKeys, is_key_id
-from flowcache.secret import Secret
+from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "encryption_keys",
     "file",
     "flag",
+    "header",
     "key",
     "key_id",
     "keys",
@@ -65,7 +68,10 @@ def password(value: Any) -> Secret:
 
 
 def file(value: Any) -> str:
-    """Read the path of a file that can be read; what is returned is absolute."""
+    """Read the path of a file that can be read; what is returned is absolute.
+
+    Links are left as they are: a mounted secret is one that leads elsewhere after each change.
+    """
     try:
         path = Path(text(value)).expanduser()
         path.read_bytes()
@@ -73,7 +79,7 @@ def file(value: Any) -> str:
         raise ValueError(f"can't be read: {fault.strerror}") from None
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
-    return str(path.resolve())
+    return str(path.absolute())
 
 
 def new_file(value: Any) -> Path:
@@ -107,13 +113,18 @@ def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
     """
 
     def read_file(value: Any) -> Secret:
+        return SecretInFile(partial(held, file(value)))
+
+    def held(path: str) -> Secret:
         try:
-            held = Path(file(value)).read_text("utf-8").strip()
+            text = Path(path).read_text("utf-8").strip()
         except UnicodeDecodeError:
             raise ValueError("expected a file of text") from None
-        if not held:
+        except OSError as fault:
+            raise ValueError(f"can't be read: {fault.strerror}") from None
+        if not text:
             raise ValueError("is empty")
-        return read(held)
+        return read(text)
 
     return read_file
 
@@ -207,6 +218,18 @@ def location(value: Any) -> Location:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)
     return parse_location(text(value))
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_TAKEN = {"authorization", "x-api-key", "x-forwarded-for", "host", "cookie"}
+
+
+def header(value: Any) -> bytes:
+    """Read the name of a header that means nothing else here (RFC 9110, 5.1)."""
+    name = text(value).lower()
+    if not _HEADER.fullmatch(name) or name in _TAKEN:
+        raise ValueError("expected the name of a header of its own")
+    return name.encode()
 
 
 def networks(value: Any) -> Networks:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.http.certificate import ClientAuth
 from flowcache.resilience.breaker import Mode
 from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
@@ -133,6 +134,36 @@ SETTINGS: tuple[Setting, ...] = (
         read.networks,
         None,
         "networks of proxies that are believed about who calls (`X-Forwarded-For`); none",
+    ),
+    Setting(
+        "http",
+        "tls_cert_file",
+        read.file,
+        None,
+        "PEM file of the service's certificate and those between it and its authority; with it "
+        "https:// is spoken, and nothing else",
+    ),
+    Setting("http", "tls_key_file", read.file, None, "PEM file of its key, not encrypted"),
+    Setting(
+        "http",
+        "tls_client_auth",
+        read.one_of(*ClientAuth),
+        ClientAuth.OFF.value,
+        "whether callers show a certificate: `off`, `optional`, `required`",
+    ),
+    Setting(
+        "http",
+        "tls_client_ca_file",
+        read.file,
+        None,
+        "PEM file of the authorities whose certificates callers may show",
+    ),
+    Setting(
+        "http",
+        "client_certificate_header",
+        read.header,
+        None,
+        "header in which trusted proxies hand on a caller's certificate, as `Client-Cert`; none",
     ),
     Setting(
         "auth",

@@ -136,6 +136,11 @@ def view(
             for worker in workers
             if worker.journal is not None
         ],
+        "tls": [
+            {"worker": worker.pid, "certificateExpires": iso(worker.certificate_expires)}
+            for worker in workers
+            if worker.certificate_expires is not None
+        ],
         "encryption": _encryption(everybody),
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [

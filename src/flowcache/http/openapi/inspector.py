@@ -183,6 +183,13 @@ def inspector_schemas() -> dict[str, Schema]:
                     "description": "How each worker's writing to the audit journal does; empty "
                     "without one.",
                 },
+                "tls": {
+                    "type": "array",
+                    "items": obj(
+                        {"worker": whole, "certificateExpires": text | {"format": "date-time"}}
+                    ),
+                    "description": "What TLS each worker speaks; empty where it is plain HTTP.",
+                },
                 "encryption": obj(
                     {
                         "keys": {"type": "object", "additionalProperties": obj(key)},
