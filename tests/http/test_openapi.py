@@ -163,7 +163,7 @@ def test_it_names_every_query_parameter() -> None:
 
 def test_its_limits_are_those_configured() -> None:
     """The document of a service tells this service's limits."""
-    settings = DataActionSettings(limits=request.Limits(77, 7777), max_body=4321, deadline=0.25)
+    settings = DataActionSettings(limits=request.TtlLimits(77, 7777), max_body=4321, deadline=0.25)
     told = document("1", settings)
     schemas = told["components"]["schemas"]
     assert schemas["Ttl"]["default"] == 77
@@ -176,7 +176,7 @@ def test_its_limits_are_those_configured() -> None:
 # -- its schemas against the code ---------------------------------------------------------------
 
 ACCEPTED = validator(SCHEMAS["Request"])
-LIMITS = request.Limits()
+LIMITS = request.TtlLimits()
 
 
 def accepts(body: object) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-__all__ = ["ALGORITHMS", "Keys", "PublicKey", "read_keys"]
+__all__ = ["ALGORITHMS", "KeySet", "PublicKey", "read_key_set"]
 
 PublicKey = RSAKey | ECKey | OKPKey
 
@@ -29,7 +29,7 @@ _SHORTEST_MODULUS = 342
 """Characters of 2048 bits in Base64: what RFC 7518 requires, section 3.3."""
 
 
-class Keys(NamedTuple):
+class KeySet(NamedTuple):
     """The keys that can be used, by their names, and how many there were in the set."""
 
     usable: dict[str | None, PublicKey]
@@ -52,7 +52,7 @@ class _Description(msgspec.Struct):
     n: str | None = None
 
 
-def read_keys(jwks: bytes) -> Keys:
+def read_key_set(jwks: bytes) -> KeySet:
     """Return the keys of a set; a key without a name gets its thumbprint for one (RFC 7638).
 
     Raises:
@@ -70,7 +70,7 @@ def read_keys(jwks: bytes) -> Keys:
             usable[key.kid] = key
     if not usable:
         raise ValueError("no key in it can verify a signature")
-    return Keys(usable, len(published))
+    return KeySet(usable, len(published))
 
 
 _decode_set = msgspec.json.Decoder(_Set).decode

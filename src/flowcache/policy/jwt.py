@@ -18,7 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import GuestProtocol
 from joserfc.jws import JWSRegistry
 
-from flowcache.policy.jwks import ALGORITHMS, Keys, PublicKey, read_keys
+from flowcache.policy.jwks import ALGORITHMS, KeySet, PublicKey, read_key_set
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
@@ -75,13 +75,13 @@ class Jwts:
         self._known: dict[bytes, Credential] = {}
         self._registry = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
 
-    def use(self, jwks: bytes) -> Keys:
+    def use(self, jwks: bytes) -> KeySet:
         """Take the issuer's keys in place of those before, and return them.
 
         Raises:
             ValueError: it is no JWKS, or has no key that could be used; the keys stay as they were.
         """
-        keys = read_keys(jwks)
+        keys = read_key_set(jwks)
         self._keys = dict(keys.usable)
         if len(keys.usable) == 1:
             (self._keys[None],) = keys.usable.values()  # a token need not name the only one

@@ -10,11 +10,11 @@ import msgspec
 
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
-from flowcache.contract.request import Limits
+from flowcache.contract.request import TtlLimits
 from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
-from flowcache.http.listener import Limits as ConnectionLimits
+from flowcache.http.listener import ConnectionLimits
 from flowcache.http.worker import ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import Clients, read_clients, shown_clients
@@ -107,7 +107,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             tls,
         ),
         DataActionSettings(
-            limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
+            limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
@@ -303,7 +303,7 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
         if v[setting] is not None
     }
     needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
-    limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
+    limits = TtlLimits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
     theirs = read_clients(clients, needed, limits, faults)
     owners: dict[bytes, str] = {}
     named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
