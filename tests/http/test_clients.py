@@ -23,7 +23,9 @@ from tests.contract.wire import post, wire
 from tests.servers import Cluster, RedisProcess, eventually
 from tests.service import ROUTE, TOKEN, Answer, Service, service
 
-TOKENS = {name: f"fc_{name}-{'x' * 40}" for name in ("acme", "next", "other", "reader", "old")}
+TOKENS = {
+    name: f"fc_{name}-{'x' * 40}" for name in ("acme", "next", "other", "reader", "old", "writer")
+}
 HASHES = {name: show_digest(Secret(token)) for name, token in TOKENS.items()}
 
 CLIENTS = f"""
@@ -42,6 +44,11 @@ max_value_bytes = 20
 [clients.reader]
 tokens = ["{HASHES["reader"]}", {{ hash = "{HASHES["old"]}", expires = 2020-01-01 }}]
 permissions = ["data:read", "inspect:read"]
+keys = ["customer:*"]
+
+[clients.writer]
+tokens = ["{HASHES["writer"]}"]
+permissions = ["data:write"]
 keys = ["customer:*"]
 """
 
@@ -197,6 +204,25 @@ def test_two_namespaces_never_meet(running: Service, cluster_servers: Cluster) -
             assert call(client, operation="DEL", key=key).data == 1
     for client, key in written - {(c, k) for c, k in written if c == "acme"}:
         assert call(client, operation="GET", key=key).data == client
+
+
+def test_an_idempotency_key_is_its_clients_own(running: Service) -> None:
+    """Who may only write learns nothing of another's write to the same key, and takes no token
+    before it; two tokens of one client are one client."""
+    secret = {"operation": "SET", "key": "customer:secret", "idempotencyKey": "i"}
+    assert running.call(**secret, value="4711").status == 200
+    assert act(running, "writer", **secret, value="4710").status == 200  # as any write of its own
+    assert act(running, "writer", **secret, value="4711").code == "conflict"  # with its own
+    running.call(operation="SET", key="customer:secret", value="changed")
+    assert running.call(**secret, value="4711").status == 200  # done already
+    assert running.call(operation="GET", key="customer:secret").data == "changed"
+    count = {"operation": "INCR", "key": "customer:count", "idempotencyKey": "next"}
+    assert act(running, "writer", **count).data == 1
+    assert running.call(**count).data == 2
+    assert running.call(**count).data == 2
+    assert act(running, "writer", **count).data == 1
+    mine = {"operation": "INCR", "key": "mine", "idempotencyKey": "i"}
+    assert act(running, "acme", **mine).data == act(running, "next", **mine).data == 1
 
 
 def test_keys_with_one_tag_share_a_slot_in_a_namespace(

@@ -232,7 +232,7 @@ class DataAction:
         verdict = judge(principal, operation.permission, operation.name, command)
         if verdict.__class__ is Deny:
             raise refusal(verdict)
-        command = placed(command, principal.prefix)
+        command = placed(command, principal)
         call.deadline = deadline = began + self._patience(wanted)
         call.shard = self._store.place(command.key)
         self._audit.admit()
