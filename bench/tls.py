@@ -104,7 +104,7 @@ def _connected(
 
 def _kept(port: int, context: ssl.SSLContext | None) -> int:
     """Keep all connections busy for a while; return how many calls were answered."""
-    call = next(iter(calls_of("GET", port=port, token=_TOKEN))).request
+    call = next(iter(calls_of("GET", port=port, token=_TOKEN, family="customer"))).request
     connections = {
         each.fileno(): each for each in (_connected(port, context) for _ in range(_CONNECTIONS))
     }
@@ -125,7 +125,7 @@ def _kept(port: int, context: ssl.SSLContext | None) -> int:
 
 def _new(port: int, context: ssl.SSLContext | None, *, resume: bool) -> int:
     """Call on new connections for a while; return how many calls were answered."""
-    call = next(iter(calls_of("GET", port=port, token=_TOKEN))).request
+    call = next(iter(calls_of("GET", port=port, token=_TOKEN, family="customer"))).request
     session: ssl.SSLSession | None = None
     count, until = 0, time.perf_counter() + _SECONDS
     while time.perf_counter() < until:

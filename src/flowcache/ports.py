@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 __all__ = [
+    "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
     "Access",
@@ -45,6 +46,9 @@ RESERVED_PREFIX = b"flowcache:"
 ``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`).
 No caller may name such a key."""
 
+NAMESPACES = RESERVED_PREFIX + b"ns:"
+"""What the keys of all namespaces begin with in Redis."""
+
 
 TAKE = b"TAKE"
 """A command of ours: take from the bucket under its key, which the whole fleet has in common.
@@ -57,13 +61,15 @@ class Once(msgspec.Struct, frozen=True, gc=False):
     """The wish that a write be applied once, however often it is sent.
 
     ``token`` names the write in the scope of its key, and from `policy.verdict.placed` on in that
-    of its client; ``fingerprint`` tells the same body from
-    another; the record of it lives for ``lifetime_ms``.
+    of its client; ``fingerprint`` tells the same body from another; the record of it lives for
+    ``lifetime_ms``. ``former`` are fingerprints that the same body may have had before: a record
+    with one of them is of this write, too.
     """
 
     token: bytes
     fingerprint: bytes
     lifetime_ms: int
+    former: tuple[bytes, ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, gc=False):

@@ -17,6 +17,8 @@ __all__ = [
     "LinkStatus",
     "OperationStats",
     "ReadStats",
+    "SealingKeyStatus",
+    "SealingStatus",
     "ShardStatus",
     "StoreStatus",
     "WorkerStatus",
@@ -135,6 +137,25 @@ class JournalStatus(msgspec.Struct, frozen=True):
     commit_ms: float
 
 
+class SealingKeyStatus(msgspec.Struct, frozen=True):
+    """A key of encryption at rest: whether it is the one that seals, and how often it was used."""
+
+    active: bool
+    sealed: int
+    opened: int
+
+
+class SealingStatus(msgspec.Struct, frozen=True):
+    """What encryption at rest did since the worker started.
+
+    ``keys`` are by id, ``flaws`` count the values that were not opened by `sealing.Flaw`; those in
+    clear among them may have been let through.
+    """
+
+    keys: dict[str, SealingKeyStatus]
+    flaws: dict[str, int]
+
+
 class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
@@ -171,3 +192,5 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """When the service's own ends, Unix seconds; None where no TLS is spoken."""
     journal: JournalStatus | None = None
     """None where the newest audit records in memory are all there are."""
+    sealing: SealingStatus | None = None
+    """None where nothing is encrypted."""

@@ -39,6 +39,8 @@ from flowcache.status import (
     CircuitWish,
     JournalStatus,
     LinkStatus,
+    SealingKeyStatus,
+    SealingStatus,
     ShardStatus,
     StoreStatus,
     WorkerStatus,
@@ -287,6 +289,7 @@ def test_the_inspector_fits_its_schema() -> None:
             (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
         ),
         journal=JournalStatus("/a.db", "strict", "0a", None, 1, 2, 0, [], 0.5),
+        sealing=SealingStatus({"2027-01": SealingKeyStatus(True, 1, 2)}, {"altered": 1}),
     )
     allowed = validator(SCHEMAS["Inspector"])
     shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))

@@ -169,6 +169,14 @@ def test_one_that_is_required_is_required(made: Certificates, tmp_path: Path) ->
         assert ask(running, trusting(made, made.client)).status == 200
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             ask(running, trusting(made))
+        both = tmp_path / "both.pem"
+        both.write_bytes(made.stranger.key.read_bytes() + made.stranger.certificate.read_bytes())
+        where = ("--url", f"https://localhost:{running.port}")
+        trusts = ("--ca-file", made.authority.certificate)
+        token = {"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN}
+        assert flowcache("circuits", *where, *trusts, **token).returncode == 2
+        refused = flowcache("circuits", *where, *trusts, "--cert-file", both, **token)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
 
 
 def test_a_trusted_proxy_hands_a_certificate_on(made: Certificates, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flowcache import __version__
-from flowcache.cli import audit, circuits, token
+from flowcache.cli import audit, circuits, encryption, token
 from flowcache.cli.check import check
 from flowcache.cli.serve import serve
 
@@ -47,5 +47,6 @@ def _root(
 _app.command()(serve)
 _app.command()(check)
 _app.add_typer(token.app)
+_app.add_typer(encryption.app)
 _app.add_typer(circuits.app, name="circuits")
 _app.add_typer(audit.app)

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -45,9 +45,10 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.exchange import AnswerHeads, Exchange
 from flowcache.http.framing import HeadReader
+from flowcache.http.wire import Wire
 from flowcache.ports import Clock
 
-__all__ = ["Connection", "Patience", "Site", "State", "Wire"]
+__all__ = ["Connection", "Patience", "Site", "State"]
 
 _log = structlog.get_logger(__name__)
 
@@ -100,40 +101,6 @@ class Patience(msgspec.Struct, frozen=True):
             self.closing,
             ever,
         )
-
-
-class Wire(Protocol):
-    """What a connection asks of its transport: a part of `asyncio.Transport`."""
-
-    def write(self, data: bytes) -> None:
-        """Send, or keep until it can be sent."""
-
-    def write_eof(self) -> None:
-        """End this side, after what was written."""
-
-    def close(self) -> None:
-        """End both sides, after what was written."""
-
-    def abort(self) -> None:
-        """End both sides at once."""
-
-    def is_closing(self) -> bool:
-        """Whether it is at its end, or on the way there."""
-
-    def get_write_buffer_size(self) -> int:
-        """Return the bytes that are kept."""
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        """Call for a pause when more than ``high`` bytes are kept."""
-
-    def pause_reading(self) -> None:
-        """Read nothing."""
-
-    def resume_reading(self) -> None:
-        """Read again."""
-
-    def get_extra_info(self, name: str) -> Any:
-        """Return what is known under ``name``."""
 
 
 class Site:

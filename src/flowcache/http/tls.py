@@ -25,10 +25,15 @@ import ssl
 from contextlib import suppress
 from typing import Any, cast
 
+import structlog
+
 from flowcache.errors import InvalidRequest
-from flowcache.http.connection import Connection, Wire
+from flowcache.http.connection import Connection
+from flowcache.http.wire import Wire
 
 __all__ = ["TlsWire"]
+
+_log = structlog.get_logger(__name__)
 
 _RECORD = 16 * 1024
 """Bytes that a record carries at most (RFC 8446, 5.1)."""
@@ -135,6 +140,8 @@ class TlsWire(asyncio.Protocol):
             self.abort()
             return
         self._is_shut = True
+        # Strangers must fill no log: it is told only to whoever looks for the reason.
+        _log.debug("no TLS", client=connection.client, reason=fault.reason)
         if fault.reason in _PLAIN_HTTP:
             connection.begin(self._wire)
             connection.refuse(InvalidRequest("TLS is spoken here: call https://, not http://."))

@@ -26,7 +26,8 @@ async def there(tls_pair: TlsPair) -> AsyncIterator[Served]:
     with capture_logs() as logged:
         async with served(tls=tls_pair) as running:
             yield running
-    assert logged == []  # whatever strangers send, it fills no log
+    levels = {each["log_level"] for each in logged}
+    assert levels <= {"debug"}  # whatever strangers send, it fills no log
 
 
 def secure(client: Client) -> Secure:
