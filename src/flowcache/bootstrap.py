@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -24,18 +23,19 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import Control, Order, Switched
+from flowcache.http.inspector.lookups import Lookups
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.http.supervisor import Service
+from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
-from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
-from flowcache.policy.shared_rates import SharedBucket
 from flowcache.ports import AuditRecord, Executor, ShardedExecutor
 from flowcache.resilience.guard import Guard
+from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
 from flowcache.status import WorkerStatus
 from flowcache.store.redis_store import RedisStore
@@ -100,8 +100,8 @@ class Worker:
             # Imported here: it brings a whole library of cryptography, and few have an issuer.
             from flowcache.policy.jwt import Jwts
 
-            stated = Jwts(settings.jwt, settings.principals, time)
-            self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
+            self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._wishes = Wishes(
@@ -117,6 +117,7 @@ class Worker:
         self.data_action = DataAction(
             settings.data_action, gate, executor, self._counters, self._audit, monotonic
         )
+        self._lookups = None if audit.journal is None else Lookups(partial(_history, audit.journal))
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
             gate,
@@ -125,7 +126,7 @@ class Worker:
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
-            None if audit.journal is None else partial(_history, audit.journal),
+            self._lookups,
         )
 
     async def start(self) -> None:
@@ -143,6 +144,8 @@ class Worker:
         if self._journal is not None:
             await self._journal.close()
         await self._fleet.close()
+        if self._lookups is not None:
+            self._lookups.close()
         if self._keys is not None:
             await self._keys.close()
         for limiter in self._limiters.values():
@@ -259,8 +262,8 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
     return read
 
 
-async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
-    """Read what is ``wanted`` from the journal's newest records, newest last."""
+def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
+    """Read what is ``wanted`` from the journal's newest records, newest last. It blocks."""
     query = Query(
         limit=wanted.limit,
         flow=wanted.flow,
@@ -268,4 +271,4 @@ async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
         operation=wanted.operation,
         outcome=wanted.outcome,
     )
-    return await asyncio.to_thread(newest_calls, journal, query)
+    return newest_calls(journal, query)

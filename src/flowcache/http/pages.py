@@ -90,6 +90,7 @@ def pages(
         try:
             principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
+            gate.admit(principal)
             principal.require(permission)
             return principal
         except Failure as failure:

@@ -2,8 +2,9 @@
 
 A right credential always gets in, however many wrong ones its address sends: flows share the few
 addresses of their platform, and one that is misconfigured must not lock the others out. What the
-limit on failed attempts bounds is their cost: in the audit, and in the log of a proxy. It does not
-make a short token safe; `tokens.new_token` makes ones that can't be guessed.
+limit on failed attempts changes is what their sender is told, when to come back, and what the
+record of each says. It does not make a short token safe; `tokens.new_token` makes ones that can't
+be guessed.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
                 },
                 "flowCertificate": {
                     "type": "mutualTLS",
-                    "description": "A certificate a client is known by, where it is asked for.",
+                    "description": "A certificate of a client, where it is asked for.",
                 },
                 "inspector": {
                     "type": "http",

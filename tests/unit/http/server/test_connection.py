@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowcache.http.connection import Connection, State
-from flowcache.http.listener import Limits
+from flowcache.http.listener import ConnectionLimits
 from tests.unit.http.asgi import Answered
 from tests.unit.http.server.serving import Client, Secure, Served, TlsPair, happens, post, served
 
@@ -483,7 +483,7 @@ async def test_a_sweep_that_fails_is_not_the_last(
 
 async def test_the_longest_idle_makes_room(tls: TlsPair | None) -> None:
     """At the limit a new connection gets in, for the one that was idle the longest."""
-    async with served(Limits(connections=2), tls) as there:
+    async with served(ConnectionLimits(connections=2), tls) as there:
         first, second = await there.connect(), await there.connect()
         for client in (second, first):
             await client.ask("/")
@@ -495,7 +495,7 @@ async def test_the_longest_idle_makes_room(tls: TlsPair | None) -> None:
 
 async def test_slow_heads_keep_nobody_out(tls: TlsPair | None) -> None:
     """Connections that never complete a request go, the oldest first, before anybody waits."""
-    async with served(Limits(connections=2), tls) as there:
+    async with served(ConnectionLimits(connections=2), tls) as there:
         slow = []
         for _ in range(2):
             client = await there.connect()
@@ -511,7 +511,7 @@ async def test_slow_heads_keep_nobody_out(tls: TlsPair | None) -> None:
 
 async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out(tls: TlsPair | None) -> None:
     """A connection that is closed and still has something to send goes for a new one."""
-    async with served(Limits(connections=1), tls) as there:
+    async with served(ConnectionLimits(connections=1), tls) as there:
         await half_closed(there, post("/wait", b"x" * 60_000, "Connection: close"))
         newcomer = await there.connect()
         assert (await newcomer.ask("/")).status == 200
@@ -519,7 +519,7 @@ async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out(tls: TlsPai
 
 async def test_with_all_at_work_the_next_waits_its_turn(tls: TlsPair | None) -> None:
     """Who is being answered is never closed; the next gets in when one has ended."""
-    async with served(Limits(connections=1), tls) as there:
+    async with served(ConnectionLimits(connections=1), tls) as there:
         busy = await there.connect()
         busy.send(post("/wait", b"", "Connection: close"))
         await there.until(State.BUSY)
