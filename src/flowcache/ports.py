@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 __all__ = [
+    "APPEND",
     "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
@@ -44,11 +45,18 @@ Clock = Callable[[], float]
 RESERVED_PREFIX = b"flowcache:"
 """Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
 ``ns:`` the namespaces (`policy/keys.py`), ``rate:`` what clients of a fleet have taken of their
-rates (`resilience/shared_rates.py`). No caller may name such a key."""
+rates (`resilience/shared_rates.py`), and what an operator names so, as the stream of the audit
+(`delivery/stream.py`). No caller may name such a key."""
 
 NAMESPACES = RESERVED_PREFIX + b"ns:"
 """What the keys of all namespaces begin with in Redis."""
 
+
+APPEND = b"FLOWCACHE.APPEND"
+"""A command of ours: append to the stream under its key, all or nothing.
+
+``args`` are how many entries it may have, about; the name of an entry's only field; and its value
+in each entry; the reply is how many there were (`store/scripts/append.lua`)."""
 
 TAKE = b"TAKE"
 """A command of ours: take from the bucket under its key, which the whole fleet has in common.
@@ -236,6 +244,8 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     stale: bool = False
     """Whether a replica answered in its primary's place."""
     kind: str = "call"
+    detail: str | None = None
+    """JSON, of what is no call: more of what was done."""
 
 
 class AuditSink(Protocol):

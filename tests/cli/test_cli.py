@@ -25,9 +25,9 @@ from tests.unit.issuer.issuers import issuer
 
 
 def flowcache(
-    *arguments: str, environment: Mapping[str, str] | None = None
+    *arguments: str, environment: Mapping[str, str] | None = None, said: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
+    """Run the command to its end; ``said`` is its standard input."""
     clean = {
         name: value
         for name, value in os.environ.items()
@@ -36,6 +36,8 @@ def flowcache(
     return subprocess.run(
         [sys.executable, "-m", "flowcache", *arguments],
         env=clean | dict(environment or {}),
+        stdin=subprocess.DEVNULL if said is None else None,
+        input=said,
         capture_output=True,
         text=True,
         timeout=60,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -145,6 +146,30 @@ def test_kill_9_loses_no_record_of_an_acknowledged_call(
     # No write happened that nothing tells of.
     added = sum(int(fresh_standalone.client().get(str(caller)) or 0) for caller in range(8))
     assert len(calls.writes) <= added <= len(intended)
+
+
+def test_what_is_said_to_be_written_survives_kill_9(
+    fresh_standalone: RedisProcess, tmp_path: Path
+) -> None:
+    """Relaxed: what the inspector counts as written is there when all processes are killed."""
+    path = tmp_path / "audit.db"
+    with service(journalled(path, fresh_standalone)) as running, load(running) as calls:
+        eventually(lambda: len(calls) > 500, what="load")
+        calls.stop()
+
+        def all_written() -> bool:
+            told = running.inspect()
+            return bool(told["journal"][0]["written"] == told["workers"][0]["auditRecords"])
+
+        eventually(all_written, what="the records to be written")
+        acknowledged = set(calls.reads) | set(calls.writes)
+        (pid,) = pids(running)
+        os.kill(pid, signal.SIGKILL)
+        running.process.kill()
+        running.process.wait()
+    assert acknowledged <= {entry.request_id for entry in entries(path)}
+    report = verified(path)
+    assert len(report.unfinished) == report.chains
 
 
 _GONE = (OSError, http.client.HTTPException, AssertionError)
@@ -306,6 +331,26 @@ def test_a_full_disk_refuses_calls_in_strict_mode(
         verified(path)
         outcomes = {e.request_id: e.outcome for e in entries(path) if e.kind == "outcome"}
         assert list(outcomes.values()).count("ok") >= acknowledged + 1
+
+
+def test_a_file_that_may_not_grow_refuses_calls_in_strict_mode(
+    fresh_standalone: RedisProcess, tmp_path: Path
+) -> None:
+    """A quota does what a full disk does: no call is done unrecorded, and it passes with it."""
+    path = tmp_path / "audit.db"
+    environment = journalled(path, fresh_standalone, audit_mode="strict")
+    with service(environment) as running:
+        assert running.call(operation="INCR", key="n").data == 1
+        (pid,) = pids(running)
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        refused = running.call(operation="INCR", key="n")
+        assert (refused.status, refused.code) == (503, "redis_unavailable")
+        assert broken(running)
+        assert fresh_standalone.client().get("n") == b"1"
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        eventually(lambda: not broken(running), what="the journal to be written again")
+        assert running.call(operation="INCR", key="n").data == 2
+    verified(path)
 
 
 def test_a_full_disk_stops_nothing_in_relaxed_mode(

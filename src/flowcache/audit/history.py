@@ -51,4 +51,5 @@ def _record(entry: Entry) -> AuditRecord:
         entry.shard,
         bool(entry.stale),
         entry.kind,
+        entry.detail,
     )

@@ -253,6 +253,7 @@ def _entry(writer: int, seq: int, record: AuditRecord, redact: Redaction) -> Ent
         record.latency_ms,
         record.shard,
         int(record.stale),
+        record.detail,
     )
 
 

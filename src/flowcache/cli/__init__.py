@@ -9,6 +9,8 @@ import typer
 from flowcache import __version__
 from flowcache.cli import audit, circuits, encryption, token
 from flowcache.cli.check import check
+from flowcache.cli.delivery import deliver, deliveries
+from flowcache.cli.erase import erase
 from flowcache.cli.serve import serve
 
 __all__ = ["main"]
@@ -46,7 +48,10 @@ def _root(
 
 _app.command()(serve)
 _app.command()(check)
+_app.command()(erase)
 _app.add_typer(token.app)
 _app.add_typer(encryption.app)
 _app.add_typer(circuits.app, name="circuits")
+audit.app.command()(deliver)
+audit.app.command()(deliveries)
 _app.add_typer(audit.app)

@@ -45,6 +45,8 @@ def check(config: Config = None, redis: Redis = None) -> None:
         if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
             give_up(f"audit.journal = {journal}: may not be written by this user.")
         print(f"The audit journal is {journal}, {settings.audit.mode}.")
+    if settings.delivery is not None:
+        print(f"The audit is delivered to: {', '.join(settings.delivery.names)}.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))

@@ -30,18 +30,24 @@ from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
 from flowcache.http.envelope import bug, failure_headers
-from flowcache.http.inspector.circuits import Control, circuits_view, read_order, shards_of
+from flowcache.http.inspector.circuits import (
+    SWITCH,
+    Control,
+    circuits_view,
+    read_order,
+    shards_of,
+)
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord, AuditSink
-from flowcache.status import WorkerStatus
+from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
 
-__all__ = ["PagesSettings", "pages"]
+__all__ = ["Deliveries", "PagesSettings", "nothing_delivered", "pages"]
 
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
@@ -53,7 +59,13 @@ _ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+Deliveries = Callable[[], Awaitable[Sequence[DeliveryStatus]]]
 History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
+
+
+async def nothing_delivered() -> Sequence[DeliveryStatus]:
+    """Say that the audit stays where it is."""
+    return ()
 
 
 class PagesSettings(msgspec.Struct, frozen=True):
@@ -73,33 +85,39 @@ def pages(
     next_id: Callable[[], str],
     audit: AuditSink,
     history: History | None = None,
+    deliveries: Deliveries = nothing_delivered,
 ) -> Starlette:
     """Build the application.
 
     ``gather`` asks all workers; ``ready`` raises while calls can't be served; ``audit`` takes
     attempts that are refused here. ``history`` reads the audit journal; without one the records
-    are those that the workers have in memory.
+    are those that the workers have in memory. ``deliveries`` tells how the audit is delivered.
     """
 
-    def allowed(request: Request, permission: Permission) -> Principal:
+    def address_of(request: Request) -> str | None:
+        return gate.address(request.scope.get("client"), request.headers.raw)
+
+    def allowed(
+        request: Request, permission: Permission, operation: str | None = None
+    ) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
-        headers = request.headers.raw
         peer, extensions = request.scope.get("client"), request.scope.get("extensions")
-        address = gate.address(peer, headers)
         client = None
         try:
+            headers, address = request.headers.raw, address_of(request)
             principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
             gate.admit(principal)
             principal.require(permission)
             return principal
         except Failure as failure:
-            refused(request, client, address, failure)
+            refused(request, client, operation, failure)
             raise
 
     def refused(
-        request: Request, client: str | None, address: str | None, failure: Failure
+        request: Request, client: str | None, operation: str | None, failure: Failure
     ) -> None:
+        """Record an attempt that came to nothing; the answer waits for its record."""
         request.state.id = next_id()
         request.state.kept = audit.record(
             AuditRecord(
@@ -108,12 +126,12 @@ def pages(
                 client=client,
                 flow_id=None,
                 interaction_id=None,
-                operation=None,
+                operation=operation,
                 key=None,
                 outcome=failure.code,
                 hit=None,
                 latency_ms=0.0,
-                address=address,
+                address=address_of(request),
             )
         )
 
@@ -134,7 +152,8 @@ def pages(
         return _json({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        text = exposition(await gather(Question.TOTALS), settings.version)
+        workers = await gather(Question.TOTALS)
+        text = exposition(workers, settings.version, await deliveries())
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
@@ -146,7 +165,16 @@ def pages(
         else:
             workers = await gather(Question.TOTALS)
             records = await history(wanted)
-        return _json(view(workers, wanted, settings.configuration, settings.version, records))
+        return _json(
+            view(
+                workers,
+                wanted,
+                settings.configuration,
+                settings.version,
+                records,
+                await deliveries(),
+            )
+        )
 
     async def circuits(request: Request) -> Response:
         if request.method == "POST":
@@ -156,10 +184,14 @@ def pages(
         return _json(circuits_view(workers, control.wishes(), control.configured))
 
     async def switch(request: Request) -> Response:
-        principal = allowed(request, Permission.CIRCUITS_WRITE)
-        body = await _read(request)
-        shards = shards_of(await gather(Question.TOTALS), control.wishes())
-        order = read_order(body, shards)
+        principal = allowed(request, Permission.CIRCUITS_WRITE, SWITCH)
+        try:
+            body = await _read(request)
+            shards = shards_of(await gather(Question.TOTALS), control.wishes())
+            order = read_order(body, shards)
+        except Failure as failure:
+            refused(request, principal.name, SWITCH, failure)
+            raise
         switched = await control.switch(order, principal.name, next_id())
         return _json(order._asdict() | switched._asdict())
 

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, time
+from typing import Any
 
 import msgspec
 import structlog
@@ -65,6 +66,7 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.set_exception_handler(_log_stray)
     app = build_app()
     lifespan = _Lifespan(app)
     if not await lifespan.start():
@@ -88,6 +90,12 @@ async def _serve(
         ):
             await lifespan.end()
     return 0
+
+
+def _log_stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught as a bug. The loop would print its words, and arguments: values."""
+    fault = context.get("exception")
+    _log.error("a bug", exc_info=fault, stray=context["message"] if fault is None else True)
 
 
 def _within_files(wanted: int) -> int:

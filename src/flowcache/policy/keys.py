@@ -28,9 +28,12 @@ __all__ = [
     "ALL_KEYS",
     "NO_KEYS",
     "SEPARATORS",
+    "SUBJECT",
+    "KeyPattern",
     "KeyPatterns",
     "namespace_of",
     "namespace_prefix",
+    "read_pattern",
     "read_patterns",
 ]
 
@@ -56,32 +59,59 @@ ALL_KEYS = KeyPatterns(frozenset(), (b"",))
 NO_KEYS = KeyPatterns(frozenset(), ())
 
 
+class KeyPattern(NamedTuple):
+    """One pattern: the key of this ``name``, or all whose name begins with it."""
+
+    name: bytes
+    is_beginning: bool
+
+    @property
+    def text(self) -> bytes:
+        """The pattern as it is written."""
+        return self.name + b"*" if self.is_beginning else self.name
+
+
+SUBJECT = "{subject}"
+"""What in a pattern stands for somebody's id; see `read_pattern`."""
+
+
+def read_pattern(pattern: str, subject: str | None = None) -> KeyPattern:
+    """Return what ``pattern`` means.
+
+    ``subject`` takes the place of `SUBJECT` in it, letter by letter: no sign in it means anything,
+    so that an id from outside can't widen what was meant.
+
+    Raises:
+        ValueError: it is no pattern; the sentence says what would be one.
+    """
+    beginning = pattern.removesuffix("*")
+    if "*" in beginning:
+        raise ValueError(f'"{pattern}" is no pattern: the * stands at the end only')
+    if not pattern:
+        raise ValueError('"" is no pattern: a key has at least one byte')
+    is_beginning = beginning != pattern
+    if is_beginning and beginning and beginning[-1] not in SEPARATORS:
+        raise ValueError(
+            f'"{pattern}" is no pattern: before the * stands one of {" ".join(SEPARATORS)}, '
+            f'as in "{beginning}:*"'
+        )
+    name = beginning if subject is None else beginning.replace(SUBJECT, subject)
+    if name.startswith(RESERVED_PREFIX.decode()):
+        raise ValueError(f'"{pattern}": what begins with flowcache: is flowcache\'s own')
+    return KeyPattern(name.encode(), is_beginning)
+
+
 def read_patterns(patterns: Iterable[str]) -> KeyPatterns:
-    """Return what ``patterns`` mean.
+    """Return what ``patterns`` mean together.
 
     Raises:
         ValueError: one is no pattern; the sentence says which, and what would be one.
     """
-    exact: set[bytes] = set()
-    beginnings: set[bytes] = set()
-    for pattern in patterns:
-        beginning = pattern.removesuffix("*")
-        if "*" in beginning:
-            raise ValueError(f'"{pattern}" is no pattern: the * stands at the end only')
-        if beginning.startswith(RESERVED_PREFIX.decode()):
-            raise ValueError(f'"{pattern}": what begins with flowcache: is flowcache\'s own')
-        if beginning == pattern:
-            if not pattern:
-                raise ValueError('"" is no pattern: a key has at least one byte')
-            exact.add(pattern.encode())
-        elif beginning and beginning[-1] not in SEPARATORS:
-            raise ValueError(
-                f'"{pattern}" is no pattern: before the * stands one of {" ".join(SEPARATORS)}, '
-                f'as in "{beginning}:*"'
-            )
-        else:
-            beginnings.add(beginning.encode())
-    return KeyPatterns(frozenset(exact), tuple(sorted(beginnings)))
+    read = [read_pattern(pattern) for pattern in patterns]
+    return KeyPatterns(
+        frozenset(each.name for each in read if not each.is_beginning),
+        tuple(sorted({each.name for each in read if each.is_beginning})),
+    )
 
 
 def namespace_prefix(name: str) -> bytes:

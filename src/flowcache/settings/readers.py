@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from flowcache.outbound.urls import is_safe
 from flowcache.policy.keys import namespace_prefix
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
@@ -20,6 +20,7 @@ from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
+    "base_url",
     "content",
     "encryption_keys",
     "file",
@@ -34,12 +35,16 @@ __all__ = [
     "new_file",
     "number",
     "one_of",
+    "output",
     "password",
+    "path",
     "rate",
     "seconds",
     "secret",
     "share",
+    "stream",
     "text",
+    "url",
     "window",
 ]
 
@@ -93,6 +98,45 @@ def new_file(value: Any) -> Path:
     if path.is_dir():
         raise ValueError("is a directory")
     return path
+
+
+def output(value: Any) -> str:
+    """Read the path of a file to write to, or ``-`` for standard output."""
+    return "-" if value == "-" else str(new_file(value))
+
+
+def url(value: Any) -> str:
+    """Read to where something is sent. In clear to this host only: it could be read on the way."""
+    location = text(value)
+    if not is_safe(location):
+        raise ValueError("expected an https:// URL without credentials")
+    return location
+
+
+def base_url(value: Any) -> str:
+    """Read a URL that paths are appended to."""
+    return url(value).rstrip("/")
+
+
+def path(value: Any) -> str:
+    """Read the path of a URL, which stays on its server."""
+    read = text(value)
+    if not read.startswith("/") or read.startswith("//") or not read.isascii():
+        raise ValueError("expected a path as /a/b")
+    if not read.isprintable() or any(each in read for each in " #\\"):
+        raise ValueError("expected a path without spaces, # and \\")
+    return read
+
+
+_LONGEST_KEY = 512
+
+
+def stream(value: Any) -> str:
+    """Read the name of a stream in Redis."""
+    read = text(value)
+    if len(read.encode()) > _LONGEST_KEY:
+        raise ValueError(f"expected at most {_LONGEST_KEY} bytes")
+    return read
 
 
 _KEY_LENGTH = 32
@@ -244,9 +288,7 @@ def keys(value: Any) -> str:
     location = text(value)
     if "://" not in location:
         return file(location)
-    url = urlsplit(location)
-    is_here = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
-    if not url.hostname or url.username is not None or not (url.scheme == "https" or is_here):
+    if not is_safe(location):
         raise ValueError("expected a file, or an https:// URL without credentials")
     return location
 

@@ -21,7 +21,7 @@ from redis.asyncio.connection import (
 from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["ConnectFault", "NotLetIn", "ask", "close", "connect", "take_over"]
+__all__ = ["ConnectFault", "NotLetIn", "NotPermitted", "ask", "close", "connect", "take_over"]
 
 
 class ConnectFault(Exception):
@@ -30,6 +30,10 @@ class ConnectFault(Exception):
 
 class NotLetIn(ConnectFault):
     """It was made, and the user or the password refused; or there is none to be shown."""
+
+
+class NotPermitted(ConnectFault):
+    """Redis forbids flowcache's user a command; asking again won't help."""
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -123,10 +127,13 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
 
     Raises:
         ConnectFault: Redis refused it, or the connection was lost.
+        NotPermitted: of these, the user lacks the right.
     """
     try:
         await connection.send_command(*words)
         return await connection.read_response()
+    except redis_errors.NoPermissionError as fault:
+        raise NotPermitted(f"Redis forbids flowcache's user {words[0]!s}") from fault
     except (redis_errors.RedisError, OSError, TimeoutError) as fault:
         raise ConnectFault(_reason(fault)) from fault
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flowcache.store.settings import Address
 
-__all__ = ["Kind", "ShardMap", "Topology", "from_cluster_slots"]
+__all__ = ["Kind", "Layout", "ShardMap", "Topology", "from_cluster_nodes", "from_cluster_slots"]
 
 
 class Kind(StrEnum):
@@ -32,6 +32,39 @@ class Topology(NamedTuple):
 
     kind: Kind
     shards: tuple[ShardMap, ...]
+
+
+class Layout(NamedTuple):
+    """Who owns which slots, as one node of a cluster sees it.
+
+    ``owners`` are ids with their epochs and slots; an epoch grows when slots get another owner.
+    ``is_moving`` says that the node gives or takes a slot: keys of it may be on two nodes.
+    """
+
+    owners: frozenset[tuple[str, ...]]
+    is_moving: bool
+
+
+def from_cluster_nodes(reply: Any) -> Layout:
+    """Read the reply to CLUSTER NODES (Redis command reference).
+
+    ``id address flags primary ping pong epoch link slot slot ...``; a slot in brackets is one that
+    the node itself gives or takes.
+
+    Raises:
+        ValueError: the reply has another shape.
+    """
+    owners, is_moving = [], False
+    try:
+        for line in reply.decode().splitlines():
+            node, _, _, _, _, _, epoch, _, *slots = line.split(" ")
+            owned = [slot for slot in slots if not slot.startswith("[")]
+            is_moving = is_moving or len(owned) < len(slots)
+            if owned:
+                owners.append((node, epoch, *owned))
+    except (ValueError, AttributeError) as fault:
+        raise ValueError(f"CLUSTER NODES came in another shape: {fault}") from None
+    return Layout(frozenset(owners), is_moving)
 
 
 def from_cluster_slots(reply: Sequence[Any], asked: Address) -> Topology:

@@ -1,8 +1,8 @@
 """Logging: one line of JSON an event on standard error, or of plain text on a terminal.
 
-Values and secrets never reach a log: callers log names, codes and numbers only. What Python
-and the libraries have to say comes as such lines, too: where and of what kind, for their words may
-quote a value.
+Values and secrets never reach a log: callers log names, codes and numbers only. Of a bug, of a
+warning of Python and of what a library logs it is told where it was and of what kind, not what it
+said.
 
 A line is one write of at most `_LINE` bytes, which the kernel does not tear: several processes
 write to the same pipe, and whoever reads it reads whole lines.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 from contextlib import suppress
 from pathlib import PurePath
@@ -45,6 +46,26 @@ class _Forgiving:
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
+
+
+_MOST_CAUSES = 10
+
+
+def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return a traceback without the words of its exceptions, which may quote a value.
+
+    ``int("4711")`` says what it could not read. What the system says of an OSError quotes nothing.
+    """
+    told: list[str] = []
+    fault: BaseException | None = exc_info[1]
+    while fault is not None and len(told) < _MOST_CAUSES:
+        frames = "".join(traceback.format_tb(fault.__traceback__))
+        words = f": {fault.strerror}" if isinstance(fault, OSError) and fault.strerror else ""
+        told.append(
+            f"Traceback (most recent call last):\n{frames}{type(fault).__qualname__}{words}"
+        )
+        fault = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)
+    return "\n\nwhich led to:\n\n".join(reversed(told))
 
 
 class _FittingLine:
@@ -111,7 +132,7 @@ def configure(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_traceback),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

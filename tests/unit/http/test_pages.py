@@ -233,12 +233,15 @@ async def test_a_bug_is_answered_and_logged_and_not_told(path: str) -> None:
 
 
 async def order(
-    body: bytes, token: str | None = "switch", switches: Switches | None = None
+    body: bytes,
+    token: str | None = "switch",
+    switches: Switches | None = None,
+    audit: AuditSink = AuditRing(0),  # noqa: B008 - keeps nothing
 ) -> Answered:
     """Post ``body`` to the circuits, in two parts."""
     script = Script(chunk(body[:5], more=True), chunk(body[5:]))
     headers = [] if token is None else [bearer(token)]
-    built = app(switches=switches)
+    built = app(switches=switches, audit=audit)
     answered = await call(built, "POST", "/inspector/circuits", script, headers)
     assert answered is not None
     return answered
@@ -308,6 +311,27 @@ async def test_a_faulty_order_switches_nothing(body: bytes, status: int, error: 
     answered = await order(body, switches=switches)
     assert (answered.status, switches) == (status, [])
     assert answered.json["error"].startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "token", "client", "outcome"),
+    [
+        (b'{"mode":"auto"}', None, None, "unauthorized"),
+        (b'{"mode":"auto"}', "wrong", None, "unauthorized"),
+        (b'{"mode":"auto"}', "see", "inspector", "forbidden"),
+        (b'{"mode":"open"}', "switch", "control", "invalid_request"),
+        (b" " * 4097, "switch", "control", "too_large"),
+    ],
+)
+async def test_an_order_that_is_refused_is_on_record(
+    body: bytes, token: str | None, client: str | None, outcome: str
+) -> None:
+    """Who wanted to switch circuits and did not, under the id that they were told."""
+    ring = AuditRing(10)
+    answered = await order(body, token, audit=ring)
+    (left,) = ring.newest(10)
+    assert (left.operation, left.client, left.outcome) == ("SWITCH", client, outcome)
+    assert answered.json["metadata"]["requestId"] == left.request_id
 
 
 async def test_an_order_that_breaks_off_switches_nothing() -> None:

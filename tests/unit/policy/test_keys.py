@@ -8,8 +8,10 @@ from flowcache.policy.keys import (
     ALL_KEYS,
     NO_KEYS,
     SEPARATORS,
+    KeyPattern,
     namespace_of,
     namespace_prefix,
+    read_pattern,
     read_patterns,
 )
 from flowcache.store.slots import key_slot
@@ -55,6 +57,39 @@ def test_patterns_add_up() -> None:
         *(True, True, True),
         *(False, False, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "name", "is_beginning"),
+    [
+        ("customer:{subject}:*", "4711", b"customer:4711:", True),
+        ("customer:{subject}", "4711", b"customer:4711", False),
+        ("{{subject}}:*", "4711", b"{4711}:", True),
+        ("{subject}:copy-of:{subject}", "a", b"a:copy-of:a", False),
+        ("customer:{subject}:*", "*", b"customer:*:", True),
+        ("customer:{subject}", "4711:*", b"customer:4711:*", False),
+        ("customer:{subject}:*", "{subject}", b"customer:{subject}:", True),
+        ("customer:{subject}", "", b"customer:", False),
+        ("*", None, b"", True),
+    ],
+)
+def test_a_subject_is_taken_letter_by_letter(
+    pattern: str, subject: str | None, name: bytes, is_beginning: bool
+) -> None:
+    """Whatever somebody is called, it can't widen a pattern."""
+    read = read_pattern(pattern, subject)
+    assert read == KeyPattern(name, is_beginning)
+    assert read.text == name + b"*" * is_beginning
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject"),
+    [("{subject}*", "a:"), ("{subject}:*", "flowcache:once"), ("{subject}", "flowcache:ns:a:b")],
+)
+def test_a_subject_makes_no_pattern_of_what_is_none(pattern: str, subject: str) -> None:
+    """It neither ends a segment nor reaches what is flowcache's own."""
+    with pytest.raises(ValueError, match=r"pattern|flowcache's own"):
+        read_pattern(pattern, subject)
 
 
 def test_all_and_none() -> None:

@@ -18,9 +18,12 @@ from flowcache.http.inspector.view import circuits_of, iso
 from flowcache.ports import Access, Mode
 from flowcache.status import CircuitWish, WorkerStatus
 
-__all__ = ["Control", "Order", "Switched", "circuits_view", "read_order", "shards_of"]
+__all__ = ["SWITCH", "Control", "Order", "Switched", "circuits_view", "read_order", "shards_of"]
 
 E = TypeVar("E", bound=StrEnum)
+
+SWITCH = "SWITCH"
+"""What the audit calls an order. The mode follows, of one that was carried out."""
 
 
 class Order(NamedTuple):
