@@ -396,10 +396,15 @@ def test_clients_and_tokens_come_and_go_with_sighup(
 
 
 def test_an_issuers_tokens_name_clients(standalone_server: RedisProcess, tmp_path: Path) -> None:
-    """What it signed for us is its subject, as far as its scope goes; nothing else gets in."""
+    """What it signed for us is its subject, as far as its scope goes; nothing else gets in.
+
+    It comes as other tokens do, and a key that is too weak is told in the log.
+    """
     key, stranger = (ECKey.generate_key("P-256", {"kid": "one"}) for _ in range(2))
     keys = tmp_path / "jwks.json"
-    keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    published = KeySet([key]).as_dict(private=False)
+    published["keys"].append({"kty": "RSA", "kid": "feeble", "e": "AQAB", "n": "_" * 171})
+    keys.write_text(json.dumps(published))
     text = f"""
 [jwt]
 keys = "{keys}"
@@ -416,11 +421,13 @@ namespace = "app"
         **{"exp": int(time()) + 3600, "scope": "data:read data:write"},
     }
 
+    def made(signer: ECKey, **changes: Any) -> str:
+        return jwt.encode({"alg": "ES256", "kid": "one"}, claims | changes, signer)
+
     def send(signer: ECKey, operation: str = "SET", **changes: Any) -> Answer:
         """Post a data action with a token that ``signer`` signed."""
-        token = jwt.encode({"alg": "ES256", "kid": "one"}, claims | changes, signer)
         body = json.dumps({"operation": operation, "key": "k", "value": 7}).encode()
-        header = {"authorization": f"Bearer {token}"}
+        header = {"authorization": f"Bearer {made(signer, **changes)}"}
         return served.request("POST", ROUTE, body, header)
 
     with serving(nodes(standalone_server), tmp_path, text) as served:
@@ -437,6 +444,11 @@ namespace = "app"
             send(key, sub="app-2"),
         ):
             assert refused.code == "unauthorized"
+        assert act_with(served, x_api_key=made(key)).status == 200
+        for name, status in (("app", 200), ("flow", 401)):
+            basic = b64encode(f"{name}:{made(key)}".encode()).decode()
+            assert act_with(served, authorization=f"Basic {basic}").status == status
+        assert '"keys": ["feeble"]' in served.log
 
 
 def test_an_issuer_that_is_away_and_changes_its_key_is_followed(
