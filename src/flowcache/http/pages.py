@@ -201,6 +201,16 @@ def pages(
     async def docs(request: Request) -> Response:
         return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
 
+    async def misdirected(request: Request, fault: Exception) -> Response:
+        """Answer what is served nowhere here. Who is known is on record with it: a credential that
+        is tried at other doors may be stolen. What strangers try is not: it would fill the audit.
+        """
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
+        client = gate.recognise(request.headers.raw, address_of(request), peer, extensions)
+        if client is not None:
+            refused(request, client, None, _as_failure(request, fault, ""))
+        return await failed(request, fault)
+
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = getattr(request.state, "id", None) or next_id()
         failure = _as_failure(request, fault, request_id)
@@ -223,7 +233,7 @@ def pages(
             Route("/openapi.json", openapi),
             Route("/docs", docs),
         ],
-        exception_handlers={Failure: failed, HTTPException: failed, Exception: failed},
+        exception_handlers={Failure: failed, HTTPException: misdirected, Exception: failed},
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application
