@@ -51,6 +51,7 @@ from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
 
 if TYPE_CHECKING:
+    from flowcache.policy.jwks import KeySet
     from flowcache.sealing.vault import Vault
 
 __all__ = ["application", "service"]
@@ -119,7 +120,9 @@ class Worker:
             from flowcache.policy.jwt import Jwts
 
             stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
-            self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            self._keys = keys = KeyRefresh(
+                settings.jwt.keys, settings.jwt.refresh, lambda read: _told(stated.use(read))
+            )
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._wishes = Wishes(fleet_directory, self._guard.obey)
@@ -257,6 +260,11 @@ def _shown_certificate(settings: Settings) -> ShowsCertificate:
     return Certificates(
         settings.principals, read_certificate, gate.proxies, gate.certificate_header
     ).shown
+
+
+def _told(keys: KeySet) -> None:
+    if keys.weak:
+        _log.warning("keys of the issuer are ignored", why="RSA under 2048 bits", keys=keys.weak)
 
 
 def _number(answer: bytes) -> int:

@@ -68,9 +68,10 @@ many microseconds all that was taken will have been earned (`store/scripts/rate.
 class Once(msgspec.Struct, frozen=True, gc=False):
     """The wish that a write be applied once, however often it is sent.
 
-    ``token`` names the write in the scope of its key; ``fingerprint`` tells the same body from
-    another; the record of it lives for ``lifetime_ms``. ``former`` are fingerprints that the same
-    body may have had before: a record with one of them is of this write, too.
+    ``token`` names the write in the scope of its key, and from `policy.verdict.placed` on in that
+    of its client; ``fingerprint`` tells the same body from another; the record of it lives for
+    ``lifetime_ms``. ``former`` are fingerprints that the same body may have had before: a record
+    with one of them is of this write, too.
     """
 
     token: bytes

@@ -243,7 +243,7 @@ class DataAction(Generic[ShardT]):
         verdict = judge(principal, operation.permission, operation.name, command)
         if verdict.__class__ is Deny:
             raise refusal(verdict)
-        command = placed(command, principal.prefix)
+        command = placed(command, principal)
         call.deadline = deadline = began + self._patience(wanted)
         shard = self._store.shard(command.key)
         call.shard = shard.name

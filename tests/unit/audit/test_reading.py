@@ -141,8 +141,18 @@ def test_json_lines_are_exact(path: Path) -> None:
 
 def test_csv_is_harmless(path: Path) -> None:
     """Whatever a caller wrote into a field, a spreadsheet shows it and runs nothing."""
-    keep(path, *(record(1, flow_id=f"{c}1+1", key=b'"a",b\n') for c in "=+-@\t\r"))
+    keep(path, *(record(1, flow_id=f"{c}1+1", key=b'"a",b') for c in "=+-@"))
     rows = list(csv.DictReader(io.StringIO(exported(path, Format.CSV), newline="")))
     calls = [row for row in rows if row["kind"] == "call"]
-    assert [row["flow"] for row in calls] == [f"'{c}1+1" for c in "=+-@\t\r"]
-    assert {row["key"] for row in calls} == {'"a",b\n'}
+    assert [row["flow"] for row in calls] == [f"'{c}1+1" for c in "=+-@"]
+    assert {row["key"] for row in calls} == {'"a",b'}
+
+
+def test_csv_steers_no_terminal(path: Path) -> None:
+    """Nothing but ends of lines is in it that can't be printed, and each record is one line."""
+    nasty = "\x1b[31m\x9b2J\x07\x00\t\r\n\u2028\u202e"
+    keep(path, record(1, flow_id=nasty, key=nasty.encode(), interaction_id=f"\t{NASTY}"))
+    lines = exported(path, Format.CSV).split("\r\n")
+    assert len(lines) == 5  # names, open, close, call, and nothing after the last end
+    assert all(line.isprintable() for line in lines)
+    assert r"\x1b[31m\x9b2J\x07\x00\t\r\n\u2028\u202e" in lines[3]
