@@ -13,18 +13,21 @@ import msgspec
 import structlog
 
 from flowcache import __version__
+from flowcache.audit.database import JournalFault
 from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
 from flowcache.audit.reading import Query
 from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
+from flowcache.delivery.overview import overview
+from flowcache.delivery.settings import DeliverySettings
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Order, Switched
 from flowcache.http.inspector.view import AuditFilter
-from flowcache.http.pages import PagesSettings, pages
+from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.gate import Gate
@@ -35,7 +38,7 @@ from flowcache.policy.shared_rates import SharedBucket
 from flowcache.ports import AuditRecord, Executor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
-from flowcache.status import WorkerStatus
+from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
@@ -53,8 +56,21 @@ _READY_SECONDS = 0.5
 
 
 def service(settings: Settings, fleet_directory: Path) -> Service:
-    """Return what a supervisor starts workers of."""
-    return Service(lambda: application(settings, fleet_directory), settings.server)
+    """Return what a supervisor starts workers of, and the delivery of the audit beside them."""
+    delivery = settings.delivery
+    return Service(
+        lambda: application(settings, fleet_directory),
+        settings.server,
+        None if delivery is None else partial(_deliver, delivery, settings),
+    )
+
+
+def _deliver(delivery: DeliverySettings, settings: Settings) -> int:
+    # Imported here: it brings an HTTP client, and no worker needs one.
+    from flowcache.delivery.process import deliver
+
+    logs.configure(settings.log_level)
+    return deliver(delivery, settings.store)
 
 
 def application(settings: Settings, fleet_directory: Path) -> App:
@@ -112,6 +128,7 @@ class Worker:
             request_ids(),
             self._audit,
             None if audit.journal is None else partial(_history, audit.journal),
+            _delivered(settings.delivery),
         )
 
     async def start(self) -> None:
@@ -228,6 +245,20 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
             # A worker that ended while it reported, or one of another version.
             _log.warning("a worker's report can't be read", bytes=len(report))
     return read
+
+
+def _delivered(settings: DeliverySettings | None) -> Deliveries:
+    if settings is None:
+        return nothing_delivered
+
+    async def look() -> Sequence[DeliveryStatus]:
+        try:
+            return await asyncio.to_thread(overview, settings.journal, settings.names, time())
+        except JournalFault as fault:  # nothing is said of it rather than something wrong
+            _log.error("how the audit is delivered can't be read", fault=str(fault))
+            return ()
+
+    return look
 
 
 async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 __all__ = [
+    "APPEND",
     "RESERVED_PREFIX",
     "TAKE",
     "Access",
@@ -42,9 +43,16 @@ Clock = Callable[[], float]
 
 RESERVED_PREFIX = b"flowcache:"
 """Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
-``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`).
+``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`),
+and what an operator names so, as the stream of the audit (`delivery/stream.py`).
 No caller may name such a key."""
 
+
+APPEND = b"FLOWCACHE.APPEND"
+"""A command of ours: append to the stream under its key, all or nothing.
+
+``args`` are how many entries it may have, about; the name of an entry's only field; and its value
+in each entry; the reply is how many there were (`store/scripts/append.lua`)."""
 
 TAKE = b"TAKE"
 """A command of ours: take from the bucket under its key, which the whole fleet has in common.

@@ -13,6 +13,7 @@ __all__ = [
     "CIRCUIT_STATES",
     "CircuitStatus",
     "CircuitWish",
+    "DeliveryStatus",
     "JournalStatus",
     "LinkStatus",
     "OperationStats",
@@ -133,6 +134,26 @@ class JournalStatus(msgspec.Struct, frozen=True):
     lost: int
     commits: list[int]
     commit_ms: float
+
+
+class DeliveryStatus(msgspec.Struct, frozen=True):
+    """How a destination of the audit does. Counts are of all time; times are Unix seconds.
+
+    ``behind`` are the records that it has not had yet, by writer, and ``behind_seconds`` how long
+    the oldest of them has waited. ``missed`` records were let go of before it had them. ``fault``
+    is None when the last attempt went well; ``stopped``: nothing is tried any more.
+    """
+
+    destination: str
+    delivered: int
+    failures: int
+    missed: int
+    behind: dict[str, int]
+    behind_seconds: float
+    delivered_at: float | None
+    fault: str | None
+    fault_at: float | None
+    stopped: bool
 
 
 class OperationStats(msgspec.Struct, frozen=True):

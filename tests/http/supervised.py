@@ -65,6 +65,36 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
 APPS = {"good": app, "failing": failing, "hanging": hanging, "stumbling": stumbling, "deaf": deaf}
 
 
+def _said(what: str) -> None:
+    print(f"companion {os.getpid()} {what}", flush=True)
+
+
+def staying() -> int:
+    """Run beside the workers until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    _said("runs")
+    signal.sigwait({signal.SIGTERM})
+    _said("ends")
+    return 0
+
+
+def dying() -> int:
+    """Die at once."""
+    _said("dies")
+    return 3
+
+
+def stubborn() -> int:
+    """Hear nothing."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _said("runs")
+    while True:
+        signal.pause()
+
+
+COMPANIONS = {"staying": staying, "dying": dying, "stubborn": stubborn}
+
+
 def main() -> None:
     """Serve what the plan says."""
     plan, port = Path(sys.argv[1]), int(sys.argv[2])
@@ -79,12 +109,15 @@ def main() -> None:
 
     def read() -> Service:
         usual = {"app": "good", "port": port, "workers": 1, "grace": 5.0, "struck": []}
+        usual["companion"] = None
         wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
+        companion = COMPANIONS.get(wanted["companion"])
         struck.extend(wanted["struck"])
         return Service(
             lambda: chosen,
             ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"]),
+            companion,
         )
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))

@@ -14,6 +14,8 @@ import pytest
 
 from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.cxone.settings import Grant
+from flowcache.delivery.settings import Endpoint, Shape, Stream
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
 from flowcache.policy.rates import Rate
@@ -142,6 +144,35 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
     return lambda settings: settings.store.tls and read(settings.store.tls)
 
 
+def in_delivery(field: str) -> Read:
+    return lambda settings: settings.delivery and getattr(settings.delivery, field)
+
+
+def in_cxone(field: str) -> Read:
+    return lambda settings: settings.delivery and getattr(settings.delivery.cxone, field)
+
+
+CXONE = {
+    "FLOWCACHE_CXONE_AUDIT_PATH": "/audit",
+    "FLOWCACHE_CXONE_API_BASE": "https://api-us-1",
+    "FLOWCACHE_CXONE_CLIENT_ID": "client",
+    "FLOWCACHE_CXONE_CLIENT_SECRET": "secret",
+    "FLOWCACHE_CXONE_ACCESS_KEY_ID": "key-id",
+    "FLOWCACHE_CXONE_ACCESS_KEY_SECRET": "key-secret",
+}
+CXONE_ROWS = {
+    "cxone.audit_path": None,
+    "cxone.api_base": None,
+    "cxone.grant": None,
+    "cxone.client_id": None,
+    "cxone.access_key_id": None,
+    "cxone.access_key_secret": None,
+    "cxone.access_key_secret_file": "FLOWCACHE_CXONE_ACCESS_KEY_SECRET",
+    "cxone.tenant_id": None,
+    "cxone.auth_base": None,
+}
+"""Rows that show only beside the others of CXONE, and which of these stands in the way."""
+
 ISSUER = {
     "FLOWCACHE_JWT_KEYS": "https://idp/jwks",
     "FLOWCACHE_JWT_ISSUER": "https://idp/",
@@ -245,10 +276,37 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "audit.keep_days": ("30", lambda s: s.audit.keep_days, 30),
     "audit.max_mb": ("64", lambda s: s.audit.max_mb, 64),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
-    "cxone.api_base": ("https://api", in_shown("cxone.api_base"), "https://api"),
-    "cxone.client_id": ("id", in_shown("cxone.client_id"), "id"),
+    "delivery.stream": ("audit", in_delivery("stream"), Stream(b"audit", 1_000_000)),
+    "delivery.stream_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
+    "delivery.file": ("-", in_delivery("file"), "-"),
+    "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in")),
+    "delivery.token": (
+        "hush",
+        in_delivery("http"),
+        Endpoint("https://siem", Secret("hush")),
+    ),
+    "delivery.token_file": (
+        str(KEY_FILE),
+        in_delivery("http"),
+        Endpoint("https://siem", Secret(KEY)),
+    ),
+    "delivery.format": ("json", in_delivery("shape"), Shape.JSON),
+    "delivery.ca_file": (PEM, in_delivery("ca_file"), PEM),
+    "delivery.batch": ("7", in_delivery("batch"), 7),
+    "delivery.timeout_seconds": ("3", in_delivery("timeout"), 3.0),
+    "delivery.retry_seconds": ("0.5", in_delivery("first_wait"), 0.5),
+    "delivery.retry_max_seconds": ("30", in_delivery("longest_wait"), 30.0),
+    "cxone.audit_path": ("/in", in_cxone("audit_path"), "/in"),
+    "cxone.api_base": ("https://api/", in_cxone("api_base"), "https://api"),
+    "cxone.grant": ("access_key", in_cxone("grant"), Grant.ACCESS_KEY),
+    "cxone.client_id": ("id", in_cxone("client_id"), "id"),
     "cxone.client_secret": ("hush", in_shown("cxone.client_secret"), "***"),
     "cxone.client_secret_file": (str(KEY_FILE), in_shown("cxone.client_secret"), "***"),
+    "cxone.access_key_id": ("key", in_cxone("access_key_id"), "key"),
+    "cxone.access_key_secret": ("hush", in_cxone("access_key_secret"), Secret("hush")),
+    "cxone.access_key_secret_file": (str(KEY_FILE), in_cxone("access_key_secret"), Secret(KEY)),
+    "cxone.tenant_id": ("t-1", in_cxone("tenant_id"), "t-1"),
+    "cxone.auth_base": ("https://auth", in_cxone("auth_base"), "https://auth"),
 }
 """Setting -> a text for it that is not the default, where it shows, and what shows there."""
 
@@ -265,6 +323,32 @@ NEEDS = {
     "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
     **dict.fromkeys(("jwt.keys", "jwt.issuer", "jwt.audience", "jwt.refresh_seconds"), ISSUER),
     "audit.mode": {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL},
+    **{
+        name: {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL} | needed
+        for name, needed in {
+            "delivery.stream": {},
+            "delivery.stream_entries": {"FLOWCACHE_DELIVERY_STREAM": "audit"},
+            "delivery.file": {},
+            "delivery.url": {},
+            **{
+                name: {"FLOWCACHE_DELIVERY_URL": "https://siem"}
+                for name in (
+                    "delivery.token",
+                    "delivery.token_file",
+                    "delivery.format",
+                    "delivery.ca_file",
+                    "delivery.batch",
+                    "delivery.timeout_seconds",
+                    "delivery.retry_seconds",
+                    "delivery.retry_max_seconds",
+                )
+            },
+            **{
+                name: {variable: value for variable, value in CXONE.items() if variable != but}
+                for name, but in CXONE_ROWS.items()
+            },
+        }.items()
+    },
 }
 """What else must be configured for a setting to show."""
 
@@ -336,7 +420,9 @@ def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
 def test_the_names_of_the_seed_work_as_they_stand(variable: str, name: str) -> None:
     """A deployment of the seed needs no new variables."""
     text, read, expected = ROWS[name]
-    assert read(loaded({variable: text})) == expected
+    own = f"FLOWCACHE_{name}".replace(".", "_").upper()
+    needed = {other: value for other, value in NEEDS.get(name, {}).items() if other != own}
+    assert read(loaded(needed | {variable: text})) == expected
 
 
 def test_an_empty_variable_is_none() -> None:
@@ -502,8 +588,25 @@ BAD: dict[str, str] = {
     "audit.keep_days": "0",
     "audit.max_mb": "0",
     "log.level": "loud",
-    "cxone.api_base": " ",
+    "delivery.stream": " ",
+    "delivery.stream_entries": "0",
+    "delivery.file": "/no/such/directory/out",
+    "delivery.url": "http://siem/in",
+    "delivery.token_file": "/no/such/file",
+    "delivery.format": "xml",
+    "delivery.ca_file": "/no/such/file",
+    "delivery.batch": "0",
+    "delivery.timeout_seconds": "0",
+    "delivery.retry_seconds": "0",
+    "delivery.retry_max_seconds": "never",
+    "cxone.audit_path": "//elsewhere/in",
+    "cxone.api_base": "https://who:me@api",
+    "cxone.grant": "password",
     "cxone.client_id": " ",
+    "cxone.access_key_id": " ",
+    "cxone.access_key_secret_file": "/no/such/file",
+    "cxone.tenant_id": " ",
+    "cxone.auth_base": "ftp://auth",
 }
 SECRETS = [row.name for row in SETTINGS if row.is_secret]
 
@@ -803,7 +906,8 @@ def test_a_file_of_a_token_comes_before_one_that_is_made() -> None:
 def test_no_secret_shows_in_settings() -> None:
     """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
     environment = {row.variable: WORD + row.name * 3 for row in SETTINGS if row.name in SECRETS}
-    settings = loaded(environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
+    delivered = NEEDS["delivery.token"] | NEEDS["cxone.grant"]
+    settings = loaded(delivered | environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
     assert WORD not in repr(settings)
     assert WORD not in json.dumps(settings.shown)
     assert settings.shown["redis"]["nodes"] == ["cache:1"]
@@ -935,3 +1039,114 @@ def test_the_configurations_of_the_documentation_are_valid(write: Write) -> None
     assert len(blocks) >= 2
     for block in blocks:
         load(write(block), TOKEN)
+
+
+# -- delivery of the audit -------------------------------------------------------------------------
+
+
+def delivered(**variables: str) -> list[str]:
+    """Return the faults of a configuration of the delivery, with a journal."""
+    named = {f"FLOWCACHE_{name.upper()}": value for name, value in variables.items()}
+    return faults(None, TOKEN | {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL} | named)
+
+
+def test_nothing_is_delivered_by_default() -> None:
+    """A journal alone, and the seed's three variables beside it, send nothing anywhere."""
+    assert loaded({"FLOWCACHE_AUDIT_JOURNAL": JOURNAL}).delivery is None
+    seeds = {
+        "FLOWCACHE_AUDIT_JOURNAL": JOURNAL,
+        "CXONE_API_BASE": "https://api-us-1.cxone.com",
+        "CXONE_CLIENT_ID": "client",
+        "CXONE_CLIENT_SECRET": "secret",
+    }
+    assert loaded(seeds).delivery is None
+    delivery = loaded(seeds | {"FLOWCACHE_CXONE_AUDIT_PATH": "/audit"}).delivery
+    assert delivery is not None
+    assert delivery.names == ("cxone",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("FLOWCACHE_DELIVERY_STREAM", "delivery.stream"),
+        ("FLOWCACHE_DELIVERY_FILE", "delivery.file"),
+        ("FLOWCACHE_DELIVERY_URL", "delivery.url"),
+        ("FLOWCACHE_CXONE_AUDIT_PATH", "cxone.audit_path"),
+    ],
+)
+def test_a_destination_needs_a_journal(variable: str, name: str) -> None:
+    """What is not on disk is not delivered: somebody who asks for it is told."""
+    value = {"delivery.url": "https://siem", "cxone.audit_path": "/in"}.get(name, "-")
+    assert f"{name}: needs audit.journal" in faults_of(variable, value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"delivery_token": "hush"}, ["delivery.token: needs delivery.url"]),
+        (
+            {
+                "delivery_file": "-",
+                "delivery_retry_seconds": "9",
+                "delivery_retry_max_seconds": "2",
+            },
+            ["delivery.retry_max_seconds = 2.0: shorter than delivery.retry_seconds = 9.0"],
+        ),
+        (
+            {"cxone_audit_path": "/in"},
+            [
+                "cxone.audit_path: needs cxone.client_id",
+                "cxone.audit_path: needs cxone.client_secret",
+                "cxone.audit_path: needs cxone.api_base",
+            ],
+        ),
+        (
+            {
+                "cxone_audit_path": "/in",
+                "cxone_client_id": "c",
+                "cxone_client_secret": "s",
+                "cxone_grant": "access_key",
+            },
+            [
+                "cxone.audit_path: needs cxone.access_key_id",
+                "cxone.audit_path: needs cxone.access_key_secret",
+                "cxone.audit_path: needs cxone.api_base or cxone.tenant_id",
+            ],
+        ),
+    ],
+)
+def test_what_a_destination_needs(variables: dict[str, str], told: list[str]) -> None:
+    """All that is missing is told, by name."""
+    assert delivered(**variables) == told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://siem.example",
+        "http://127.0.0.1.example",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "https://",
+        "https://user@host",
+        "https://host:0",
+        "https://host:port",
+        "https://host/#part",
+        "https://h st",
+        "//host",
+    ],
+)
+def test_a_url_that_nothing_is_sent_to(url: str) -> None:
+    """Only https, and http to this very host; a password in it is not shown."""
+    (fault,) = delivered(delivery_url=url)
+    assert fault.endswith(": expected an https:// URL without credentials")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/in", "http://[::1]/in", "https://h:8443/in?a=b"]
+)
+def test_a_url_that_something_is_sent_to(url: str) -> None:
+    """Whatever is safe is taken as it stands."""
+    delivery = loaded({"FLOWCACHE_AUDIT_JOURNAL": JOURNAL, "FLOWCACHE_DELIVERY_URL": url}).delivery
+    assert delivery is not None
+    assert delivery.http == Endpoint(url)

@@ -173,13 +173,13 @@ def cut_seal(key: bytes, cut: Cut) -> bytes:
 
 
 class Walk:
-    """Walk a chain from its first record or its cut, and say what is wrong.
+    """Walk a chain from its first record, or from a cut (`resume`), and say what is wrong.
 
     Links are handed over in order of their numbers, in as many parts as one likes. A fault is told
     where it is, and the walk goes on from what is there: one change gives one fault.
     """
 
-    def __init__(self, writer: int, cut: Cut | None, key: bytes | None) -> None:
+    def __init__(self, writer: int, key: bytes | None) -> None:
         self._writer = writer
         self._key = key
         self._before: bytes | None = GENESIS
@@ -191,8 +191,6 @@ class Walk:
         self._suspect: bytes | None = None
         """What the hash of the last record should have been, if it did not fit."""
         self._faults: list[Fault] = []
-        if cut is not None:
-            self.resume(cut)
 
     def resume(self, cut: Cut) -> None:
         """Go on at ``cut``: what was before it has been let go of."""

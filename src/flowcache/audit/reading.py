@@ -69,6 +69,10 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
     # -- records, for people ----------------------------------------------------------------------
@@ -132,20 +136,25 @@ class Reader:
         )
         return {row[0]: Cut(row[0], row[1], _bytes(row[2]), row[3], row[4]) for row in rows}
 
-    def cut(self, writer: int) -> Cut | None:
-        """Return where a writer's chain goes on after retention; None: nothing was removed."""
-        return self.cuts().get(writer)
+    def cut(self, writer: int, behind: int = -1) -> Cut | None:
+        """Return where a chain goes on after retention, if that is behind a number."""
+        cut = self.cuts().get(writer)
+        return cut if cut is not None and cut.seq > behind else None
 
-    def links(self, writer: int, start: int) -> list[Link]:
+    def links(self, writer: int, start: int, limit: int = _PART) -> list[Link]:
         """Return the next records of a chain, from number ``start`` on; none when it has ended."""
         rows = self._all(
             f"SELECT {COLUMNS}, hash, seal FROM records "  # noqa: S608 - names of ours
             "WHERE writer = ? AND seq >= ? AND typeof(seq) = 'integer' ORDER BY seq LIMIT ?",
-            (writer, start, _PART),
+            (writer, start, limit),
         )
         return [
             Link(Entry(*row[:-2]), _bytes(row[-2]), row[-1] and _bytes(row[-1])) for row in rows
         ]
+
+    def version(self) -> int:
+        """Return a number that is another one when somebody has written since it was asked for."""
+        return int(self._all("PRAGMA data_version", ())[0][0])
 
     def hash_of(self, writer: int, seq: int) -> bytes | None:
         """Return a record's hash; None when there is no such record."""

@@ -7,16 +7,15 @@ what is added or let go of meanwhile disturbs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Walk, writer_name
 from flowcache.audit.database import JournalFault
-from flowcache.audit.reading import Reader
 from flowcache.audit.writing import Witness
 
-__all__ = ["Anchor", "Report", "heads", "verify"]
+__all__ = ["Anchor", "Chains", "Report", "heads", "verify"]
 
 Anchor = Mapping[str, tuple[int, str]]
 """How far chains had come: number and hash of a record of each, by the writer's name."""
@@ -44,8 +43,36 @@ class Report(NamedTuple):
         return not self.damage and not self.faults
 
 
+class Chains(Protocol):
+    """A journal to verify: the file itself (`Reader`), or what was delivered of it (`Received`)."""
+
+    def damage(self) -> list[str]:
+        """Return what is wrong with the whole."""
+
+    def count(self) -> int:
+        """Return how many records there are."""
+
+    def writers(self) -> list[int]:
+        """Return all writers that have records."""
+
+    def cuts(self) -> dict[int, Cut]:
+        """Return the last cut of each chain that has any."""
+
+    def cut(self, writer: int, behind: int) -> Cut | None:
+        """Return the next cut of a chain behind a number."""
+
+    def links(self, writer: int, start: int) -> list[Link]:
+        """Return the next records of a chain, from number ``start`` on."""
+
+    def hash_of(self, writer: int, seq: int) -> bytes | None:
+        """Return a record's hash; None when there is no such record."""
+
+    def head(self, writer: int) -> Head:
+        """Return the newest record of a chain that has any."""
+
+
 def verify(
-    reader: Reader,
+    reader: Chains,
     key: bytes | None,
     anchor: Anchor | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -78,14 +105,14 @@ def verify(
 
 
 def _walk(
-    reader: Reader, writer: int, key: bytes | None, report: Report
+    reader: Chains, writer: int, key: bytes | None, report: Report
 ) -> Iterator[Sequence[Link]]:
     """Walk a chain, put what is wrong with it into ``report``, and yield it part by part."""
-    walk = Walk(writer, reader.cut(writer), key)
+    walk = Walk(writer, key)
     while links := reader.links(writer, walk.next):
         if links[0].entry.seq > walk.next:
-            cut = reader.cut(writer)
-            if cut is not None and cut.seq > walk.next:  # let go of just now
+            cut = reader.cut(writer, walk.next)
+            if cut is not None:  # let go of, perhaps just now
                 walk.resume(cut)
                 continue
         report.faults.extend(walk.follow(links))
@@ -109,13 +136,13 @@ def _claims(links: Sequence[Link], report: Report) -> Iterator[tuple[str, Anchor
         yield f"writer {writer_name(entry.writer)}", witness.heads
 
 
-def heads(reader: Reader) -> Anchor:
+def heads(reader: Chains) -> Anchor:
     """Return how far each chain has come, to be noted elsewhere."""
     found = {writer: reader.head(writer) for writer in reader.writers()}
     return {writer_name(w): (head.seq, head.hash.hex()) for w, head in found.items()}
 
 
-def _missed(reader: Reader, cuts: Mapping[int, Cut], by: str, witnessed: Anchor) -> Iterator[Fault]:
+def _missed(reader: Chains, cuts: Mapping[int, Cut], by: str, witnessed: Anchor) -> Iterator[Fault]:
     for name, (seq, hash_) in witnessed.items():
         try:
             writer, head = int(name, 16), Head(seq, bytes.fromhex(hash_))

@@ -9,6 +9,7 @@ import typer
 from flowcache import __version__
 from flowcache.cli import audit, circuits, token
 from flowcache.cli.check import check
+from flowcache.cli.delivery import deliver, deliveries
 from flowcache.cli.erase import erase
 from flowcache.cli.serve import serve
 
@@ -50,4 +51,6 @@ _app.command()(check)
 _app.command()(erase)
 _app.add_typer(token.app)
 _app.add_typer(circuits.app, name="circuits")
+audit.app.command()(deliver)
+audit.app.command()(deliveries)
 _app.add_typer(audit.app)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up, printable
+from flowcache.cli.common import Config, give_up, printable, valid
 
 if TYPE_CHECKING:
     from flowcache.audit.reading import Query, Reader
     from flowcache.audit.settings import AuditSettings
-    from flowcache.audit.verifying import Anchor, Report
+    from flowcache.audit.verifying import Anchor, Chains, Report
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="audit",
-    help="Read and verify the audit journal. It is only ever opened for reading.",
+    help="Read, verify and deliver the audit journal. It is only ever opened for reading.",
     no_args_is_help=True,
 )
 
@@ -70,6 +70,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
 def verify(
     journal: Journal = None,
     config: Config = None,
+    received: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON lines that were delivered, not the journal."),
+    ] = None,
     anchor: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Heads that an earlier run has written.")
     ] = None,
@@ -91,16 +95,17 @@ def verify(
         flowcache audit verify --journal /var/lib/flowcache/audit.db
 
         flowcache audit verify -c flowcache.toml --anchor heads.json --write-anchor heads.json
+
+        flowcache audit verify --received audit.jsonl
     """
     from flowcache.audit.database import JournalFault
-    from flowcache.audit.reading import Reader
     from flowcache.audit.verifying import heads
 
-    settings, path = _settings(journal, config)
+    settings = _read_settings(journal, config)
     known = None if anchor is None else _read_anchor(anchor)
     key = settings.signing_key
     try:
-        with Reader(path) as reader:
+        with _chains(settings, received) as reader:
             report = _with_progress(reader, None if key is None else key.reveal().encode(), known)
             found = heads(reader) if report.is_well and write_anchor is not None else None
     except JournalFault as fault:
@@ -224,7 +229,24 @@ def export(
 # -- verifying -------------------------------------------------------------------------------------
 
 
-def _with_progress(reader: Reader, key: bytes | None, anchor: Anchor | None) -> Report:
+@contextmanager
+def _chains(settings: AuditSettings, received: Path | None) -> Iterator[Chains]:
+    from flowcache.audit.reading import Reader
+    from flowcache.audit.received import Received
+
+    if received is None:
+        with Reader(_journal_of(settings)) as reader:
+            yield reader
+    else:
+        try:
+            with received.open("rb") as lines:
+                chains = Received(lines)
+        except OSError as fault:
+            give_up(f"{received}: can't be read: {fault.strerror}.")
+        yield chains
+
+
+def _with_progress(reader: Chains, key: bytes | None, anchor: Anchor | None) -> Report:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -291,17 +313,21 @@ def _write_anchor(file: Path, found: Anchor) -> None:
 
 
 def _settings(journal: Path | None, config: Path | None) -> tuple[AuditSettings, Path]:
-    from flowcache.settings import ConfigurationError, audit_settings
+    settings = _read_settings(journal, config)
+    return settings, _journal_of(settings)
 
-    overrides = {} if journal is None else {"audit.journal": str(journal)}
-    try:
-        settings = audit_settings(config, os.environ, overrides)
-    except ConfigurationError as error:
-        lines = "\n".join(f"  - {fault}" for fault in error.faults)
-        give_up(f"the configuration has faults:\n{lines}")
+
+def _journal_of(settings: AuditSettings) -> Path:
     if settings.journal is None:
         give_up("which journal? Name it with --journal, or a configuration with --config.")
-    return settings, settings.journal
+    return settings.journal
+
+
+def _read_settings(journal: Path | None, config: Path | None) -> AuditSettings:
+    from flowcache.settings import audit_settings
+
+    overrides = {} if journal is None else {"audit.journal": str(journal)}
+    return valid(lambda: audit_settings(config, os.environ, overrides))
 
 
 @contextmanager

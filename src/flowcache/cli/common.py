@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-if TYPE_CHECKING:
-    from flowcache.settings import Settings
-
 __all__ = ["Config", "Redis", "give_up", "printable", "valid"]
+
+SettingsT = TypeVar("SettingsT")
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (TOML).", metavar="FILE")
@@ -28,7 +27,7 @@ Redis = Annotated[
 ]
 
 
-def valid(load: Callable[[], Settings]) -> Settings:
+def valid(load: Callable[[], SettingsT]) -> SettingsT:
     """Return the configuration, or tell its faults and end."""
     from flowcache.settings import ConfigurationError
 

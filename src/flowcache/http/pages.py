@@ -42,11 +42,11 @@ from flowcache.policy.gate import Gate
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord, AuditSink
-from flowcache.status import WorkerStatus
+from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
 
-__all__ = ["PagesSettings", "pages"]
+__all__ = ["Deliveries", "PagesSettings", "nothing_delivered", "pages"]
 
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
@@ -58,7 +58,13 @@ _ORDER_SECONDS = 2.0
 
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+Deliveries = Callable[[], Awaitable[Sequence[DeliveryStatus]]]
 History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
+
+
+async def nothing_delivered() -> Sequence[DeliveryStatus]:
+    """Say that the audit stays where it is."""
+    return ()
 
 
 class PagesSettings(msgspec.Struct, frozen=True):
@@ -78,12 +84,13 @@ def pages(
     next_id: Callable[[], str],
     audit: AuditSink,
     history: History | None = None,
+    deliveries: Deliveries = nothing_delivered,
 ) -> Starlette:
     """Build the application.
 
     ``gather`` asks all workers; ``ready`` raises while calls can't be served; ``audit`` takes
     attempts that are refused here. ``history`` reads the audit journal; without one the records
-    are those that the workers have in memory.
+    are those that the workers have in memory. ``deliveries`` tells how the audit is delivered.
     """
 
     def address_of(request: Request) -> str | None:
@@ -138,7 +145,8 @@ def pages(
         return _json({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        text = exposition(await gather(Question.TOTALS), settings.version)
+        workers = await gather(Question.TOTALS)
+        text = exposition(workers, settings.version, await deliveries())
         return Response(text, media_type=CONTENT_TYPE)
 
     async def inspector(request: Request) -> Response:
@@ -150,7 +158,16 @@ def pages(
         else:
             workers = await gather(Question.TOTALS)
             records = await history(wanted)
-        return _json(view(workers, wanted, settings.configuration, settings.version, records))
+        return _json(
+            view(
+                workers,
+                wanted,
+                settings.configuration,
+                settings.version,
+                records,
+                await deliveries(),
+            )
+        )
 
     async def circuits(request: Request) -> Response:
         if request.method == "POST":

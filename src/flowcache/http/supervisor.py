@@ -13,24 +13,21 @@ What there should be is a `Service` and a number of workers of it. Whenever some
 death, a signal, a worker that has begun to serve, `_Supervisor._reconcile` takes the next step from
 what there is to what there should be. A service that can't start is given up for the one before.
 
-A worker has a process group of its own, so that Ctrl-C in a terminal reaches the supervisor only,
-and a parent-death signal, so that it does not outlive a supervisor that was killed.
+A service may have a *companion*: one process beside the workers, which they never wait for and
+whose death ends nothing. It is replaced at SIGHUP, and ends after the workers.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from time import monotonic
 from types import FrameType
 
@@ -39,7 +36,8 @@ import structlog
 
 from flowcache.http import worker
 from flowcache.http.asgi import ASGIApp
-from flowcache.http.worker import CLOSING_SECONDS, ServerSettings
+from flowcache.http.child import SIGNALS, Child
+from flowcache.http.worker import ServerSettings
 
 __all__ = ["PortInUse", "Service", "serve"]
 
@@ -53,8 +51,8 @@ _RESTART_SECONDS = 0.5
 _CRASH_LOOP_DEATHS = 10
 _CRASH_LOOP_SECONDS = 30.0
 """So many deaths in so short a time end the service: it can't be mended by starting anew."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
+_COMPANION_SECONDS = 2.0
+"""Between the death of a companion and the next one."""
 
 
 class PortInUse(Exception):
@@ -62,10 +60,14 @@ class PortInUse(Exception):
 
 
 class Service(msgspec.Struct, frozen=True, eq=False):
-    """What is served, and how, as a configuration says; each worker calls ``build_app``."""
+    """What is served, and how, as a configuration says; each worker calls ``build_app``.
+
+    ``companion`` is what runs beside the workers until SIGTERM, and returns an exit code.
+    """
 
     build_app: Callable[[], ASGIApp]
     settings: ServerSettings
+    companion: Callable[[], int] | None = None
 
 
 def serve(
@@ -103,23 +105,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Worker:
+class _Worker(Child):
     """A worker process, as its supervisor knows it."""
 
     def __init__(self, service: Service, listening: socket.socket) -> None:
-        context = get_context("fork")  # build_app need not be picklable
         self.service = service
         self.is_serving = False
-        self.is_draining = False
-        self.started_at = monotonic()
-        self.kill_at = self.started_at + _START_SECONDS
-        """When it is killed, unless it does before what it has been asked to."""
-        self.readiness, ready = context.Pipe(duplex=False)
-        self.process: BaseProcess = context.Process(
-            target=_in_worker, args=(service, listening, ready, os.getpid()), name="worker"
-        )
-        with _signals_held():
-            self.process.start()
+        self.readiness, ready = get_context("fork").Pipe(duplex=False)
+        super().__init__("worker", partial(_work, service, listening, ready))
+        self.kill_at = monotonic() + _START_SECONDS
         ready.close()
 
     def has_begun_to_serve(self) -> bool:
@@ -133,43 +127,31 @@ class _Worker:
             self.kill_at = float("inf")
         return True
 
-    def drain(self) -> None:
-        """Ask it to end in good order."""
-        settings = self.service.settings
-        self.is_draining = True
-        self.kill_at = monotonic() + settings.grace + 2 * CLOSING_SECONDS
-        self.process.terminate()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.process.kill()
-
     def forget(self) -> int | None:
         """Let go of a process that has ended; return its exit code."""
-        self.process.join()  # its end is heard of a moment before it has an exit code
-        code = self.process.exitcode
-        self.process.close()
         self.readiness.close()
-        return code
+        return super().forget()
 
 
-def _in_worker(service: Service, listening: socket.socket, ready: Pipe, supervisor: int) -> None:
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal's; the supervisor's means another
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    os.setpgid(0, 0)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:  # it died before it could be watched
-        sys.exit(1)
-
+def _work(service: Service, listening: socket.socket, ready: Pipe) -> int:
     def on_serving() -> None:
         ready.send_bytes(b"serving")
         ready.close()
 
-    sys.exit(worker.run(service.build_app, listening, service.settings, on_serving))
+    return worker.run(service.build_app, listening, service.settings, on_serving)
+
+
+class _Companion(Child):
+    """The process of a service's companion, as its supervisor knows it."""
+
+    def __init__(self, service: Service, run: Callable[[], int], listening: socket.socket) -> None:
+        self.service = service
+
+        def main() -> int:
+            listening.close()  # it accepts nobody
+            return run()
+
+        super().__init__("companion", main)
 
 
 class _Supervisor:
@@ -187,9 +169,12 @@ class _Supervisor:
         self._reread = reread
         self._on_listening: Callable[[], None] | None = on_listening
         self._workers: list[_Worker] = []
+        self._companion: _Companion | None = None
+        self._next_companion = 0.0
         self._deaths: deque[float] = deque(maxlen=_CRASH_LOOP_DEATHS)
         self._next_start = 0.0
         self._is_ending = False
+        self._end_by = float("inf")
         self._exit_code = 0
 
     def run(self, signals: socket.socket) -> int:
@@ -202,38 +187,47 @@ class _Supervisor:
         try:
             while True:
                 self._reconcile()
-                if self._is_ending and not self._workers:
+                self._reconcile_companion()
+                if self._is_ending and not self._children():
                     return self._exit_code
                 for number in self._wait(signals):
                     react[signal.Signals(number)]()
         finally:
-            for each in self._workers:
+            for each in self._children():
                 each.kill()
                 each.forget()
 
+    def _children(self) -> list[Child]:
+        return [*self._workers, *([] if self._companion is None else [self._companion])]
+
     def _wait(self, signals: socket.socket) -> bytes:
         """Wait for something to happen; return the signals that came."""
-        happened = {each.process.sentinel: each for each in self._workers}
+        ended = {each.process.sentinel: each for each in self._children()}
         words = {each.readiness: each for each in self._workers if not each.is_serving}
         now = monotonic()
-        due = [each.kill_at for each in self._workers]
+        due = [each.kill_at for each in self._children()]
         if not self._is_ending:
-            due.append(self._next_start if self._next_start > now else float("inf"))
+            starts = (self._next_start, self._next_companion)
+            due.extend(start for start in starts if start > now)
         soonest = min(due, default=float("inf"))
         timeout = None if soonest == float("inf") else max(0.0, soonest - now)
-        ready = wait([signals, *happened, *words], timeout)
+        ready = wait([signals, *ended, *words], timeout)
         for each in ready:
             if each in words and words[each].has_begun_to_serve() and self._on_listening:
                 self._on_listening()
                 self._on_listening = None
-        for each in ready:
-            if each in happened:
-                self._bury(happened[each])
-        for worker_ in self._workers:
-            if worker_.kill_at <= monotonic():
-                _log.error("a worker is killed: it took too long", pid=worker_.process.pid)
-                worker_.kill_at = float("inf")
-                worker_.kill()
+        for sentinel, dead in ended.items():
+            if sentinel in ready:
+                if isinstance(dead, _Worker):
+                    self._bury(dead)
+                else:
+                    self._bury_companion(dead)
+        for child in self._children():
+            if child.kill_at <= monotonic():
+                name, pid = child.process.name, child.process.pid
+                _log.error(f"a {name} is killed: it took too long", pid=pid)
+                child.kill_at = float("inf")
+                child.kill()
         return signals.recv(64) if signals in ready else b""
 
     def _reconcile(self) -> None:
@@ -249,13 +243,32 @@ class _Supervisor:
         spare = len(old) - (wanted - serving) if serving else 0
         for each in old:
             if spare > 0 or not each.is_serving:
-                each.drain()
+                each.drain(each.service.settings.grace)
                 spare -= 1
         missing = wanted - len(current)
         if old:  # one by one
             missing = min(missing, 1 - (len(current) - serving))
         if missing > 0 and monotonic() >= self._next_start:
             self._workers += (_Worker(self._service, self._listening) for _ in range(missing))
+
+    def _reconcile_companion(self) -> None:
+        """Have the one companion that there should be: of this service, until no worker is left."""
+        running, run = self._companion, self._service.companion
+        if running is None:
+            if run is not None and not self._is_ending and monotonic() >= self._next_companion:
+                self._companion = _Companion(self._service, run, self._listening)
+        elif not running.is_draining:
+            if self._is_ending and not self._workers:
+                running.drain(max(0.0, self._end_by - monotonic()))
+            elif running.service is not self._service and not self._is_ending:
+                running.drain(running.service.settings.grace)
+
+    def _bury_companion(self, dead: Child) -> None:
+        self._companion = None
+        pid, code = dead.process.pid, dead.forget()
+        if not dead.is_draining:
+            _log.error("the companion of the workers died", pid=pid, code=code)
+            self._next_companion = monotonic() + _COMPANION_SECONDS
 
     def _bury(self, dead: _Worker) -> None:
         self._workers.remove(dead)
@@ -300,15 +313,16 @@ class _Supervisor:
     def _end(self) -> None:
         if self._is_ending:
             self._exit_code = 1
-            for each in self._workers:
+            for each in self._children():
                 each.kill()
             return
         self._is_ending = True
+        self._end_by = monotonic() + self._service.settings.grace
         # The workers have it open still. They accept who has connected, and close it.
         self._listening.close()
         for each in self._workers:
             if not each.is_draining:
-                each.drain()
+                each.drain(each.service.settings.grace)
 
 
 @contextmanager
@@ -318,27 +332,13 @@ def _signals() -> Iterator[socket.socket]:
     with read, write:
         write.setblocking(False)
         before_fd = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _noted) for number in _SIGNALS}
+        before = {number: signal.signal(number, _noted) for number in SIGNALS}
         try:
             yield read
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold the signals back while a worker is forked.
-
-    Until a worker has let go of what it inherits, a signal to it would be written into the
-    supervisor's own socket: one to the supervisor, and none to the worker.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _noted(_: int, __: FrameType | None) -> None:

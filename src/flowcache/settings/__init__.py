@@ -7,7 +7,7 @@ a secret's value is never shown.
 
     table      what there is, and which of the `readers` reads it
     sources    where a value comes from
-    parts      what concerns several of them; each part's own record
+    parts      what concerns several of them; each part's own record; `delivery` is one
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flowcache.audit.settings import AuditSettings
-from flowcache.settings.parts import Settings, assemble, audit_part
+from flowcache.delivery.settings import DeliverySettings
+from flowcache.settings.delivery import delivery_part
+from flowcache.settings.parts import Settings, assemble, audit_part, store_part
 from flowcache.settings.sources import (
     ConfigurationError,
     Sources,
@@ -26,8 +28,17 @@ from flowcache.settings.sources import (
     read_values,
 )
 from flowcache.settings.table import SETTINGS, Setting
+from flowcache.store.settings import StoreSettings
 
-__all__ = ["SETTINGS", "ConfigurationError", "Setting", "Settings", "audit_settings", "load"]
+__all__ = [
+    "SETTINGS",
+    "ConfigurationError",
+    "Setting",
+    "Settings",
+    "audit_settings",
+    "delivery_settings",
+    "load",
+]
 
 
 def load(
@@ -70,3 +81,20 @@ def audit_settings(
     if faults or audit is None:
         raise ConfigurationError(faults)
     return audit
+
+
+def delivery_settings(
+    file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> tuple[DeliverySettings | None, StoreSettings]:
+    """Read where the audit is delivered to, and the Redis of its stream: no credential is needed.
+
+    Raises:
+        ConfigurationError: the configuration has faults; all of them are told.
+    """
+    faults: list[str] = []
+    sources = Sources(overrides or {}, environment, read_file(file, faults), {})
+    values = read_values(sources, faults)
+    delivery = delivery_part(values, faults)
+    if faults:
+        raise ConfigurationError(faults)
+    return delivery, store_part(values)

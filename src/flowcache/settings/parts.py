@@ -11,6 +11,7 @@ import msgspec
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
 from flowcache.contract.request import Limits
+from flowcache.delivery.settings import DeliverySettings
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.listener import Limits as ConnectionLimits
@@ -28,10 +29,11 @@ from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
 from flowcache.secret import Secret
+from flowcache.settings.delivery import delivery_part
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
 from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
 
-__all__ = ["Settings", "assemble", "audit_part"]
+__all__ = ["Settings", "assemble", "audit_part", "store_part"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Whose JSON Web Tokens count; None: nobody's."""
     gate: GateSettings
     audit: AuditSettings
+    delivery: DeliverySettings | None
+    """Where the audit goes; None: it stays in the journal."""
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
@@ -71,6 +75,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
     _check_breaker(v, faults)
     audit = audit_part(v, faults)
+    delivery = delivery_part(v, faults)
     body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
     if body is not None and bodies is not None and body > bodies:
         faults.append(
@@ -101,7 +106,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             max_unfinished=v["http.max_unfinished_bytes"],
             once_lifetime=v["data.idempotency_seconds"],
         ),
-        _store(v, deadline + 1.0 if reply_timeout is None else reply_timeout),
+        store_part(v),
         GuardSettings(
             _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
@@ -117,6 +122,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             v["auth.shared_rates"],
         ),
         audit,
+        delivery,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
     )
@@ -191,8 +197,11 @@ def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
     )
 
 
-def _store(v: dict[str, Any], reply_timeout: float) -> StoreSettings:
+def store_part(v: dict[str, Any]) -> StoreSettings:
     location: Location = v["redis.nodes"]
+    reply_timeout = v["redis.reply_timeout_seconds"]
+    if reply_timeout is None:
+        reply_timeout = v["data.deadline_ms"] / 1000 + 1.0
     tls = Tls(
         v["redis.tls_ca_file"],
         v["redis.tls_cert_file"],

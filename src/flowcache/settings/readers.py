@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from flowcache.outbound.urls import is_safe
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
 from flowcache.secret import Secret
@@ -26,12 +26,16 @@ __all__ = [
     "new_file",
     "number",
     "one_of",
+    "output",
     "password",
+    "path",
     "rate",
     "seconds",
     "secret",
     "share",
+    "stream",
     "text",
+    "url",
     "window",
 ]
 
@@ -82,6 +86,40 @@ def new_file(value: Any) -> Path:
     if path.is_dir():
         raise ValueError("is a directory")
     return path
+
+
+def output(value: Any) -> str:
+    """Read the path of a file to write to, or ``-`` for standard output."""
+    return "-" if value == "-" else str(new_file(value))
+
+
+def url(value: Any) -> str:
+    """Read to where something is sent. In clear to this host only: it could be read on the way."""
+    location = text(value)
+    if not is_safe(location):
+        raise ValueError("expected an https:// URL without credentials")
+    return location.rstrip("/")
+
+
+def path(value: Any) -> str:
+    """Read the path of a URL, which stays on its server."""
+    read = text(value)
+    if not read.startswith("/") or read.startswith("//") or not read.isascii():
+        raise ValueError("expected a path as /a/b")
+    if not read.isprintable() or any(each in read for each in " #\\"):
+        raise ValueError("expected a path without spaces, # and \\")
+    return read
+
+
+_LONGEST_KEY = 512
+
+
+def stream(value: Any) -> str:
+    """Read the name of a stream in Redis."""
+    read = text(value)
+    if len(read.encode()) > _LONGEST_KEY:
+        raise ValueError(f"expected at most {_LONGEST_KEY} bytes")
+    return read
 
 
 _KEY_LENGTH = 32
@@ -216,8 +254,6 @@ def keys(value: Any) -> str:
     location = text(value)
     if "://" not in location:
         return file(location)
-    url = urlsplit(location)
-    is_here = url.scheme == "http" and url.hostname in ("127.0.0.1", "::1", "localhost")
-    if not url.hostname or url.username is not None or not (url.scheme == "https" or is_here):
+    if not is_safe(location):
         raise ValueError("expected a file, or an https:// URL without credentials")
     return location

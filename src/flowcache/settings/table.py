@@ -8,6 +8,8 @@ from typing import Any
 
 from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.cxone.settings import CXONE_AUTH_BASE, Grant
+from flowcache.delivery.settings import Shape
 from flowcache.resilience.breaker import Mode
 from flowcache.secret import Secret
 from flowcache.settings import readers as read
@@ -388,26 +390,89 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("log", "level", read.one_of(*LEVELS), "info", "least level that is logged"),
     Setting(
-        "cxone",
-        "api_base",
-        read.text,
+        "delivery",
+        "stream",
+        read.stream,
         None,
-        "kept for the delivery of the audit; not used yet",
-        ("CXONE_API_BASE",),
+        "key of a stream in Redis that audit records are appended to, as `flowcache:audit`",
+    ),
+    Setting(
+        "delivery",
+        "stream_entries",
+        read.number(1, 1 << 40),
+        1_000_000,
+        "how many records the stream has, about; the oldest go",
+    ),
+    Setting(
+        "delivery",
+        "file",
+        read.output,
+        None,
+        "file that audit records are appended to as JSON lines; `-` is standard output",
+    ),
+    Setting(
+        "delivery",
+        "url",
+        read.url,
+        None,
+        "https:// URL that batches of records are posted to",
+    ),
+    *_secret("delivery", "token", read.secret, "bearer token that is shown there"),
+    Setting(
+        "delivery",
+        "format",
+        read.one_of(*Shape),
+        Shape.JSONL.value,
+        "what a posted batch is: jsonl (JSON lines) or json (an array)",
+    ),
+    Setting("delivery", "ca_file", read.file, None, "PEM file of authorities, not the system's"),
+    Setting("delivery", "batch", read.number(1, 5000), 500, "the most records sent as one"),
+    Setting(
+        "delivery",
+        "timeout_seconds",
+        read.seconds(0.1, 120),
+        10.0,
+        "how long a destination has to take a batch",
+    ),
+    Setting(
+        "delivery",
+        "retry_seconds",
+        read.seconds(0.01, 3600),
+        1.0,
+        "how long to wait after a failure, about; it doubles with each one in a row",
+    ),
+    Setting(
+        "delivery", "retry_max_seconds", read.seconds(0.01, 3600), 60.0, "the most that it becomes"
     ),
     Setting(
         "cxone",
-        "client_id",
-        read.text,
+        "audit_path",
+        read.path,
         None,
-        "kept for the delivery of the audit; not used yet",
-        ("CXONE_CLIENT_ID",),
+        "path at CXone's API that batches of audit records are posted to; without one none are",
     ),
-    *_secret(
+    Setting("cxone", "api_base", read.url, None, "where CXone's API is", ("CXONE_API_BASE",)),
+    Setting(
         "cxone",
-        "client_secret",
-        read.password,
-        "kept for the delivery of the audit; not used yet",
-        ("CXONE_CLIENT_SECRET",),
+        "grant",
+        read.one_of(*Grant),
+        Grant.CLIENT_CREDENTIALS.value,
+        "how a token is had: client_credentials (at `api_base`), or access_key (at `auth_base`)",
+    ),
+    Setting("cxone", "client_id", read.text, None, "who asks for a token", ("CXONE_CLIENT_ID",)),
+    *_secret(
+        "cxone", "client_secret", read.password, "secret of the client", ("CXONE_CLIENT_SECRET",)
+    ),
+    Setting("cxone", "access_key_id", read.text, None, "access key of a user, for access_key"),
+    *_secret("cxone", "access_key_secret", read.password, "secret of the access key"),
+    Setting(
+        "cxone", "tenant_id", read.text, None, "whose API is looked up, for want of an `api_base`"
+    ),
+    Setting(
+        "cxone",
+        "auth_base",
+        read.url,
+        CXONE_AUTH_BASE,
+        "where access_key asks for tokens, and a tenant's API is looked up",
     ),
 )

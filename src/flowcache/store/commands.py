@@ -2,7 +2,7 @@
 
 There are three cases: a command that is atomic by itself is sent as it is; SET takes its TTL as
 an argument; every other write with a TTL, and every write to be applied once, is a script. So is
-`ports.TAKE`, which Redis does not know.
+`ports.TAKE` and `ports.APPEND`, which Redis does not know.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hiredis import pack_command
 
-from flowcache.ports import TAKE, Command
+from flowcache.ports import APPEND, TAKE, Command
 from flowcache.store.slots import once_key
 
 __all__ = ["ASKING", "PING", "Packed", "pack", "pack_wait"]
@@ -53,7 +53,8 @@ class _Script:
 
 
 _WRITE = _Script("write.lua")
-_RATE = _Script("rate.lua")
+_OWN = {TAKE: _Script("rate.lua"), APPEND: _Script("append.lua")}
+"""Commands of ours that Redis does not know."""
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
@@ -69,8 +70,8 @@ def pack(command: Command) -> Packed:
     once, ttl = command.once, command.ttl
     if once is None:
         if ttl is None:
-            if command.name == TAKE:
-                return _RATE.pack(b"1", command.key, *command.args)
+            if (own := _OWN.get(command.name)) is not None:
+                return own.pack(b"1", command.key, *command.args)
             return Packed(_pack((command.name, command.key, *command.args)))
         if command.name == b"SET":
             return Packed(_pack((b"SET", command.key, *command.args, b"EX", b"%d" % ttl)))

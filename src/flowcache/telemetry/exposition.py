@@ -6,7 +6,7 @@ text (format 0.0.4); the numbers are ours, so that nothing of it is on the way o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -18,7 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from flowcache.ports import Mode
-from flowcache.status import CIRCUIT_STATES, CircuitStatus, WorkerStatus
+from flowcache.status import CIRCUIT_STATES, CircuitStatus, DeliveryStatus, WorkerStatus
 from flowcache.telemetry.latency import count_until
 from flowcache.telemetry.metrics import merge
 
@@ -31,15 +31,19 @@ _POWERS = range(7, 25)
 
 
 class _Workers(Collector):
-    def __init__(self, workers: Sequence[WorkerStatus], version: str) -> None:
+    def __init__(
+        self, workers: Sequence[WorkerStatus], version: str, deliveries: Sequence[DeliveryStatus]
+    ) -> None:
         self._workers = workers
         self._version = version
+        self._deliveries = deliveries
 
     def collect(self) -> Iterator[Metric]:
         yield from _build(self._version)
         yield from _calls(self._workers)
         yield from _now([worker for worker in self._workers if worker.alive])
         yield from _circuits(self._workers)
+        yield from _delivery(self._deliveries)
 
 
 def _build(version: str) -> Iterator[Metric]:
@@ -125,6 +129,56 @@ def _journal_now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "Workers that can't write the audit journal.",
         value=sum(j.fault is not None for j in journals),
     )
+
+
+_Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
+
+_DELIVERY: tuple[tuple[_Family, str, str, Callable[[DeliveryStatus], float]], ...] = (
+    (
+        CounterMetricFamily,
+        "flowcache_audit_delivered",
+        "Audit records that a destination has.",
+        lambda each: each.delivered,
+    ),
+    (
+        CounterMetricFamily,
+        "flowcache_audit_delivery_failures",
+        "Attempts to deliver a batch that failed.",
+        lambda each: each.failures,
+    ),
+    (
+        CounterMetricFamily,
+        "flowcache_audit_delivery_missed",
+        "Audit records that the journal let go of before a destination had them.",
+        lambda each: each.missed,
+    ),
+    (
+        GaugeMetricFamily,
+        "flowcache_audit_delivery_behind",
+        "Audit records that a destination has not had yet.",
+        lambda each: sum(each.behind.values()),
+    ),
+    (
+        GaugeMetricFamily,
+        "flowcache_audit_delivery_behind_seconds",
+        "How long the oldest of them has waited.",
+        lambda each: each.behind_seconds,
+    ),
+    (
+        GaugeMetricFamily,
+        "flowcache_audit_delivery_stopped",
+        "Whether a destination refused, and nothing is tried any more.",
+        lambda each: each.stopped,
+    ),
+)
+
+
+def _delivery(deliveries: Sequence[DeliveryStatus]) -> Iterator[Metric]:
+    for family, name, about, value in _DELIVERY:
+        metric = family(name, about, labels=["destination"])
+        for each in deliveries:
+            metric.add_metric([each.destination], value(each))
+        yield metric
 
 
 def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -247,8 +301,10 @@ def _by_place(workers: Iterable[WorkerStatus]) -> dict[tuple[str, str], list[Cir
     return dict(sorted(found.items()))
 
 
-def exposition(workers: Sequence[WorkerStatus], version: str) -> bytes:
-    """Return the Prometheus text of what all workers say of themselves."""
+def exposition(
+    workers: Sequence[WorkerStatus], version: str, deliveries: Sequence[DeliveryStatus] = ()
+) -> bytes:
+    """Return the Prometheus text of what all workers say, and of how the audit is delivered."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Workers(workers, version))
+    registry.register(_Workers(workers, version, deliveries))
     return generate_latest(registry)

@@ -222,7 +222,7 @@ def test_who_closes_is_a_witness_too(tmp_path: Path) -> None:
 def test_a_chain_that_does_not_begin_is_found() -> None:
     """The first record is an opening one, however well the chain fits otherwise."""
     entry = Entry(1, 0, "call", 0.0)
-    walk = Walk(1, None, None)
+    walk = Walk(1, None)
     assert [fault.what for fault in walk.follow([Link(entry, digest(bytes(32), entry), None)])] == [
         "the chain does not begin with its opening record"
     ]
@@ -381,7 +381,7 @@ def test_it_makes_no_difference_how_a_chain_is_handed_over(count: int, places: l
     whole[count // 2] = whole[count // 2]._replace(hash=b"x" * 32)
     ends = sorted(min(place, count) for place in places)
     parts = [whole[a:b] for a, b in zip([0, *ends], [*ends, count], strict=True)]
-    one, many = Walk(1, None, None), Walk(1, None, None)
+    one, many = Walk(1, None), Walk(1, None)
     found = [*one.follow(whole), *one.end()]
     assert found
     assert [*(fault for part in parts for fault in many.follow(part)), *many.end()] == found

@@ -16,7 +16,7 @@ import msgspec
 
 from flowcache.errors import InvalidRequest
 from flowcache.ports import AuditRecord
-from flowcache.status import CIRCUIT_STATES, OperationStats, WorkerStatus
+from flowcache.status import CIRCUIT_STATES, DeliveryStatus, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 
@@ -83,11 +83,12 @@ def view(
     configuration: dict[str, Any],
     version: str,
     records: Sequence[AuditRecord] | None = None,
+    deliveries: Sequence[DeliveryStatus] = (),
 ) -> dict[str, Any]:
     """Return the whole document.
 
     ``records`` are those of the audit journal that are ``wanted``, newest last; without a journal
-    they are what the workers have in memory.
+    they are what the workers have in memory. ``deliveries`` tells how they are delivered elsewhere.
     """
     names = workers[0].operations
     everybody, workers = workers, [worker for worker in workers if worker.alive]
@@ -133,6 +134,21 @@ def view(
             }
             for worker in workers
             if worker.journal is not None
+        ],
+        "deliveries": [
+            {
+                "destination": each.destination,
+                "delivered": each.delivered,
+                "failures": each.failures,
+                "missed": each.missed,
+                "behind": sum(each.behind.values()),
+                "behindSeconds": round(each.behind_seconds, 3),
+                "lastDelivered": None if each.delivered_at is None else iso(each.delivered_at),
+                "fault": each.fault,
+                "lastFailed": None if each.fault_at is None else iso(each.fault_at),
+                "stopped": each.stopped,
+            }
+            for each in deliveries
         ],
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [

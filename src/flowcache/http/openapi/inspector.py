@@ -86,6 +86,18 @@ def inspector_schemas() -> dict[str, Schema]:
         "written": whole,
         "lost": whole,
     }
+    delivery = {
+        "destination": {"enum": ["stream", "file", "http", "cxone"]},
+        "delivered": whole,
+        "failures": whole | {"description": "Attempts to deliver a batch that failed."},
+        "missed": whole | {"description": "Records that the journal let go of before it had them."},
+        "behind": whole | {"description": "Records that it has not had yet."},
+        "behindSeconds": number | {"description": "How long the oldest of them has waited."},
+        "lastDelivered": maybe_text,
+        "fault": maybe_text | {"description": "Why the last attempt failed, if it did."},
+        "lastFailed": maybe_text,
+        "stopped": {"type": "boolean", "description": "It refused; nothing is tried any more."},
+    }
     return {
         "CallMetrics": obj(metrics, description="What came of calls since the workers began."),
         "AuditEntry": obj(
@@ -177,6 +189,11 @@ def inspector_schemas() -> dict[str, Schema]:
                     "items": obj(journal),
                     "description": "How each worker's writing to the audit journal does; empty "
                     "without one.",
+                },
+                "deliveries": {
+                    "type": "array",
+                    "items": obj(delivery),
+                    "description": "How the audit is delivered to each destination.",
                 },
                 "redis": {
                     "type": "array",

@@ -1,0 +1,144 @@
+"""A journal as a receiver of its delivery has it: lines of JSON, in any order, some more than once.
+
+    {"writer": …, "seq": …, "kind": "call", …, "at_unix": …, "hash": …, "seal": …}
+    {"writer": …, "seq": …, "kind": "gap", "until": …, "at_unix": …, "hash": …, "seal": …}
+
+A record has what `exporting.fields` names, and what its chain is verified by: ``at_unix``, the time
+exactly as it was hashed, ``hash`` and ``seal``. A gap stands for records ``seq`` to ``until``: the
+journal let go of them before they were sent. The chain goes on from ``hash``, as from a `Cut`.
+`verifying.verify` walks such chains as it walks those of the journal itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from flowcache.audit.chain import Cut, Entry, Head, Link, writer_name
+from flowcache.audit.exporting import fields, moment
+
+__all__ = ["Received", "gap_line", "line"]
+
+_GAP = "gap"
+_SHOWN = 20
+"""How many bad lines are told; the rest are counted."""
+
+
+def line(link: Link) -> bytes:
+    """Return a record as a line, without its end."""
+    entry, hash_, seal = link
+    proof = {"at_unix": entry.at, "hash": hash_.hex(), "seal": None if seal is None else seal.hex()}
+    return msgspec.json.encode(fields(entry) | proof)
+
+
+def gap_line(writer: int, first: int, last: int, cut: Cut | None) -> bytes:
+    """Return the line in place of records; without a ``cut`` nobody knows where they went."""
+    named: dict[str, Any] = {
+        "writer": writer_name(writer),
+        "seq": first,
+        "kind": _GAP,
+        "until": last,
+    }
+    if cut is not None:
+        named |= {
+            "at": moment(cut.at),
+            "at_unix": cut.at,
+            "hash": cut.hash.hex(),
+            "seal": None if cut.seal is None else cut.seal.hex(),
+        }
+    return msgspec.json.encode(named)
+
+
+class Received:
+    """The chains that ``lines`` tell of. All of them are kept in memory."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._links: dict[int, dict[int, Link]] = {}
+        self._cuts: dict[int, dict[int, Cut]] = {}
+        self._damage: list[str] = []
+        for number, text in enumerate(lines, 1):
+            try:
+                self._take(msgspec.json.decode(text))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self._damage.append(f"line {number} is no record")
+
+    def _take(self, named: dict[str, Any]) -> None:
+        writer, seq = int(named["writer"], 16), named["seq"]
+        if named["kind"] == _GAP:
+            if named.get("hash") is not None:
+                start, hash_ = named["until"] + 1, bytes.fromhex(named["hash"])
+                cut = Cut(writer, start, hash_, named["at_unix"], _bytes(named["seal"]))
+                self._cuts.setdefault(writer, {})[start] = cut
+            return
+        link = Link(_entry(writer, named), bytes.fromhex(named["hash"]), _bytes(named["seal"]))
+        known = self._links.setdefault(writer, {}).setdefault(seq, link)
+        if known != link:
+            self._damage.append(f"writer {writer_name(writer)}, record {seq}: came in two versions")
+
+    def damage(self) -> list[str]:
+        """Return what is no record, and what came more than once and not as the same."""
+        more = len(self._damage) - _SHOWN
+        return [*self._damage[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+
+    def count(self) -> int:
+        """Return how many records there are, each counted once."""
+        return sum(map(len, self._links.values()))
+
+    def writers(self) -> list[int]:
+        """Return all writers that have records."""
+        return sorted(self._links)
+
+    def cuts(self) -> dict[int, Cut]:
+        """Return the last cut of each chain that has any."""
+        return {writer: cuts[max(cuts)] for writer, cuts in self._cuts.items()}
+
+    def cut(self, writer: int, behind: int) -> Cut | None:
+        """Return where a chain goes on after a gap: the next one behind a number."""
+        cuts = self._cuts.get(writer, {})
+        return min((c for seq, c in cuts.items() if seq > behind), key=_seq, default=None)
+
+    def links(self, writer: int, start: int) -> list[Link]:
+        """Return the next records of a chain up to a gap, from number ``start`` on."""
+        links = self._links.get(writer, {})
+        seq = min((seq for seq in links if seq >= start), default=start)
+        found = []
+        while seq in links:
+            found.append(links[seq])
+            seq += 1
+        return found
+
+    def hash_of(self, writer: int, seq: int) -> bytes | None:
+        """Return a record's hash; None when there is no such record."""
+        link = self._links.get(writer, {}).get(seq)
+        return None if link is None else link.hash
+
+    def head(self, writer: int) -> Head:
+        """Return the newest record of a chain that has any."""
+        links = self._links[writer]
+        seq = max(links)
+        return Head(seq, links[seq].hash)
+
+
+def _entry(writer: int, named: dict[str, Any]) -> Entry:
+    kept = {name: named[name] for name in Entry.__struct_fields__}
+    hit = named["hit"]
+    exact = {
+        "writer": writer,
+        "at": named["at_unix"],
+        "hit": None if hit is None else int(hit),
+        "stale": int(named["stale"]),
+    }
+    entry = Entry(**(kept | exact))
+    if any(named[name] != value for name, value in fields(entry).items()):
+        raise ValueError("says the same in two ways that differ")
+    return entry
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def _seq(cut: Cut) -> int:
+    return cut.seq

@@ -1,0 +1,65 @@
+"""How far each destination is, by comparing its progress with the journal. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flowcache.audit.chain import writer_name
+from flowcache.audit.database import JournalFault
+from flowcache.audit.reading import Reader
+from flowcache.delivery.progress import State, read_states
+from flowcache.status import DeliveryStatus
+
+__all__ = ["overview"]
+
+
+def overview(journal: Path, names: Sequence[str], now: float) -> list[DeliveryStatus]:
+    """Return how each destination of ``names`` does. Blocks.
+
+    Raises:
+        JournalFault: the journal, or the file of the progress, can't be read.
+    """
+    try:
+        states = read_states(journal)
+    except sqlite3.Error as fault:
+        raise JournalFault(f"{journal}: the progress of its delivery: {fault}") from None
+    found = []
+    for name in names:
+        state, cursors = states.get(name, (State(name), {}))
+        behind, oldest = _behind(journal, cursors)
+        found.append(
+            DeliveryStatus(
+                name,
+                state.delivered,
+                state.failures,
+                state.missed,
+                behind,
+                0.0 if oldest is None else max(0.0, now - oldest),
+                state.delivered_at,
+                state.fault,
+                state.fault_at,
+                state.stopped,
+            )
+        )
+    return found
+
+
+def _behind(journal: Path, cursors: Mapping[str, int]) -> tuple[dict[str, int], float | None]:
+    """Return how many records are due by writer, and the time of the oldest."""
+    behind: dict[str, int] = {}
+    oldest: float | None = None
+    if not journal.exists():  # nobody has written yet
+        return behind, oldest
+    with Reader(journal) as reader:
+        for writer in reader.writers():
+            name = writer_name(writer)
+            expected = cursors.get(name, -1) + 1
+            due = reader.head(writer).seq + 1 - expected
+            links = reader.links(writer, expected, 1) if due > 0 else []
+            if links:
+                behind[name] = due
+                at = links[0].entry.at
+                oldest = at if oldest is None else min(oldest, at)
+    return behind, oldest
