@@ -51,6 +51,8 @@ __all__ = ["application", "service"]
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
+_RECORDS_SECONDS = 1.0
+"""How long the audit journal has at the end, whatever was left of the grace."""
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
 
@@ -142,9 +144,10 @@ class Worker:
         self._wishes.follow()  # one that nobody could tell us of a moment ago
 
     async def close(self) -> None:
+        began = monotonic()
         await self.data_action.finish(self._grace)
         if self._journal is not None:
-            await self._journal.close()
+            await self._journal.close(max(_RECORDS_SECONDS, began + self._grace - monotonic()))
         await self._fleet.close()
         if self._keys is not None:
             await self._keys.close()

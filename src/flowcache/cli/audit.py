@@ -294,8 +294,10 @@ def _tell(report: Report, *, sealed: bool) -> None:
 def _read_anchor(file: Path) -> Anchor:
     import msgspec
 
+    from flowcache.audit.chain import Number
+
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, tuple[int, str]])
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, tuple[Number, str]])
     except (OSError, msgspec.MsgspecError) as fault:
         give_up(f"{file}: is no anchor: {fault}.")
 
@@ -361,15 +363,15 @@ def _query(
     if key is not None:
         kept = redaction(settings.keys, settings.hmac_secret)(key.encode())
     return Query(
-        limit,
-        flow,
-        interaction,
-        client,
-        kept,
-        None if operation is None else operation.upper(),
-        outcome,
-        _moment("--since", since),
-        _moment("--until", until),
+        limit=limit,
+        flow=flow,
+        interaction=interaction,
+        client=client,
+        key=kept,
+        operation=None if operation is None else operation.upper(),
+        outcome=outcome,
+        since=_moment("--since", since),
+        until=_moment("--until", until),
     )
 
 

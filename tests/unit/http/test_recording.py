@@ -30,6 +30,8 @@ class Sink:
         self.disk = disk
         self.records: list[AuditRecord] = []
         self.admits = True
+        self.heard = asyncio.Event()
+        """Set once there is a record."""
 
     def admit(self) -> None:
         if not self.admits:
@@ -38,6 +40,7 @@ class Sink:
     def record(self, record: AuditRecord) -> Awaitable[bool]:
         word = self.disk[min(len(self.records), len(self.disk) - 1)]
         self.records.append(record)
+        self.heard.set()
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if word != LATE:
             kept.set_result(word == KEPT)
@@ -191,8 +194,7 @@ async def test_who_is_cancelled_while_the_record_is_written_has_a_correction() -
     """One call, one count, and no record contradicts another: the later one corrects."""
     action = Action(LATE)
     acting = asyncio.create_task(action.act(**READ))
-    while not action.sink.records:
-        await asyncio.sleep(0)
+    await action.sink.heard.wait()
     acting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await acting

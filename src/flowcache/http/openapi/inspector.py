@@ -85,6 +85,10 @@ def inspector_schemas() -> dict[str, Schema]:
         "queued": whole,
         "written": whole,
         "lost": whole,
+        "tampering": maybe_text
+        | {"description": "What is in the journal and is not what was written there."},
+        "letGo": whole | {"description": "Records that retention removed."},
+        "letGoEarly": whole | {"description": "Of these, those younger than `audit.keep_days`."},
     }
     delivery = {
         "destination": {"enum": ["stream", "file", "http", "cxone"]},
