@@ -46,6 +46,8 @@ class Job(msgspec.Struct, frozen=True):
     token: str
     operation: Operation
     connections: int
+    family: str
+    """Which keys: servers that store another form of a value don't share them."""
     warmup_seconds: float = 0.0
     seconds: float = 0.0
     once: bool = False
@@ -117,7 +119,7 @@ class Load:
     def __init__(self, job: Job) -> None:
         """Prepare the requests and open the connections."""
         self._job = job
-        self._calls = calls_of(job.operation, port=job.port, token=job.token)
+        self._calls = calls_of(job.operation, port=job.port, token=job.token, family=job.family)
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, Connection] = {}
         for _ in range(job.connections):

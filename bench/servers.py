@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -50,6 +51,8 @@ class Kind:
     uses_redis: bool = True
     by_default: bool = True
     """Whether it is compared when nobody says which."""
+    family: str = "customer"
+    """Whose keys it uses: a server that stores another form of a value has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,11 @@ def _relaxed_environment(setting: Setting) -> dict[str, str]:
 
 def _strict_environment(setting: Setting) -> dict[str, str]:
     return _relaxed_environment(setting) | {"FLOWCACHE_AUDIT_MODE": "strict"}
+
+
+def _encrypted_environment(setting: Setting) -> dict[str, str]:
+    key = b64encode(b"k" * 32).decode()
+    return _flowcache_environment(setting) | {"FLOWCACHE_ENCRYPTION_KEYS": f"bench:{key}"}
 
 
 def _prepare_flowcache(_: Callable[[str], None]) -> None:
@@ -182,8 +190,17 @@ STRICT = Kind(
     _prepare_flowcache,
     by_default=False,
 )
+ENCRYPTED = Kind(
+    "encrypted",
+    "encrypted",
+    _flowcache_command,
+    _encrypted_environment,
+    _prepare_flowcache,
+    by_default=False,
+    family="patient",
+)
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE, RELAXED, STRICT)
+    kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE, RELAXED, STRICT, ENCRYPTED)
 }
 
 
@@ -205,15 +222,15 @@ def wait_for(server: Server, token: str) -> None:
     """
     condition = f"{server.kind.title} answers"
     for _ in wait_until(condition, seconds=START_SECONDS, children=[server.child]):
-        if _answers(server.port, token):
+        if _answers(server, token):
             return
 
 
-def _answers(port: int, token: str) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+def _answers(server: Server, token: str) -> bool:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=2)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     try:
-        connection.request("POST", PATH, body_of("SET", 0), headers)
+        connection.request("POST", PATH, body_of("SET", 0, server.kind.family), headers)
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
         return False

@@ -22,9 +22,9 @@ class Call:
     witness: bytes
 
 
-def key_of(index: int) -> str:
+def key_of(index: int, family: str) -> str:
     """Name one key; without braces, so that the names spread over all slots."""
-    return f"bench:customer:{index:06d}"
+    return f"bench:{family}:{index:06d}"
 
 
 def value_of(index: int) -> dict[str, object]:
@@ -39,16 +39,16 @@ def value_of(index: int) -> dict[str, object]:
     }
 
 
-def body_of(operation: Operation, index: int) -> bytes:
+def body_of(operation: Operation, index: int, family: str) -> bytes:
     """Encode the JSON body that a flow posts."""
-    body: dict[str, object] = {"operation": operation, "key": key_of(index)}
+    body: dict[str, object] = {"operation": operation, "key": key_of(index, family)}
     if operation == "SET":
         body |= {"value": value_of(index), "ttl": 3600}
     body |= {"flowId": "flow-7", "interactionId": f"interaction-{index:06d}"}
     return msgspec.json.encode(body)
 
 
-def calls_of(operation: Operation, *, port: int, token: str) -> list[Call]:
+def calls_of(operation: Operation, *, port: int, token: str, family: str) -> list[Call]:
     """Prepare one call for each key, in the order in which they are to be made."""
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
@@ -57,7 +57,7 @@ def calls_of(operation: Operation, *, port: int, token: str) -> list[Call]:
     calls = []
     for step in range(KEYS):
         index = step * STRIDE % KEYS
-        body = body_of(operation, index)
+        body = body_of(operation, index, family)
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         witness = f'"C-{index:06d}"' if operation == "GET" else '"OK"'
         calls.append(Call(request, witness.encode()))

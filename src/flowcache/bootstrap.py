@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -35,7 +36,7 @@ from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
-from flowcache.ports import AuditRecord, Executor
+from flowcache.ports import AuditRecord, Executor, ShardedExecutor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import DeliveryStatus, WorkerStatus
@@ -45,6 +46,9 @@ from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
 from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
+
+if TYPE_CHECKING:
+    from flowcache.sealing.vault import Vault
 
 __all__ = ["application", "service"]
 
@@ -118,8 +122,15 @@ class Worker:
         self._wishes = Wishes(
             fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
         )
+        executor: ShardedExecutor = self._guard
+        self._vault: Vault | None = None
+        if settings.sealing is not None:
+            # Imported here, as is what issuers need: it brings the library of cryptography.
+            from flowcache.sealing.vault import Vault
+
+            executor = self._vault = Vault(self._guard, settings.sealing)
         self.data_action = DataAction(
-            settings.data_action, gate, self._guard, self._counters, self._audit, monotonic
+            settings.data_action, gate, executor, self._counters, self._audit, monotonic
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
@@ -210,6 +221,7 @@ class Worker:
             reads=self._guard.reads(),
             store=self._store.status(),
             journal=None if self._journal is None else self._journal.status(),
+            sealing=None if self._vault is None else self._vault.status(),
         )
         return msgspec.msgpack.encode(status)
 

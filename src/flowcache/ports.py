@@ -15,6 +15,7 @@ __all__ = [
     "APPEND",
     "FAILED",
     "INTENDED",
+    "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
     "Access",
@@ -54,6 +55,9 @@ RESERVED_PREFIX = b"flowcache:"
 and what an operator names so, as the stream of the audit (`delivery/stream.py`).
 No caller may name such a key."""
 
+NAMESPACES = RESERVED_PREFIX + b"ns:"
+"""What the keys of all namespaces begin with in Redis."""
+
 
 APPEND = b"FLOWCACHE.APPEND"
 """A command of ours: append to the stream under its key, all or nothing.
@@ -72,12 +76,14 @@ class Once(msgspec.Struct, frozen=True, gc=False):
     """The wish that a write be applied once, however often it is sent.
 
     ``token`` names the write in the scope of its key; ``fingerprint`` tells the same body from
-    another; the record of it lives for ``lifetime_ms``.
+    another; the record of it lives for ``lifetime_ms``. ``former`` are fingerprints that the same
+    body may have had before: a record with one of them is of this write, too.
     """
 
     token: bytes
     fingerprint: bytes
     lifetime_ms: int
+    former: tuple[bytes, ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,8 @@ __all__ = [
     "LinkStatus",
     "OperationStats",
     "ReadStats",
+    "SealingKeyStatus",
+    "SealingStatus",
     "ShardStatus",
     "StoreStatus",
     "WorkerStatus",
@@ -161,6 +163,25 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     stopped: bool
 
 
+class SealingKeyStatus(msgspec.Struct, frozen=True):
+    """A key of encryption at rest: whether it is the one that seals, and how often it was used."""
+
+    active: bool
+    sealed: int
+    opened: int
+
+
+class SealingStatus(msgspec.Struct, frozen=True):
+    """What encryption at rest did since the worker started.
+
+    ``keys`` are by id, ``flaws`` count the values that were not opened by `sealing.Flaw`; those in
+    clear among them may have been let through.
+    """
+
+    keys: dict[str, SealingKeyStatus]
+    flaws: dict[str, int]
+
+
 class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
@@ -195,3 +216,5 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Calls refused for want of room: Redis was not asked."""
     journal: JournalStatus | None = None
     """None where the newest audit records in memory are all there are."""
+    sealing: SealingStatus | None = None
+    """None where nothing is encrypted."""

@@ -206,6 +206,39 @@ def _answers(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
+class TestEncryption:
+    def test_a_new_key_is_a_line_for_the_file(
+        self, standalone_server: RedisProcess, tmp_path: Path
+    ) -> None:
+        """What new-key prints is appended to a file of keys as it is, and check takes it."""
+        keys = tmp_path / "keys"
+        for key_id in ("2027-01", "2027-02"):
+            made = flowcache("encryption", "new-key", key_id)
+            assert (made.returncode, made.stderr) == (0, "")
+            with keys.open("a") as file:
+                file.write(made.stdout)
+        done = check(
+            {
+                "REDIS_NODES": nodes(standalone_server),
+                "FLOWCACHE_ENCRYPTION_KEYS_FILE": str(keys),
+                "FLOWCACHE_ENCRYPTION_ACTIVE": "2027-02",
+            }
+        )
+        assert done.returncode == 0, done.stderr
+        assert (
+            "Encrypted is every key, with the key 2027-02; decrypted also with: 2027-01.\n"
+            "Refused there: INCR.\n" in done.stdout
+        )
+        for line in keys.read_text().splitlines():
+            assert line.partition(":")[2] not in done.stdout + done.stderr
+
+    def test_an_id_that_is_none(self) -> None:
+        """A key that no configuration would take isn't made."""
+        done = flowcache("encryption", "new-key", "a b")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("flowcache: 'a b' is no id of a key")
+
+
 class TestClients:
     def test_a_new_token_works_as_it_is_printed(self, standalone_server: RedisProcess) -> None:
         """The section that is printed, pasted into a file, lets in the token that is printed."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from tests.envelopes import ENCODED, KEYS, Sealer
 from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer
 from tests.service import Answer, Service, service
 
@@ -29,11 +30,44 @@ class Inside:
 
     def __call__(self, *words: str | bytes | int) -> Any:
         """Run one command; strings of the reply are bytes."""
+        return self.raw(*words)
+
+    def raw(self, *words: str | bytes | int) -> Any:
+        """Run one command and see what Redis itself holds, sealed or not."""
         return self._client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def keys(self, pattern: str) -> set[bytes]:
         """Return all keys of that pattern, whichever server has them."""
         return set(self._client.scan_iter(match=pattern, count=1000))
+
+
+class SealedInside(Inside):
+    """Redis behind a flowcache that encrypts: what is planted and read is sealed and opened."""
+
+    _sealer = Sealer()
+
+    def __call__(self, *words: str | bytes | int) -> Any:
+        """Run one command as if nothing was encrypted."""
+        command, (key, *rest) = words[0], map(_as_bytes, words[1:])
+        if key.startswith(b"flowcache:"):
+            return self.raw(*words)
+        seal, unseal = self._sealer.seal, self._sealer.open
+        if command == "SET":
+            rest[0] = seal(rest[0], key)
+        elif command == "HSET":
+            rest[1::2] = [
+                seal(value, key, field) for field, value in zip(rest[::2], rest[1::2], strict=True)
+            ]
+        reply = self.raw(command, key, *rest)
+        if command == "GET" and reply is not None:
+            return unseal(reply, key)
+        if command == "HGETALL":
+            return {field: unseal(stored, key, field) for field, stored in reply.items()}
+        return reply
+
+
+def _as_bytes(word: str | bytes | int) -> bytes:
+    return word if isinstance(word, bytes) else str(word).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +79,8 @@ class Flow:
     redis: Inside
     secrets: tuple[str, ...] = ()
     """What only flowcache and Redis may know, besides the tokens."""
+    is_sealed: bool = False
+    """Whether flowcache encrypts what it stores."""
 
     def call(self, **fields: Any) -> Answer:
         """Post a data action."""
@@ -101,6 +137,33 @@ def _cluster(fixture: Callable[[str], Any]) -> Iterator[Flow]:
 
 
 @contextmanager
+def _sealed(
+    backend: str, client: redis.Redis | redis.RedisCluster, environment: Mapping[str, str]
+) -> Iterator[Flow]:
+    environment = {"FLOWCACHE_ENCRYPTION_KEYS": KEYS} | dict(environment)
+    with closing(client), service(PATIENT | environment) as running:
+        yield Flow(backend, running, SealedInside(client), ENCODED, is_sealed=True)
+
+
+@contextmanager
+def _sealed_standalone(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    server: RedisProcess = fixture("standalone_server")
+    environment = {"REDIS_NODES": nodes(server.address)}
+    with _sealed("standalone", server.client(), environment) as flow:
+        yield flow
+
+
+@contextmanager
+def _sealed_cluster(fixture: Callable[[str], Any]) -> Iterator[Flow]:
+    servers: Cluster = fixture("cluster_servers")
+    host, port = servers.addresses[0]
+    client = redis.RedisCluster(host=host, port=port, protocol=2)
+    environment = {"REDIS_NODES": nodes(*servers.addresses[:3])}
+    with _sealed("cluster", client, environment) as flow:
+        yield flow
+
+
+@contextmanager
 def _tls_acl(fixture: Callable[[str], Any]) -> Iterator[Flow]:
     server: TlsServer = fixture("tls_server")
     environment = {
@@ -130,5 +193,7 @@ BACKENDS = {
     "cluster": _cluster,
     "tls-acl": _tls_acl,
     "sentinel": _sentinel,
+    "sealed-standalone": _sealed_standalone,
+    "sealed-cluster": _sealed_cluster,
 }
 """Kind -> its context manager, which takes what returns a fixture by its name."""

@@ -73,6 +73,7 @@ def test_a_repeated_del_is_not_run_again(flow: Flow, key: str) -> None:
         assert flow.redis("GET", key) == b"anew"
 
 
+@pytest.mark.usefixtures("in_clear")
 def test_a_repeated_incr_is_counted_once(flow: Flow, key: str) -> None:
     """INCR answers the number of then, negative ones too, whatever was counted meanwhile."""
     body = {"operation": "INCR", "key": key, "value": -3}

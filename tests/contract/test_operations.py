@@ -104,6 +104,7 @@ def test_del_removes_a_key_of_any_type(flow: Flow, key: str, plant: tuple[str, .
     assert flow.redis("EXISTS", key) == 0
 
 
+@pytest.mark.usefixtures("in_clear")
 def test_incr_counts_from_nothing(flow: Flow, key: str) -> None:
     """INCR answers the new number, up or down, and each step renews the counter's life."""
     first = answered(flow.call(operation="INCR", key=key, ttl=500))
@@ -116,6 +117,7 @@ def test_incr_counts_from_nothing(flow: Flow, key: str) -> None:
     assert flow.call(operation="GET", key=key).data == -2
 
 
+@pytest.mark.usefixtures("in_clear")
 def test_incr_counts_on_from_a_number_that_was_set(flow: Flow, key: str) -> None:
     """A number stored by SET is a counter; any other value is wrong_type and stays as it was."""
     answered(flow.call(operation="SET", key=key, value=7))
@@ -130,6 +132,7 @@ def test_incr_counts_on_from_a_number_that_was_set(flow: Flow, key: str) -> None
     refused(flow.call(operation="INCR", key=key), "wrong_type")
 
 
+@pytest.mark.usefixtures("in_clear")
 def test_incr_refuses_to_leave_what_can_be_counted(flow: Flow, key: str) -> None:
     """A step to where numbers are no longer exact is refused and not done, with or without once."""
     for held, step in ((2**63 - 1, 1), (2**53 - 1, 1), (1 - 2**53, -1), (2**53, 0), (2**62, -5)):

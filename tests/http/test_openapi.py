@@ -37,8 +37,11 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode
 from flowcache.status import (
     CircuitWish,
+    DeliveryStatus,
     JournalStatus,
     LinkStatus,
+    SealingKeyStatus,
+    SealingStatus,
     ShardStatus,
     StoreStatus,
     WorkerStatus,
@@ -297,9 +300,12 @@ def test_the_inspector_fits_its_schema() -> None:
             commits=[],
             commit_ms=0.5,
         ),
+        sealing=SealingStatus({"2027-01": SealingKeyStatus(True, 1, 2)}, {"altered": 1}),
     )
     allowed = validator(SCHEMAS["Inspector"])
-    shown = json.loads(msgspec.json.encode(view([worker, worker], AuditFilter(), {}, "1.2.3")))
+    delivery = DeliveryStatus("cxone", 1, 2, 3, {"0a": 4}, 0.5, 1.5, "away", 2.5, False)
+    document = view([worker, worker], AuditFilter(), {}, "1.2.3", None, [delivery])
+    shown = json.loads(msgspec.json.encode(document))
     allowed.validate(shown)
     assert set(shown) == set(SCHEMAS["Inspector"]["properties"])
     assert set(shown["circuits"][0]) == set(SCHEMAS["Circuit"]["properties"])

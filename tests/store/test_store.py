@@ -153,6 +153,19 @@ class TestOnce:
                 await store.execute(put(b"k", b"2", 60, other), in_time())
             assert await store.execute(get(b"k"), in_time()) == b"1"
 
+    async def test_former_fingerprints(self, server: RedisProcess) -> None:
+        """A record with a fingerprint that the write had before is of this write, and stays so."""
+        before = Once(b"token", b"a" * 32, 60_000, (b"b" * 32,))
+        after = Once(b"token", b"b" * 32, 60_000, (b"c" * 32, b"a" * 32))
+        another = Once(b"token", b"b" * 32, 60_000, (b"c" * 32, b"a" * 31, b"aa"))
+        async with store_at(server.address) as store:
+            assert await store.execute(incr(b"k", before), in_time()) == 1
+            assert await store.execute(incr(b"k", after), in_time()) == 1
+            with pytest.raises(Conflict):
+                await store.execute(incr(b"k", another), in_time())
+            assert await store.execute(incr(b"k", before), in_time()) == 1
+            assert await store.execute(get(b"k"), in_time()) == b"1"
+
     async def test_failure_leaves_no_record(self, server: RedisProcess) -> None:
         """A write that failed can be tried again under its token."""
         async with store_at(server.address) as store:

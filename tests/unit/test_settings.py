@@ -21,9 +21,11 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
+from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
 from flowcache.store.settings import Address, ReadFrom, Tls
+from tests.envelopes import KEYS, line
 
 TOKEN = {"SERVICE_BEARER_TOKEN": "flow-token"}
 PEM = str(Path(__file__).resolve())
@@ -33,6 +35,7 @@ JOURNAL = str(Path(__file__).with_name("audit.db"))
 """A file that is not there, in a directory that is."""
 KEY_FILE = Path(__file__).with_name("some.key")
 KEY = KEY_FILE.read_text().strip()
+KEYS_FILE = Path(__file__).with_name("some.keys")
 LONG_SECRET = "0123456789abcdef" * 2
 
 Write = Callable[[str], Path]
@@ -275,6 +278,15 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "audit.signing_key_file": (str(KEY_FILE), lambda s: s.audit.signing_key, Secret(KEY)),
     "audit.keep_days": ("30", lambda s: s.audit.keep_days, 30),
     "audit.max_mb": ("64", lambda s: s.audit.max_mb, 64),
+    "encryption.namespaces": ("*", in_shown("encryption.namespaces"), ("*",)),
+    "encryption.keys": (line("k2"), lambda s: s.sealing and s.sealing.active, "k2"),
+    "encryption.keys_file": (str(KEYS_FILE), lambda s: s.sealing and s.sealing.active, "k1"),
+    "encryption.active": ("k3", lambda s: s.sealing and s.sealing.active, "k3"),
+    "encryption.plaintext": (
+        "read",
+        lambda s: s.sealing and s.sealing.plaintext,
+        Plaintext.READ,
+    ),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
     "delivery.stream": ("audit", in_delivery("stream"), Stream(b"audit", 1_000_000)),
     "delivery.stream_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
@@ -315,6 +327,7 @@ PAIR = {
     "FLOWCACHE_REDIS_TLS_CERT_FILE": OTHER_PEM,
     "FLOWCACHE_REDIS_TLS_KEY_FILE": OTHER_PEM,
 }
+ENCRYPTION = {"FLOWCACHE_ENCRYPTION_KEYS": KEYS}
 NEEDS = {
     "redis.tls_ca_file": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_verify_hostname": {"FLOWCACHE_REDIS_TLS": "true"},
@@ -349,6 +362,9 @@ NEEDS = {
             },
         }.items()
     },
+    **dict.fromkeys(
+        ("encryption.namespaces", "encryption.active", "encryption.plaintext"), ENCRYPTION
+    ),
 }
 """What else must be configured for a setting to show."""
 
@@ -587,6 +603,10 @@ BAD: dict[str, str] = {
     "audit.signing_key_file": "/",
     "audit.keep_days": "0",
     "audit.max_mb": "0",
+    "encryption.namespaces": "cards, a b",
+    "encryption.keys_file": "/no/such/file",
+    "encryption.active": "a b",
+    "encryption.plaintext": "ignore",
     "log.level": "loud",
     "delivery.stream": " ",
     "delivery.stream_entries": "0",
@@ -875,7 +895,8 @@ MOUNTED = [row for row in SETTINGS if row.holds is not None]
 def test_a_secret_and_a_file_of_it_are_one_too_many(row: Setting) -> None:
     """Nobody has to guess which of two counts."""
     secret = f"FLOWCACHE_{row.holds}".replace(".", "_").upper()
-    both = {secret: LONG_SECRET, row.variable: str(KEY_FILE)}
+    assert row.holds is not None
+    both = {secret: ROWS[row.holds][0], row.variable: ROWS[row.name][0]}
     assert f"{row.holds} and {row.name}: one of them is enough" in faults(None, TOKEN | both)
 
 
@@ -906,6 +927,7 @@ def test_a_file_of_a_token_comes_before_one_that_is_made() -> None:
 def test_no_secret_shows_in_settings() -> None:
     """Neither a repr nor what is shown to people has a secret in it; what is set says so."""
     environment = {row.variable: WORD + row.name * 3 for row in SETTINGS if row.name in SECRETS}
+    environment["FLOWCACHE_ENCRYPTION_KEYS"] = f"k1:{WORD}{'A' * (43 - len(WORD))}="
     delivered = NEEDS["delivery.token"] | NEEDS["cxone.grant"]
     settings = loaded(delivered | environment | {"REDIS_URL": f"redis://ada:{WORD}@cache:1/0"})
     assert WORD not in repr(settings)
@@ -1028,17 +1050,98 @@ def test_a_subject_needs_an_issuer(write: Write) -> None:
     assert load(file, ISSUER).principals[0].subject == "s"
 
 
+# -- encryption ------------------------------------------------------------------------------------
+
+CARDS = """
+[clients.a]
+tokens = ["sha256:{digest}"]
+permissions = ["data:write"]
+namespace = "cards"
+{more}
+""".replace("{digest}", "a" * 64)
+
+
+def test_without_keys_nothing_is_encrypted_and_with_keys_everything() -> None:
+    """To encrypt is to give keys; the first of them seals."""
+    assert loaded().sealing is None
+    sealing = loaded({"FLOWCACHE_ENCRYPTION_KEYS": KEYS}).sealing
+    assert sealing is not None
+    assert (sealing.spaces, sealing.active) == (None, "k1")
+    assert sealing.plaintext is Plaintext.REFUSE
+    assert [key.id for key in sealing.provider.fetch()] == ["k1", "k2", "k3"]
+
+
+def test_namespaces_narrow_what_is_encrypted(write: Write) -> None:
+    """Those that are named, by what their keys begin with; a name of no client is a slip."""
+    keys = {"FLOWCACHE_ENCRYPTION_KEYS": KEYS}
+    file = write('[encryption]\nnamespaces = ["cards"]\n' + CARDS.format(more=""))
+    sealing = load(file, keys).sealing
+    assert sealing is not None
+    assert sealing.spaces == (b"flowcache:ns:cards:",)
+    named = {"FLOWCACHE_ENCRYPTION_NAMESPACES": "card,cards"}
+    assert faults(file, keys | named) == [
+        'encryption.namespaces: "card" is the namespace of no client'
+    ]
+    slip = write('[encryption]\nnamespaces = ["cards"]\n' + CARDS.format(more="rates = 1"))
+    assert faults(slip, keys) == ["clients.a.rates: unknown setting"]
+    (fault,) = faults_of("FLOWCACHE_ENCRYPTION_NAMESPACES", "*,cards")
+    assert fault.endswith('expected "*" alone, or names')
+
+
+@pytest.mark.parametrize(("key", "text"), [("namespaces", "*"), ("active", "k1")])
+def test_what_is_said_of_encryption_needs_keys(key: str, text: str) -> None:
+    """Who forgets the keys does not find out from a dump of Redis."""
+    told = faults(None, TOKEN | {f"FLOWCACHE_ENCRYPTION_{key.upper()}": text})
+    assert told == [f"encryption.{key}: needs encryption.keys"]
+
+
+def test_an_active_key_that_is_not_there() -> None:
+    """The fault names the keys there are, by id."""
+    told = faults(
+        None, TOKEN | {"FLOWCACHE_ENCRYPTION_KEYS": KEYS, "FLOWCACHE_ENCRYPTION_ACTIVE": "k4"}
+    )
+    assert told == ['encryption.active = "k4": no such key; there are k1, k2, k3']
+
+
+def test_keys_may_be_a_list(write: Write) -> None:
+    """In TOML each may have a line; what is wrong with each is told, and not what it holds."""
+    file = write(f"[encryption]\nkeys = {json.dumps([line('k2'), line('k1')])}")
+    sealing = load(file, TOKEN).sealing
+    assert sealing is not None
+    assert sealing.active == "k2"
+    told = faults(write('[encryption]\nkeys = ["k1:needle", "k2:needle"]'), TOKEN)
+    wanted = 'expected ID:BASE64, as "flowcache encryption new-key" prints it'
+    assert told == [f"encryption.keys = '***': line 1: {wanted}; line 2: {wanted}"]
+    assert faults(write("[encryption]\nkeys = 7"), TOKEN) == [
+        "encryption.keys = '***': expected a text"
+    ]
+
+
+def test_a_client_that_is_to_count_can_not_where_values_are_encrypted(write: Write) -> None:
+    """An operation that would always be refused is a fault; one that is merely allowed is not."""
+    keys = {"FLOWCACHE_ENCRYPTION_KEYS": KEYS}
+    file = write(CARDS.format(more='operations = ["INCR", "SET"]'))
+    assert load(file, {}).sealing is None
+    assert faults(file, keys) == [
+        "clients.a.operations: INCR can't work in a namespace that is encrypted"
+    ]
+
+
 # -- documentation ---------------------------------------------------------------------------------
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
-def test_the_configurations_of_the_documentation_are_valid(write: Write) -> None:
-    """What an operator copies from the page loads as it stands."""
+def test_the_configurations_of_the_documentation_are_valid(write: Write, tmp_path: Path) -> None:
+    """What an operator copies from the page loads, where the files that it names are there."""
     blocks = re.findall(r"^```toml\n(.*?)^```", OPERATIONS.read_text("utf-8"), re.M | re.S)
     assert len(blocks) >= 2
+    secret, journal = tmp_path / "secret", tmp_path / "audit.db"
+    secret.write_text("hush\n")
     for block in blocks:
-        load(write(block), TOKEN)
+        text = re.sub(r"/run/secrets/[a-z-]+", str(secret), block)
+        text = text.replace("/var/log/flowcache", str(tmp_path))
+        load(write(text), TOKEN | {"FLOWCACHE_AUDIT_JOURNAL": str(journal)})
 
 
 # -- delivery of the audit -------------------------------------------------------------------------

@@ -69,6 +69,8 @@ class Received:
 
     def _take(self, named: dict[str, Any]) -> None:
         writer, seq = int(named["writer"], 16), named["seq"]
+        if type(named.get("until", seq)) is not int or type(seq) is not int:
+            raise ValueError("has no proper number")
         if named["kind"] == _GAP:
             if named.get("hash") is not None:
                 start, hash_ = named["until"] + 1, bytes.fromhex(named["hash"])

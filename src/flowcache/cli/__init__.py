@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flowcache import __version__
-from flowcache.cli import audit, circuits, token
+from flowcache.cli import audit, circuits, encryption, token
 from flowcache.cli.check import check
 from flowcache.cli.delivery import deliver, deliveries
 from flowcache.cli.erase import erase
@@ -50,6 +50,7 @@ _app.command()(serve)
 _app.command()(check)
 _app.command()(erase)
 _app.add_typer(token.app)
+_app.add_typer(encryption.app)
 _app.add_typer(circuits.app, name="circuits")
 audit.app.command()(deliver)
 audit.app.command()(deliveries)

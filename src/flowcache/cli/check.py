@@ -11,6 +11,7 @@ from flowcache.cli.common import Config, Redis, give_up, valid
 
 if TYPE_CHECKING:
     from flowcache.policy.jwks import JwtSettings
+    from flowcache.sealing.settings import SealingSettings
     from flowcache.settings import Settings
 
 __all__ = ["check"]
@@ -32,15 +33,32 @@ def check(config: Config = None, redis: Redis = None) -> None:
         print(line)
     if settings.jwt is not None:
         _try_issuer(settings.jwt)
+    if settings.sealing is not None:
+        print(_sealed(settings.sealing))
     journal = settings.audit.journal
     if journal is not None:
         if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
             give_up(f"audit.journal = {journal}: may not be written by this user.")
         print(f"The audit journal is {journal}, {settings.audit.mode}.")
+    if settings.delivery is not None:
+        print(f"The audit is delivered to: {', '.join(settings.delivery.names)}.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
     print(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))
     print("flowcache is ready to serve.")
+
+
+def _sealed(settings: SealingSettings) -> str:
+    from flowcache.operations.catalogue import CATALOGUE
+
+    refused = [name for name, operation in CATALOGUE.items() if not operation.can_be_sealed]
+    ids = [key.id for key in settings.provider.fetch() if key.id != settings.active]
+    spaces = [space.decode() for space in settings.spaces or ()]
+    return (
+        f"Encrypted is {', '.join(spaces) or 'every key'}, with the key {settings.active}; "
+        f"decrypted also with: {', '.join(ids) or 'no other'}.\n"
+        f"Refused there: {', '.join(refused)}."
+    )
 
 
 def _try_issuer(settings: JwtSettings) -> None:

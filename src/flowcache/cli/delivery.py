@@ -56,8 +56,10 @@ def deliver(
         faults = process.deliver_once(settings, store)
     except BlockingIOError:
         give_up("another process delivers from this journal.")
-    for name, fault in faults.items():
-        print(f"{name}: {fault or 'has everything'}")
+    except process.DELIVERY_FAULTS as fault:
+        give_up(f"the delivery can't begin: {fault}")
+    for name, why in faults.items():
+        print(f"{name}: {why or 'has everything'}")
     raise typer.Exit(int(any(faults.values())))
 
 

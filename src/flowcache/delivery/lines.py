@@ -52,9 +52,18 @@ class FileDestination:
             self._file = file = os.open(self._path, flags, 0o600)
             status = os.fstat(file)
             self._identity = status.st_dev, status.st_ino
+            self._keep_name()
             if status.st_size and os.pread(file, 1, status.st_size - 1) != b"\n":
                 _write_all(file, b"\n")
         return self._file
+
+    def _keep_name(self) -> None:
+        """Put the name of a file that may be new on disk: without it a power cut takes the file."""
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _close(self) -> None:
         file, self._file = self._file, None

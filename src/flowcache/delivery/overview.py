@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from flowcache.audit.chain import writer_name
 from flowcache.audit.database import JournalFault
@@ -13,6 +14,8 @@ from flowcache.delivery.progress import State, read_states
 from flowcache.status import DeliveryStatus
 
 __all__ = ["overview"]
+
+NumberT = TypeVar("NumberT", int, float)
 
 
 def overview(journal: Path, names: Sequence[str], now: float) -> list[DeliveryStatus]:
@@ -56,10 +59,14 @@ def _behind(journal: Path, cursors: Mapping[str, int]) -> tuple[dict[str, int], 
         for writer in reader.writers():
             name = writer_name(writer)
             expected = cursors.get(name, -1) + 1
-            due = reader.head(writer).seq + 1 - expected
-            links = reader.links(writer, expected, 1) if due > 0 else []
+            links = reader.links(writer, expected, 1)
             if links:
-                behind[name] = due
-                at = links[0].entry.at
+                behind[name] = max(1, _number(reader.head(writer).seq) + 1 - expected)
+                at = _number(links[0].entry.at)
                 oldest = at if oldest is None else min(oldest, at)
     return behind, oldest
+
+
+def _number(value: NumberT) -> NumberT:
+    """Return a number as it was kept; 0 for what somebody made of it: `verify` tells of that."""
+    return value if isinstance(value, int | float) else 0

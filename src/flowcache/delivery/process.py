@@ -10,12 +10,14 @@ import asyncio
 import fcntl
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, time
 
 import stamina.instrumentation
+import structlog
 
 from flowcache.cxone.target import CxoneTarget
 from flowcache.delivery.destination import Destination
@@ -29,7 +31,12 @@ from flowcache.delivery.stream import StreamDestination
 from flowcache.outbound.client import Outbound
 from flowcache.store.settings import StoreSettings
 
-__all__ = ["deliver", "deliver_once"]
+__all__ = ["DELIVERY_FAULTS", "deliver", "deliver_once"]
+
+_log = structlog.get_logger(__name__)
+
+DELIVERY_FAULTS = (OSError, sqlite3.Error)
+"""What stands in the way of any delivery: the lock, the progress, the file of authorities."""
 
 _STAND_BY_SECONDS = 1.0
 _LAST_SECONDS = 2.0
@@ -43,7 +50,11 @@ def deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     """
     # Failures are told by `loop`: once, and not at each attempt.
     stamina.instrumentation.set_on_retry_hooks([])
-    return asyncio.run(_deliver(settings, store))
+    try:
+        return asyncio.run(_deliver(settings, store))
+    except DELIVERY_FAULTS as fault:
+        _log.error("the delivery of the audit can't begin", fault=str(fault))
+        return 1
 
 
 def deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, str | None]:
@@ -51,6 +62,7 @@ def deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, 
 
     Raises:
         BlockingIOError: another process delivers from this journal.
+        DELIVERY_FAULTS: the files beside the journal can't be opened.
     """
     return asyncio.run(_deliver_once(settings, store))
 

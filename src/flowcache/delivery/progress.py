@@ -23,6 +23,7 @@ __all__ = ["Place", "Progress", "State", "progress_path", "read_states"]
 _log = structlog.get_logger(__name__)
 
 _SCHEMA = """
+BEGIN;
 CREATE TABLE IF NOT EXISTS destinations (
     name TEXT PRIMARY KEY,
     since REAL NOT NULL,
@@ -40,6 +41,7 @@ CREATE TABLE IF NOT EXISTS cursors (
     seq INTEGER NOT NULL,
     PRIMARY KEY (destination, writer)
 ) WITHOUT ROWID;
+COMMIT;
 """
 
 
@@ -150,6 +152,8 @@ def read_states(journal: Path) -> dict[str, tuple[State, dict[str, int]]]:
     if not path.is_file():
         return {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            return {}  # it is being made
         rows = connection.execute(f"SELECT {', '.join(State._fields)} FROM destinations")  # noqa: S608 - names of ours
         return {
             row[0]: (State._make((*row[:-1], bool(row[-1]))), _cursors(connection, row[0]))

@@ -308,7 +308,7 @@ class _Supervisor:
             _log.warning("http.host and http.port change only at a restart")
         _log.info("the workers are replaced", workers=now.workers)
         self._service = service
-        self._next_start = 0.0
+        self._next_start = self._next_companion = 0.0
 
     def _end(self) -> None:
         if self._is_ending:

@@ -37,7 +37,7 @@ def _read_incr(reply: Reply) -> Result:
 INCR = Operation(
     name="INCR",
     summary="Add `value`, 1 if absent, to the number under the key and renew its TTL; returns the "
-    "new number. A key that is not there counts from 0.",
+    "new number. A key that is not there counts from 0. Not where values are encrypted.",
     permission=Permission.DATA_WRITE,
     command=_incr,
     read=_read_incr,
@@ -53,4 +53,5 @@ INCR = Operation(
     },
     value_optional=True,
     example=1,
+    can_be_sealed=False,  # Redis can't count what it can't read
 )

@@ -58,6 +58,8 @@ class Operation:
     """Whether the call may leave `value` out."""
     example: Any = None
     """Such a value."""
+    can_be_sealed: bool = True
+    """Whether it can work where values are encrypted; what can't is refused there."""
 
 
 def unexpected(operation: str) -> InvalidResponse:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from flowcache.ports import RESERVED_PREFIX
+from flowcache.ports import NAMESPACES, RESERVED_PREFIX
 
 __all__ = [
     "ALL_KEYS",
@@ -119,4 +119,4 @@ def namespace_prefix(name: str) -> bytes:
     """
     if not _NAMESPACE.fullmatch(name):
         raise ValueError("expected 1 to 32 letters, digits, - and _, the first no sign")
-    return RESERVED_PREFIX + b"ns:%b:" % name.encode()
+    return NAMESPACES + name.encode() + b":"

@@ -92,8 +92,9 @@ def delivery_settings(
         ConfigurationError: the configuration has faults; all of them are told.
     """
     faults: list[str] = []
-    sources = Sources(overrides or {}, environment, read_file(file, faults), {})
-    values = read_values(sources, faults)
+    document = read_file(file, faults)
+    find_unknown(document, environment, faults)
+    values = read_values(Sources(overrides or {}, environment, document, {}), faults)
     delivery = delivery_part(values, faults)
     if faults:
         raise ConfigurationError(faults)

@@ -20,7 +20,7 @@ from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import Clients, read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
 from flowcache.policy.jwks import JwtSettings
-from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.keys import ALL_KEYS, namespace_prefix
 from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
@@ -28,6 +28,8 @@ from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
+from flowcache.sealing.keys import WrittenKeys
+from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.secret import Secret
 from flowcache.settings.delivery import delivery_part
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
@@ -51,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True):
     audit: AuditSettings
     delivery: DeliverySettings | None
     """Where the audit goes; None: it stays in the journal."""
+    sealing: SealingSettings | None
+    """What is encrypted in Redis; None: nothing."""
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
@@ -76,6 +80,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
     _check_breaker(v, faults)
     audit = audit_part(v, faults)
     delivery = delivery_part(v, faults)
+    sealing = _sealing(v, known, faults)
     body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
     if body is not None and bodies is not None and body > bodies:
         faults.append(
@@ -123,6 +128,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         ),
         audit,
         delivery,
+        sealing,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
     )
@@ -198,6 +204,7 @@ def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
 
 
 def store_part(v: dict[str, Any]) -> StoreSettings:
+    """Return where Redis is, and how it is spoken to."""
     location: Location = v["redis.nodes"]
     reply_timeout = v["redis.reply_timeout_seconds"]
     if reply_timeout is None:
@@ -294,6 +301,43 @@ def _jwt(v: dict[str, Any]) -> JwtSettings | None:
     if v["jwt.keys"] is None:
         return None
     return JwtSettings(v["jwt.issuer"], v["jwt.audience"], v["jwt.keys"], v["jwt.refresh_seconds"])
+
+
+def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSettings | None:
+    """Return what is encrypted; refuse what would leave in clear what somebody meant to encrypt."""
+    if any(fault.startswith("encryption.") for fault in faults):
+        return None
+    written, active = v["encryption.keys"], v["encryption.active"]
+    names = v["encryption.namespaces"]
+    if written is None:
+        faults.extend(
+            f"{name}: needs encryption.keys"
+            for name in ("encryption.namespaces", "encryption.active")
+            if v[name] is not None
+        )
+        return None
+    provider = WrittenKeys(written)
+    ids = [key.id for key in provider.fetch()]
+    if active is not None and active not in ids:
+        faults.append(f'encryption.active = "{active}": no such key; there are {", ".join(ids)}')
+    named = () if names in (None, ("*",)) else names
+    spaces = tuple(map(namespace_prefix, named)) or None
+    taken = {who.prefix for who in known.principals}
+    if not any(fault.startswith("clients") for fault in faults):  # else some are not known here
+        faults.extend(
+            f'encryption.namespaces: "{name}" is the namespace of no client'
+            for name in named
+            if namespace_prefix(name) not in taken
+        )
+    can_not = {name for name, operation in CATALOGUE.items() if not operation.can_be_sealed}
+    faults.extend(
+        f"clients.{who.name}.operations: {name} can't work in a namespace that is encrypted"
+        for who in known.principals
+        if who.operations is not None and (spaces is None or who.prefix in spaces)
+        for name in sorted(who.operations & can_not)
+    )
+    plaintext = Plaintext(v["encryption.plaintext"])
+    return SealingSettings(provider, active or ids[0], spaces, plaintext)
 
 
 def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

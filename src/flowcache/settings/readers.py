@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from flowcache.outbound.urls import is_safe
+from flowcache.policy.keys import namespace_prefix
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
+from flowcache.sealing.keys import WrittenKeys, is_key_id
 from flowcache.secret import Secret
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
     "content",
+    "encryption_keys",
     "file",
     "flag",
     "key",
+    "key_id",
     "keys",
     "location",
+    "namespaces",
     "networks",
     "new_file",
     "number",
@@ -257,3 +262,35 @@ def keys(value: Any) -> str:
     if not is_safe(location):
         raise ValueError("expected a file, or an https:// URL without credentials")
     return location
+
+
+def encryption_keys(value: Any) -> Secret:
+    """Read lines of ``ID:BASE64``: a text, or in TOML also a list of them."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = "\n".join(value)
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    written = Secret(value)
+    WrittenKeys(written).fetch()
+    return written
+
+
+def key_id(value: Any) -> str:
+    """Read the id of a key for encryption."""
+    read = text(value)
+    if not is_key_id(read):
+        raise ValueError("expected the id of a key: 1 to 32 letters, digits, - _ and .")
+    return read
+
+
+def namespaces(value: Any) -> tuple[str, ...]:
+    """Read names of namespaces, or ``*``: a text with commas, or in TOML also a list."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
+    names = tuple(each.strip() for each in text(value).split(","))
+    if "*" in names and len(names) > 1:
+        raise ValueError('expected "*" alone, or names')
+    for name in names:
+        if name != "*":
+            namespace_prefix(name)
+    return names

@@ -11,6 +11,7 @@ from flowcache.audit.settings import Mode as AuditMode
 from flowcache.cxone.settings import CXONE_AUTH_BASE, Grant
 from flowcache.delivery.settings import Shape
 from flowcache.resilience.breaker import Mode
+from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
 from flowcache.settings import readers as read
 from flowcache.telemetry.logs import LEVELS
@@ -387,6 +388,35 @@ SETTINGS: tuple[Setting, ...] = (
         read.number(1, 1 << 20),
         1024,
         "the most MiB of records; the oldest are let go of",
+    ),
+    Setting(
+        "encryption",
+        "namespaces",
+        read.namespaces,
+        None,
+        "namespaces whose values are encrypted in Redis; `*`, the default: all of them, and the "
+        "keys that are in none",
+    ),
+    *_secret(
+        "encryption",
+        "keys",
+        read.encryption_keys,
+        "keys that values are encrypted with, `ID:BASE64` each; without any nothing is encrypted",
+    ),
+    Setting(
+        "encryption",
+        "active",
+        read.key_id,
+        None,
+        "id of the key that encrypts what is written; all of them decrypt; the first by default",
+    ),
+    Setting(
+        "encryption",
+        "plaintext",
+        read.one_of(*Plaintext),
+        "refuse",
+        "what becomes of values that are not encrypted: refuse; read: they pass until they are "
+        "written again; write: they are still written so. For data that is there already",
     ),
     Setting("log", "level", read.one_of(*LEVELS), "info", "least level that is logged"),
     Setting(

@@ -79,5 +79,6 @@ def pack(command: Command) -> Packed:
         record = (b"", b"0")
     else:
         keys = (b"2", command.key, once_key(command.key, once.token))
-        record = (once.fingerprint, b"%d" % once.lifetime_ms)
+        fingerprints = b" ".join((once.fingerprint, *once.former))
+        record = (fingerprints, b"%d" % once.lifetime_ms)
     return _WRITE.pack(*keys, command.name, b"%d" % (ttl or 0), *record, *command.args)

@@ -21,6 +21,7 @@ from flowcache.ports import Mode
 from flowcache.status import CIRCUIT_STATES, CircuitStatus, DeliveryStatus, WorkerStatus
 from flowcache.telemetry.latency import count_until
 from flowcache.telemetry.metrics import merge
+from flowcache.telemetry.totals import merge_sealing
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -88,6 +89,29 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         value=sum(worker.audit_total for worker in workers),
     )
     yield from _journal(workers)
+    yield from _sealing(workers)
+
+
+def _sealing(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    total = merge_sealing(worker.sealing for worker in workers)
+    sealed = CounterMetricFamily(
+        "flowcache_encryption_sealed", "Values encrypted, by the key's id.", labels=["key"]
+    )
+    opened = CounterMetricFamily(
+        "flowcache_encryption_opened", "Values decrypted, by the key's id.", labels=["key"]
+    )
+    flaws = CounterMetricFamily(
+        "flowcache_encryption_flaws",
+        "Values that could not be decrypted, by what is wrong with them.",
+        labels=["flaw"],
+    )
+    if total is not None:
+        for key_id, use in total.keys.items():
+            sealed.add_metric([key_id], use.sealed)
+            opened.add_metric([key_id], use.opened)
+        for flaw, count in total.flaws.items():
+            flaws.add_metric([flaw], count)
+    yield from (sealed, opened, flaws)
 
 
 def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:

@@ -6,10 +6,18 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import structs
 
-from flowcache.status import CircuitStatus, JournalStatus, ReadStats, StoreStatus, WorkerStatus
+from flowcache.status import (
+    CircuitStatus,
+    JournalStatus,
+    ReadStats,
+    SealingKeyStatus,
+    SealingStatus,
+    StoreStatus,
+    WorkerStatus,
+)
 from flowcache.telemetry.metrics import merge
 
-__all__ = ["fold", "once_each"]
+__all__ = ["fold", "merge_sealing", "once_each"]
 
 
 def once_each(living: Iterable[WorkerStatus], left: Iterable[WorkerStatus]) -> list[WorkerStatus]:
@@ -54,6 +62,28 @@ def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
         ),
         journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
         overload_refusals=sum(worker.overload_refusals for worker in workers),
+        sealing=merge_sealing(worker.sealing for worker in workers),
+    )
+
+
+def merge_sealing(many: Iterable[SealingStatus | None]) -> SealingStatus | None:
+    """Add up what workers sealed and opened; a key is active where the first worker has it so."""
+    there = [each for each in many if each is not None]
+    if not there:
+        return None
+    ids = dict.fromkeys(key_id for each in there for key_id in each.keys)
+    return SealingStatus(
+        {
+            key_id: _key([each.keys[key_id] for each in there if key_id in each.keys])
+            for key_id in ids
+        },
+        {flaw: sum(each.flaws[flaw] for each in there) for flaw in there[0].flaws},
+    )
+
+
+def _key(uses: Sequence[SealingKeyStatus]) -> SealingKeyStatus:
+    return SealingKeyStatus(
+        uses[0].active, sum(use.sealed for use in uses), sum(use.opened for use in uses)
     )
 
 

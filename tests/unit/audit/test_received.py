@@ -142,6 +142,8 @@ def test_what_is_no_record_is_damage() -> None:
         b"{}",
         b'{"writer":"x","seq":0,"kind":"call"}',
         b'{"writer":1}',
+        b'{"writer":"1","seq":"0","kind":"call"}',
+        b'{"writer":"1","seq":0,"kind":"gap","until":"1"}',
     ]
     assert Received(bad).damage() == [f"line {n} is no record" for n in range(1, len(bad) + 1)]
     assert Received([b"?"] * 50).damage()[-1] == "and 30 more"

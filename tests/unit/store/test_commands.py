@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache.ports import Command, Once
+from flowcache.ports import APPEND, Command, Once
 from flowcache.store.commands import ASKING, PING, Packed, pack
 from flowcache.store.slots import key_slot, once_key
 
@@ -96,3 +96,10 @@ def test_what_has_no_key() -> None:
     """The two commands that the store sends on its own account."""
     assert read(ASKING) == [b"ASKING"]
     assert read(PING) == [b"PING"]
+
+
+def test_an_append_is_one_script() -> None:
+    """All entries of a batch go in one atomic step, each value as it is."""
+    values = [b'{"a":1}', b"\x00\xff", b""]
+    packed = pack(Command(APPEND, b"stream", (b"10", b"record", *values), writes=True))
+    assert script(packed) == [b"1", b"stream", b"10", b"record", *values]

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowcache.ports import Mode
-from flowcache.status import WorkerStatus
+from flowcache.status import SealingKeyStatus, SealingStatus, WorkerStatus
 from flowcache.telemetry.exposition import exposition
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
@@ -144,6 +144,20 @@ def test_an_overload_is_told_apart_from_an_outage() -> None:
     samples = parsed([*living, worker(3, alive=False, at_work=9, overload_refusals=4)])
     assert value(samples, "requests_at_work") == 5
     assert value(samples, "overload_refusals_total") == 9
+
+
+def test_encryption_is_counted_by_key_over_all_workers() -> None:
+    """A key of any worker has its counts, and so has what could not be opened."""
+    one = SealingStatus({"k1": SealingKeyStatus(True, 1, 2)}, {"altered": 3})
+    other = SealingStatus(
+        {"k1": SealingKeyStatus(False, 10, 20), "k2": SealingKeyStatus(True, 5, 0)}, {"altered": 4}
+    )
+    samples = parsed([worker(1, sealing=one), worker(2), worker(3, sealing=other, alive=False)])
+    assert value(samples, "encryption_sealed_total", key="k1") == 11
+    assert value(samples, "encryption_opened_total", key="k1") == 22
+    assert value(samples, "encryption_sealed_total", key="k2") == 5
+    assert value(samples, "encryption_opened_total", key="k2") == 0
+    assert value(samples, "encryption_flaws_total", flaw="altered") == 7
 
 
 def test_odd_names_are_escaped() -> None:

@@ -8,7 +8,14 @@ import pytest
 from msgspec import structs
 
 from flowcache.http.inspector.view import AuditFilter, view
-from flowcache.status import JournalStatus, ReadStats, StoreStatus, WorkerStatus
+from flowcache.status import (
+    JournalStatus,
+    ReadStats,
+    SealingKeyStatus,
+    SealingStatus,
+    StoreStatus,
+    WorkerStatus,
+)
 from flowcache.telemetry.exposition import exposition
 from flowcache.telemetry.latency import BUCKETS
 from flowcache.telemetry.totals import fold, once_each
@@ -33,6 +40,13 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         at_work=1,
         overload_refusals=pid,
         reads=ReadStats(pid, 10 * pid, 100 * pid, 1000 * pid),
+        sealing=SealingStatus(
+            {
+                "k1": SealingKeyStatus(False, pid, 10 * pid),
+                f"k{2 + pid % 2}": SealingKeyStatus(True, 1, pid),
+            },
+            {"altered": pid, "plaintext": 1},
+        ),
     )
     store = StoreStatus("ready", "cluster", None, told.store.shards, pid, 10 * pid)
     commits = [0] * BUCKETS

@@ -19,6 +19,7 @@ from flowcache.ports import FAILED, AuditRecord, has_failed
 from flowcache.status import CIRCUIT_STATES, DeliveryStatus, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
+from flowcache.telemetry.totals import merge_sealing
 
 __all__ = ["MAX_LIMIT", "AuditFilter", "circuits_of", "iso", "view"]
 
@@ -153,6 +154,7 @@ def view(
             }
             for each in deliveries
         ],
+        "encryption": _encryption(everybody),
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [
             {
@@ -166,6 +168,11 @@ def view(
         "configuration": configuration,
         "version": version,
     }
+
+
+def _encryption(workers: Sequence[WorkerStatus]) -> dict[str, Any] | None:
+    total = merge_sealing(worker.sealing for worker in workers)
+    return None if total is None else msgspec.to_builtins(total)
 
 
 def circuits_of(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:

@@ -76,6 +76,11 @@ def inspector_schemas() -> dict[str, Schema]:
         "inFlight": whole,
         "auditRecords": whole,
     }
+    key = {
+        "active": {"type": "boolean", "description": "Whether it encrypts what is written."},
+        "sealed": whole | {"description": "Values encrypted with it."},
+        "opened": whole | {"description": "Values decrypted with it."},
+    }
     journal = {
         "worker": whole,
         "writer": text | {"description": "Its name in the journal."},
@@ -199,6 +204,20 @@ def inspector_schemas() -> dict[str, Schema]:
                     "items": obj(delivery),
                     "description": "How the audit is delivered to each destination.",
                 },
+                "encryption": obj(
+                    {
+                        "keys": {"type": "object", "additionalProperties": obj(key)},
+                        "flaws": {
+                            "type": "object",
+                            "additionalProperties": whole,
+                            "description": "Values that could not be decrypted, by what is wrong "
+                            "with them.",
+                        },
+                    },
+                    type=["object", "null"],
+                    description="Encryption at rest, by the id of each key; null where there is "
+                    "none.",
+                ),
                 "redis": {
                     "type": "array",
                     "items": {"allOf": [obj({"worker": whole}), ref("StoreStatus")]},

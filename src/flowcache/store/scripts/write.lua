@@ -4,7 +4,8 @@
 -- KEYS[2]    optional: where the record of this write is kept, in the slot of KEYS[1]
 -- ARGV[1]    the command: SET, HSET, DEL or INCRBY
 -- ARGV[2]    the key's life in seconds; "0": the command gives it none
--- ARGV[3]    the fingerprint of the write, told from another body's
+-- ARGV[3]    the fingerprint of the write, told from another body's; behind it, with spaces between,
+--            those that the same write may have had before
 -- ARGV[4]    the record's life in milliseconds
 -- ARGV[5..]  the command's arguments after the key
 --
@@ -15,12 +16,12 @@ local record = KEYS[2]
 if record then
   local seen = redis.call('HMGET', record, 'fingerprint', 'reply')
   if seen[1] then
-    if seen[1] ~= ARGV[3] then
+    if not string.find(' ' .. ARGV[3] .. ' ', ' ' .. seen[1] .. ' ', 1, true) then
       return redis.error_reply('CONFLICT this idempotency key came with another body')
     end
     -- Written again, so that a WAIT that follows waits for the first write, too: on a new connection
     -- it would else have nothing to wait for. pcall: a server out of memory still repeats its answer.
-    redis.pcall('HSET', record, 'fingerprint', ARGV[3])
+    redis.pcall('HSET', record, 'fingerprint', seen[1])
     return tonumber(seen[2]) or redis.status_reply(seen[2])
   end
 end
@@ -63,7 +64,7 @@ if type(reply) == 'table' then
 end
 
 if record then
-  redis.call('HSET', record, 'fingerprint', ARGV[3], 'reply', answer)
+  redis.call('HSET', record, 'fingerprint', string.match(ARGV[3], '^%S+'), 'reply', answer)
   redis.call('PEXPIRE', record, ARGV[4])
 end
 return reply

@@ -1,0 +1,160 @@
+"""What encryption at rest costs a call: ``python -m bench.sealing``.
+
+The data action as a whole, from credential to encoded answer, without an HTTP server and without
+Redis: as CPU time a call, in clear and encrypted in turns, in one process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import cycle
+from time import monotonic, process_time
+from typing import Any, NamedTuple
+
+import msgspec
+
+from flowcache.audit.ring import AuditRing
+from flowcache.http.asgi import ASGIApp, Message
+from flowcache.http.data_action import DataAction, DataActionSettings
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.policy.gate import Gate, GateSettings
+from flowcache.policy.keys import ALL_KEYS, namespace_prefix
+from flowcache.policy.networks import Networks
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Credential, Principal, Principals
+from flowcache.policy.rates import Rate
+from flowcache.policy.tokens import Token, digest
+from flowcache.ports import Command, Reply, ShardedExecutor
+from flowcache.sealing.keys import WrittenKeys, new_key
+from flowcache.sealing.settings import SealingSettings
+from flowcache.sealing.vault import Vault
+from flowcache.secret import Secret
+from flowcache.telemetry.metrics import Counters
+
+_ROUNDS = 15
+_ROUND_SECONDS = 0.05
+_TOKEN = b"token-of-the-benchmark"
+_KEYS = ("a", "b")
+_DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
+_SETTINGS = DataActionSettings(max_body=1 << 20, max_answer=1 << 20)
+
+
+class _Memory:
+    """As much of Redis as the calls need."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, Any] = {}
+
+    async def execute(self, command: Command, deadline: float) -> Reply:
+        if command.name == b"SET":
+            (self._held[command.key],) = command.args
+            return b"OK"
+        if command.name == b"HSET":
+            pairs = zip(command.args[::2], command.args[1::2], strict=True)
+            self._held[command.key] = dict(pairs)
+            return 0
+        return self._held[command.key]
+
+    def place(self, key: bytes) -> str | None:
+        return "127.0.0.1:7000"
+
+
+class _Row(NamedTuple):
+    name: str
+    body: dict[str, object]
+    first: dict[str, object] | None = None
+    """The call that puts there what this one reads."""
+
+
+def _rows() -> list[_Row]:
+    rows = []
+    for size, name in ((100, "100 B"), (2048, "2 KB"), (100_000, "100 KB"), (200_000, "200 KB")):
+        write: dict[str, object] = {"operation": "SET", "value": "x" * (size - 2)}
+        rows += [_Row(f"SET of {name}", write), _Row(f"GET of {name}", {"operation": "GET"}, write)]
+    fields = {f"field-{number}": "x" * 100 for number in range(20)}
+    write = {"operation": "HSET", "value": fields}
+    rows.append(_Row("HSET of 20 fields of 100 B", write))
+    rows.append(_Row("HGETALL of them", {"operation": "HGETALL"}, write))
+    return rows
+
+
+def _action(executor: ShardedExecutor) -> ASGIApp:
+    principal = Principal("flow", _DATA, ALL_KEYS)
+    credential = Credential(Token(digest(_TOKEN)), principal)
+    gate = Gate(
+        Principals([credential], monotonic),
+        GateSettings(Networks(()), Rate(1.0, 1)),
+        {},
+        monotonic,
+    )
+    ring = AuditRing(1000)
+    return DataAction(_SETTINGS, gate, executor, Counters(CATALOGUE), ring, monotonic)
+
+
+def _call(action: ASGIApp, body: dict[str, object]) -> Callable[[], Any]:
+    """Return the call, for two keys in turns: what was kept of the last one is of no use."""
+    bodies = [msgspec.json.encode({"key": key} | body) for key in _KEYS]
+    headers = [
+        (b"host", b"flowcache:3000"),
+        (b"content-length", str(len(bodies[0])).encode()),
+        (b"authorization", b"Bearer " + _TOKEN),
+    ]
+    scope = {"type": "http", "headers": headers, "client": ("127.0.0.1", 1)}
+    messages = cycle({"type": "http.request", "body": raw, "more_body": False} for raw in bodies)
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(answer: Message) -> None:
+        if answer["type"] == "http.response.start":
+            assert answer["status"] == 200, answer
+
+    async def call() -> None:
+        await action(scope, receive, send)
+
+    return call
+
+
+async def _seconds(call: Callable[[], Any], calls: int) -> float:
+    began = process_time()
+    for _ in range(calls):
+        await call()
+    return (process_time() - began) / calls
+
+
+async def _measure(row: _Row) -> tuple[float, float, float]:
+    """Return CPU seconds a call in clear, encrypted, and in clear beside what is encrypted."""
+    provider = WrittenKeys(Secret("\n".join(new_key(name).line() for name in ("a", "b"))))
+    every = SealingSettings(provider, "a")
+    other = SealingSettings(provider, "a", (namespace_prefix("other"),))
+    actions = [
+        _action(executor)
+        for executor in (_Memory(), Vault(_Memory(), every), Vault(_Memory(), other))
+    ]
+    if row.first is not None:
+        for action in actions:
+            write = _call(action, row.first)
+            for _ in _KEYS:
+                await write()
+    calls = [_call(action, row.body) for action in actions]
+    once = await _seconds(calls[0], 20)
+    count = max(20, int(_ROUND_SECONDS / once))
+    rounds = [[await _seconds(call, count) for call in calls] for _ in range(_ROUNDS)]
+    clear, sealed, beside = (min(column) for column in zip(*rounds, strict=True))
+    return clear, sealed, beside
+
+
+async def _main() -> None:
+    print("| call | in clear | encrypted | more | ratio | in clear beside it |")
+    print("|---|---|---|---|---|---|")
+    for row in _rows():
+        clear, sealed, beside = await _measure(row)
+        print(
+            f"| {row.name} | {clear * 1e6:.1f} µs | {sealed * 1e6:.1f} µs | "
+            f"{(sealed - clear) * 1e6:.1f} µs | {sealed / clear:.2f} | {beside / clear:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

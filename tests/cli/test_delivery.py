@@ -1,0 +1,149 @@
+"""``flowcache audit deliver`` and ``deliveries``, as an operator at a terminal meets them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import flowcache
+from tests.delivery.receiver import ENDPOINT_TOKEN, PATH, Fault, Receiver, receiver
+from tests.servers import RedisProcess
+from tests.unit.audit.journals import SIGNING_KEY, chain
+
+
+@pytest.fixture
+def there() -> Iterator[Receiver]:
+    with receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+@pytest.fixture
+def config(path: Path, tmp_path: Path, there: Receiver) -> str:
+    """Return a configuration without any credential: who delivers need not serve."""
+    file = tmp_path / "flowcache.toml"
+    file.write_text(
+        f'[audit]\njournal = "{path}"\n'
+        f'[delivery]\nfile = "{tmp_path}/out.jsonl"\nurl = "{there.url}/api{PATH}"\n'
+        f'token = "{ENDPOINT_TOKEN}"\n'
+    )
+    return str(file)
+
+
+@pytest.mark.parametrize("command", ["deliver", "deliveries"])
+def test_help_has_an_example(command: str) -> None:
+    """The help of a command shows how it is used."""
+    shown = flowcache("audit", command, "--help")
+    assert shown.returncode == 0
+    assert f"flowcache audit {command} " in " ".join(shown.stdout.split())
+
+
+def test_once(config: str, path: Path, there: Receiver, tmp_path: Path) -> None:
+    """What is due is delivered everywhere; the second time there is nothing."""
+    chain(path, [3])
+    for _ in range(2):
+        done = flowcache("audit", "deliver", "-c", config, "--once")
+        assert (done.returncode, done.stdout) == (
+            0,
+            "file: has everything\nhttp: has everything\n",
+        )
+    assert len(there.lines) == 5
+    assert (tmp_path / "out.jsonl").read_bytes().splitlines() == there.lines
+
+
+def test_what_was_delivered_can_be_verified(config: str, path: Path, tmp_path: Path) -> None:
+    """The receiver's own file is evidence: with the key, and found wrong when it was bent."""
+    chain(path, [3])
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
+    out = tmp_path / "out.jsonl"
+    verify = ("audit", "verify", "--received", str(out))
+    key = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
+    done = flowcache(*verify, environment=key)
+    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all is well.\n")
+    lines = out.read_text().splitlines()
+    out.write_text("\n".join([lines[0], lines[0], *lines[2:], '{"torn":']))
+    done = flowcache(*verify, environment=key)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[:2] == [
+        "the file: line 6 is no record",
+        f"writer {json.loads(lines[0])['writer']}, record 1: missing",
+    ]
+    assert flowcache("audit", "verify", "--received", str(tmp_path / "none")).returncode == 2
+
+
+def test_once_with_a_destination_that_fails(
+    config: str, path: Path, there: Receiver, tmp_path: Path
+) -> None:
+    """It is not tried again: exit 1, and why; the other one has everything."""
+    chain(path, [3])
+    there.intake_faults.append(Fault(503))
+    done = flowcache("audit", "deliver", "-c", config, "--once")
+    assert (done.returncode, done.stdout) == (
+        1,
+        "file: has everything\nhttp: the endpoint answered 503\n",
+    )
+    shown = flowcache("audit", "deliveries", "-c", config)
+    assert shown.returncode == 1
+    rows = {line.split()[0]: line.split() for line in shown.stdout.splitlines() if line.strip()}
+    assert rows["file"][1:3] == ["5", "0"]
+    assert rows["http"][1:3] == ["0", "5"]
+    assert " ".join(rows["http"]).endswith("never the endpoint answered 503")
+    assert "http: 5 records of writer" in shown.stderr
+
+
+def test_a_destination_that_has_stopped(config: str, path: Path, there: Receiver) -> None:
+    """It says so, until it has been tried again and went well."""
+    chain(path, [3])
+    there.intake_faults.append(Fault(400))
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 1
+    shown = flowcache("audit", "deliveries", "-c", config)
+    assert (shown.returncode, "stopped: the endpoint answered 400" in shown.stdout) == (1, True)
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
+    shown = flowcache("audit", "deliveries", "-c", config)
+    assert (shown.returncode, "stopped" in shown.stdout) == (0, False)
+
+
+def test_another_process_delivers(config: str, path: Path, there: Receiver) -> None:
+    """There is one a journal: exit 2, and nothing was sent."""
+    chain(path)
+    with Path(f"{path}-delivery-lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = flowcache("audit", "deliver", "-c", config, "--once")
+    assert done.returncode == 2
+    assert done.stderr == "flowcache: another process delivers from this journal.\n"
+    assert there.attempts == []
+
+
+def test_nothing_yet(config: str) -> None:
+    """Before the service has run there is nothing to deliver, and nothing wrong."""
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
+    assert flowcache("audit", "deliveries", "-c", config).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["deliver", "deliveries"])
+def test_nowhere(command: str, tmp_path: Path) -> None:
+    """Without a destination the sentence says what to configure."""
+    done = flowcache("audit", command)
+    assert done.returncode == 2
+    assert "see [delivery] and cxone.audit_path" in done.stderr
+
+
+def test_a_stream(path: Path, fresh_standalone: RedisProcess) -> None:
+    """The stream's Redis is that of the configuration."""
+    chain(path, [3])
+    environment = {
+        "REDIS_NODES": f"127.0.0.1:{fresh_standalone.port}",
+        "FLOWCACHE_AUDIT_JOURNAL": str(path),
+        "FLOWCACHE_DELIVERY_STREAM": "flowcache:audit",
+    }
+    done = flowcache("audit", "deliver", "--once", environment=environment)
+    assert (done.returncode, done.stdout) == (0, "stream: has everything\n")
+    assert fresh_standalone.cli("XLEN", "flowcache:audit") == 5

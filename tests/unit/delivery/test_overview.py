@@ -1,0 +1,231 @@
+"""How far a destination is: its progress compared with the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from flowcache.audit.database import JournalFault
+from flowcache.delivery.loop import Loop
+from flowcache.delivery.overview import overview
+from flowcache.delivery.process import deliver
+from flowcache.delivery.progress import progress_path
+from flowcache.delivery.settings import DeliverySettings
+from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.outbound.judging import NotNow
+from flowcache.status import DeliveryStatus
+from flowcache.store.settings import StoreSettings
+from flowcache.telemetry.exposition import exposition
+from tests.delivery.loops import Memory, looping, verified
+from tests.unit.audit.journals import by_hand, chain, let_go
+from tests.unit.telemetry.statuses import worker
+
+WRITTEN_AT = 1_700_000_000.0
+"""The time of the first record of `journals.chain`."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+def look(path: Path, name: str = "memory", now: float = WRITTEN_AT + 100) -> DeliveryStatus:
+    (status,) = overview(path, [name], now)
+    return status
+
+
+def once(path: Path, memory: Memory) -> str | None:
+    """Deliver what is due to a memory; return why not all of it was taken."""
+
+    async def work() -> str | None:
+        async with looping(path, memory, batch=4) as loop:
+            return await loop.catch_up()
+
+    with capture_logs():
+        return asyncio.run(work())
+
+
+def test_before_anything_was_written(path: Path) -> None:
+    """Neither journal nor progress: nothing is due, and nothing is wrong."""
+    assert look(path) == DeliveryStatus("memory", 0, 0, 0, {}, 0.0, None, None, None, False)
+
+
+def test_what_is_due(path: Path) -> None:
+    """How many records, of which writer, and how long the oldest has waited."""
+    names = [chain(path, [3]), chain(path, [1])]
+    status = look(path)
+    assert status.behind == dict(zip(names, [5, 3], strict=True))
+    assert status.behind_seconds == 100.0
+    once(path, Memory())
+    status = look(path)
+    assert (status.delivered, status.behind, status.behind_seconds) == (8, {}, 0.0)
+
+
+def test_a_clock_that_went_back(path: Path) -> None:
+    """No record has waited for less than no time."""
+    chain(path)
+    assert look(path, now=0.0).behind_seconds == 0.0
+
+
+def test_destinations_know_nothing_of_each_other(path: Path) -> None:
+    """Each has a place of its own."""
+    chain(path)
+    once(path, Memory())
+    well, other = overview(path, ["memory", "other"], 0.0)
+    assert (well.behind, sum(other.behind.values())) == ({}, 5)
+
+
+def test_a_failure_is_told_until_it_went_well(path: Path) -> None:
+    """The reason and when; counts stay."""
+    chain(path)
+    memory = Memory(NotNow("away"))
+    assert once(path, memory) == "away"
+    status = look(path)
+    assert (status.failures, status.fault, status.stopped) == (1, "away", False)
+    assert status.fault_at is not None
+    assert once(path, memory) is None
+    status = look(path)
+    assert (status.failures, status.fault, status.delivered) == (1, None, 5)
+
+
+def test_a_progress_that_is_broken_is_said_so(path: Path) -> None:
+    """It is no reason to say that all is well."""
+    chain(path)
+    progress_path(path).write_bytes(b"no database " * 500)
+    with pytest.raises(JournalFault, match="the progress of its delivery: "):
+        look(path)
+
+
+def test_a_progress_that_is_being_made(path: Path) -> None:
+    """A file without tables is that of a process that has just begun."""
+    chain(path)
+    progress_path(path).touch()
+    assert look(path).delivered == 0
+
+
+@pytest.mark.parametrize(
+    "column", ["at", "kind", "client", "hit", "latency_ms", "stale", "hash", "seal", "detail"]
+)
+@pytest.mark.parametrize("value", ["'text'", "x'ff00'", "NULL", "-1e400"])
+def test_a_journal_that_was_tampered_with(path: Path, column: str, value: str) -> None:
+    """It is delivered all the same, nothing stops; what was bent on the way is found there."""
+    chain(path, [3])
+    true = Memory()
+    once(path, true)
+    progress_path(path).unlink()
+    try:
+        with by_hand(path) as hand:
+            hand.execute(f"UPDATE records SET {column} = {value} WHERE seq = 2")
+    except sqlite3.IntegrityError:
+        pytest.skip("SQLite lets nobody write that")
+    assert sum(look(path).behind.values()) == 5
+    memory = Memory()
+    assert once(path, memory) is None
+    assert (len(memory.lines), look(path).behind) == (5, {})
+    without_seals = [
+        [json.loads(line) | {"seal": None} for line in each.lines] for each in (true, memory)
+    ]
+    assert without_seals[0] == without_seals[1] or not verified(memory.lines).is_well
+
+
+def test_retention_goes_on_while_a_destination_is_dead(path: Path) -> None:
+    """The journal keeps to its bounds; what was lost to it is counted, told, and leaves a gap."""
+    name = chain(path, [20])
+    memory = Memory()
+
+    async def work() -> None:
+        async with looping(path, memory, batch=4) as loop:
+            await _one(loop)
+            memory.faults.append(NotNow("dead"))
+            assert await loop.catch_up() == "dead"
+
+    with capture_logs():
+        asyncio.run(work())
+    assert let_go(path, 5e9, 15) == 15
+    with by_hand(path) as hand:
+        (left,) = hand.execute("SELECT count(*) FROM records").fetchone()
+    assert left == 7
+    with capture_logs():
+        assert once(path, memory) is None
+    status = look(path)
+    assert (status.delivered, status.missed, status.behind) == (4 + 7, 11, {})
+    assert b'"kind":"gap"' in b"".join(memory.lines)
+    assert f'"writer":"{name}"'.encode() in memory.lines[4]
+    assert verified(memory.lines).is_well
+
+
+async def _one(loop: Loop) -> None:
+    """Deliver one batch."""
+    assert await loop._step()
+
+
+def test_files_are_for_their_user_only(path: Path) -> None:
+    """Progress and lock say who writes and how much."""
+    chain(path)
+    once(path, Memory())
+    assert progress_path(path).stat().st_mode & 0o777 == 0o600
+    with sqlite3.connect(progress_path(path)) as kept:
+        assert kept.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    kept.close()
+
+
+STATUS = DeliveryStatus("http", 5, 2, 1, {"a": 3, "b": 4}, 12.5, 1.0, "away", 2.0, True)
+
+
+def test_it_is_in_the_metrics() -> None:
+    """Each number under its name, by destination; without one nothing is said."""
+    lines = exposition([worker(1)], "1", [STATUS]).decode().splitlines()
+    assert [line for line in lines if '{destination="http"}' in line] == [
+        'flowcache_audit_delivered_total{destination="http"} 5.0',
+        'flowcache_audit_delivery_failures_total{destination="http"} 2.0',
+        'flowcache_audit_delivery_missed_total{destination="http"} 1.0',
+        'flowcache_audit_delivery_behind{destination="http"} 7.0',
+        'flowcache_audit_delivery_behind_seconds{destination="http"} 12.5',
+        'flowcache_audit_delivery_stopped{destination="http"} 1.0',
+    ]
+    assert b"{destination=" not in exposition([worker(1)], "1")
+
+
+def test_it_is_in_the_inspector() -> None:
+    """The same, for people."""
+    assert view([worker(1)], AuditFilter(), {}, "1", None, [STATUS])["deliveries"] == [
+        {
+            "destination": "http",
+            "delivered": 5,
+            "failures": 2,
+            "missed": 1,
+            "behind": 7,
+            "behindSeconds": 12.5,
+            "lastDelivered": "1970-01-01T00:00:01.000Z",
+            "fault": "away",
+            "lastFailed": "1970-01-01T00:00:02.000Z",
+            "stopped": True,
+        }
+    ]
+    assert view([worker(1)], AuditFilter(), {}, "1")["deliveries"] == []
+
+
+def test_a_worker_carries_no_client() -> None:
+    """What only the delivery needs is not loaded where calls are served."""
+    code = (
+        "import sys, flowcache.bootstrap; print({'httpx2', 'stamina', 'tenacity'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_room_beside_the_journal_it_says_so(tmp_path: Path) -> None:
+    """A directory that is gone: one line and an exit code, no traceback; it is tried again."""
+    settings = DeliverySettings(tmp_path / "gone" / "audit.db", file="-")
+    with capture_logs() as logs:
+        assert deliver(settings, StoreSettings(nodes=())) == 1
+    (entry,) = logs
+    assert entry["event"] == "the delivery of the audit can't begin"
+    assert "No such file or directory" in entry["fault"]
