@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowcache.errors import Conflict, Forbidden, RedisUnavailable
+from flowcache.errors import Conflict, Forbidden, RedisUnavailable, Unconfirmed
 from flowcache.policy.keys import KeyPattern, namespace_prefix, read_pattern
 from flowcache.secret import Secret
 from flowcache.store import erasing
@@ -348,6 +348,15 @@ async def test_one_that_is_broken_off_knows_what_it_did(
     left = len(held(server))
     assert 0 < left <= len(KEYS) - it.removed
     assert left >= len(KEYS) - it.removed - 2 * erasing._BATCH, "but for what was under way"
+
+
+async def test_replicas_that_do_not_confirm(server: RedisProcess) -> None:
+    """Where it is asked for, an erasure that no replica is known to have is not said to be done."""
+    fill(server, KEYS[:3])
+    it = erasure(server.address, confirm_replicas=1, reply_timeout=0.5)
+    with pytest.raises(Unconfirmed, match="replicas did not confirm it"):
+        await it.erase()
+    assert held(server) == set()
 
 
 async def test_servers_have_most_of_their_time_for_their_callers(server: RedisProcess) -> None:

@@ -125,9 +125,9 @@ def erase(
         else:
             outcome = _remove(settings.store, target, show, ask=not yes)
     except BaseException:
-        _end(deed, _Outcome("internal", 0, "a bug"))
+        _end(deed, "internal", None)
         raise
-    is_recorded = _end(deed, outcome)
+    is_recorded = _end(deed, outcome.code, outcome.keys)
     _tell(outcome, target, dry_run, settings)
     raise typer.Exit(0 if outcome.code == "ok" and is_recorded else _LEFT)
 
@@ -209,14 +209,14 @@ def _begin(
     return deed
 
 
-def _end(deed: Deed | None, outcome: _Outcome) -> bool:
+def _end(deed: Deed | None, outcome: str, keys: int | None) -> bool:
     """Record what came of it; tell whether that is on record, where it has to be."""
     from flowcache.audit.database import JournalFault
 
     if deed is None:
         return True
     try:
-        deed.end(outcome.code, keys=outcome.keys)
+        deed.end(outcome, keys=keys)
     except JournalFault as fault:
         print(
             f"flowcache: {fault} What came of it is not on record, but that it was begun.",

@@ -34,7 +34,7 @@ from typing import NamedTuple
 from msgspec import structs
 from redis.asyncio.connection import AbstractConnection
 
-from flowcache.errors import Conflict, DeadlineExceeded, Forbidden, RedisUnavailable
+from flowcache.errors import Conflict, DeadlineExceeded, Forbidden, RedisUnavailable, Unconfirmed
 from flowcache.policy.keys import KeyPattern
 from flowcache.ports import RESERVED_PREFIX, Clock, Command
 from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
@@ -99,6 +99,8 @@ class Erasure:
         self._clock = clock
         self._watch = watch
         self._rest = rest
+        self._is_confirmed = True
+        """Whether replicas said in time of all keys that they are gone, where that is asked."""
         self._store: RedisStore
 
     async def count(self, show: Callable[[bytes], None] = lambda key: None) -> tuple[int, bool]:
@@ -128,6 +130,7 @@ class Erasure:
             Forbidden: Redis forbids flowcache's user what it takes.
             RedisUnavailable: a server was not to be reached for too long.
             Conflict: there was something to remove in each of many passes.
+            Unconfirmed: none is left on the primaries; their replicas did not say so of all.
         """
 
         async def take(keys: Sequence[bytes]) -> int:
@@ -137,11 +140,12 @@ class Erasure:
             for _ in range(_PASSES):
                 met, is_still = await self._pass(take)
                 if not met and is_still:
-                    return
-        raise Conflict(
-            f"After {_PASSES} passes "
-            + ("keys are still being written." if is_still else "slots are still moving.")
-        )
+                    break
+            else:
+                why = "keys are still being written" if is_still else "slots are still moving"
+                raise Conflict(f"After {_PASSES} passes {why}.")
+        if not self._is_confirmed:
+            raise Unconfirmed("No primary has any left, but replicas did not confirm it in time.")
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
@@ -237,9 +241,12 @@ class Erasure:
                 removed += 1
                 show(key)
         self.removed += removed
+        # The next pass tells whether the primary did it.
+        late = [reply for reply in replies if isinstance(reply, Unconfirmed)]
+        self._is_confirmed = self._is_confirmed and not late
         self._watch()
-        _results(replies)
-        return removed
+        _results([reply for reply in replies if not isinstance(reply, Unconfirmed)])
+        return removed + len(late)
 
     def _soon(self) -> float:
         return self._clock() + self._settings.reply_timeout
@@ -263,8 +270,8 @@ async def _owners(kind: Kind, connections: Sequence[AbstractConnection]) -> _Own
         return frozenset()
     try:
         views = [from_cluster_nodes(await ask(each, "CLUSTER", "NODES")) for each in connections]
-    except ValueError:
-        raise ConnectFault("CLUSTER NODES came in another shape") from None
+    except ValueError as fault:
+        raise ConnectFault(str(fault)) from None
     owners = {view.owners for view in views}
     return owners.pop() if len(owners) == 1 and not any(v.is_moving for v in views) else None
 

@@ -45,7 +45,7 @@ class Layout(NamedTuple):
     is_moving: bool
 
 
-def from_cluster_nodes(reply: bytes) -> Layout:
+def from_cluster_nodes(reply: Any) -> Layout:
     """Read the reply to CLUSTER NODES (Redis command reference).
 
     ``id address flags primary ping pong epoch link slot slot ...``; a slot in brackets is one that
@@ -55,12 +55,15 @@ def from_cluster_nodes(reply: bytes) -> Layout:
         ValueError: the reply has another shape.
     """
     owners, is_moving = [], False
-    for line in reply.decode().splitlines():
-        node, _, _, _, _, _, epoch, _, *slots = line.split(" ")
-        owned = [slot for slot in slots if not slot.startswith("[")]
-        is_moving = is_moving or len(owned) < len(slots)
-        if owned:
-            owners.append((node, epoch, *owned))
+    try:
+        for line in reply.decode().splitlines():
+            node, _, _, _, _, _, epoch, _, *slots = line.split(" ")
+            owned = [slot for slot in slots if not slot.startswith("[")]
+            is_moving = is_moving or len(owned) < len(slots)
+            if owned:
+                owners.append((node, epoch, *owned))
+    except (ValueError, AttributeError) as fault:
+        raise ValueError(f"CLUSTER NODES came in another shape: {fault}") from None
     return Layout(frozenset(owners), is_moving)
 
 

@@ -1,4 +1,4 @@
-"""What the reply to CLUSTER SLOTS may look like, and what is made of it."""
+"""What the replies to CLUSTER SLOTS and CLUSTER NODES may look like, and what is made of them."""
 
 from typing import Any
 
@@ -7,7 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowcache.store.settings import Address
-from flowcache.store.topology import Kind, ShardMap, Topology, from_cluster_slots
+from flowcache.store.topology import (
+    Kind,
+    Layout,
+    ShardMap,
+    Topology,
+    from_cluster_nodes,
+    from_cluster_slots,
+)
 
 ASKED = Address("asked", 7000)
 A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
@@ -102,3 +109,32 @@ def test_anything(reply: Any) -> None:
     except ValueError:
         return
     assert topology.kind is Kind.CLUSTER
+
+
+NODES = b"""\
+a 10.0.0.1:1@2,host-1 myself,master - 0 0 7 connected 0-5460 9000 [93->-b] [77-<-c]
+b 10.0.0.1:2@3 master - 0 1 8 connected 5461-8999
+r 10.0.0.1:3@4 slave a 0 1 7 connected
+n :0@0 master,noaddr - 0 1 0 disconnected
+"""
+
+
+def test_who_owns_slots_and_since_when() -> None:
+    """Ids, epochs and slots of those that own any; a slot in brackets is on the move."""
+    owners = frozenset({("a", "7", "0-5460", "9000"), ("b", "8", "5461-8999")})
+    assert from_cluster_nodes(NODES) == Layout(owners, is_moving=True)
+    closed = NODES.replace(b" [93->-b] [77-<-c]", b"")
+    assert from_cluster_nodes(closed) == Layout(owners, is_moving=False)
+
+
+def test_an_epoch_makes_another_layout() -> None:
+    """A slot that went and came back is told from one that stayed."""
+    later = NODES.replace(b" 8 connected", b" 9 connected")
+    assert from_cluster_nodes(later).owners != from_cluster_nodes(NODES).owners
+
+
+@pytest.mark.parametrize("reply", [None, 7, b"a b c", b"\xff", [b"a"]])
+def test_nodes_in_another_shape(reply: Any) -> None:
+    """What is no such reply is said to be none."""
+    with pytest.raises(ValueError, match="CLUSTER NODES came in another shape"):
+        from_cluster_nodes(reply)
