@@ -270,9 +270,7 @@ def _links(connection: sqlite3.Connection, which: str, *arguments: int) -> list[
         f"WHERE typeof(seq) = 'integer' AND {which}"
     )
     with closing(connection.execute(query, arguments)) as rows:
-        return [
-            Link(Entry(*row[:-2]), _bytes(row[-2]), row[-1] and _bytes(row[-1])) for row in rows
-        ]
+        return [Link(Entry(*row[:-2]), _bytes(row[-2]), _bytes_or_none(row[-1])) for row in rows]
 
 
 def cuts(connection: sqlite3.Connection) -> dict[int, Cut]:
@@ -293,9 +291,13 @@ _CUTS = f"SELECT {', '.join(Cut._fields)} FROM cuts"  # noqa: S608 - names of ou
 
 def _cut(row: tuple[Any, ...]) -> Cut:
     cut = Cut(*row)
-    return cut._replace(hash=_bytes(cut.hash), seal=cut.seal and _bytes(cut.seal))
+    return cut._replace(hash=_bytes(cut.hash), seal=_bytes_or_none(cut.seal))
 
 
 def _bytes(value: object) -> bytes:
     """Return a hash as it was kept; what is none, since somebody changed it, fits nothing."""
     return value if isinstance(value, bytes) else b""
+
+
+def _bytes_or_none(value: object) -> bytes | None:
+    return None if value is None else _bytes(value)

@@ -89,11 +89,12 @@ def test_a_changed_hash_is_found(journal: Path, seq: int) -> None:
         assert told(journal, sealed=False) == ["its hash was changed"]
 
 
+@pytest.mark.parametrize("changed", ["zeroblob(32)", "''", "0", "'text'"])
 @pytest.mark.parametrize("seq", [1, 3, 6, LAST])
-def test_a_changed_seal_is_found(journal: Path, seq: int) -> None:
+def test_a_changed_seal_is_found(journal: Path, seq: int, changed: str) -> None:
     """The last record of each commit is sealed; a seal that is not ours is found."""
     with by_hand(journal) as hand:
-        hand.execute("UPDATE records SET seal = zeroblob(32) WHERE seq = ?", (seq,))
+        hand.execute(f"UPDATE records SET seal = {changed} WHERE seq = ?", (seq,))
     assert wrong(journal) == [seq]
     assert wrong(journal, sealed=False) == []
 
