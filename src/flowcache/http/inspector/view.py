@@ -244,6 +244,8 @@ def _entry(record: AuditRecord) -> dict[str, Any]:
         "address": record.address,
         "shard": record.shard,
         "stale": record.stale,
+        "kind": record.kind,
+        "detail": record.detail,
     }
 
 
