@@ -6,6 +6,7 @@ SQLite can't fold the -wal file back while a reader looks at an old state.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -200,6 +201,20 @@ class Reader:
             "SELECT seq, hash FROM records WHERE writer = ? ORDER BY seq DESC LIMIT 1", (writer,)
         )
         return Head(*rows[0])
+
+    def copy(self, to: Path) -> None:
+        """Write all of the journal, as it is at this moment, to a new file for its user alone.
+
+        Raises:
+            OSError: there is such a file, or it can't be made.
+        """
+        os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            # SQLite's backup begins anew whenever somebody writes: beside workers it never ends.
+            self._all("VACUUM INTO ?", (str(to),))
+        except BaseException:
+            to.unlink()
+            raise
 
     def damage(self) -> list[str]:
         """Return what SQLite finds wrong with the file, and what no writer of ours would write."""
