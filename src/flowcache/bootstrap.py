@@ -34,7 +34,8 @@ from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.gate import Gate
+from flowcache.policy.certificates import Certificates
+from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
 from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
@@ -101,6 +102,8 @@ class Worker:
     def __init__(self, settings: Settings, fleet_directory: Path) -> None:
         self._started_at = time()
         self._grace = settings.server.grace
+        tls = settings.server.tls
+        self._certificate_expires = None if tls is None else tls.not_after
         self._store = RedisStore(
             settings.store,
             monotonic,
@@ -128,7 +131,7 @@ class Worker:
             stated = Jwts(settings.jwt, settings.principals, time)
             self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
-        gate = Gate(known, settings.gate, self._limiters, monotonic)
+        gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._wishes = Wishes(
             fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
         )
@@ -248,6 +251,7 @@ class Worker:
             circuits=self._guard.circuits(),
             reads=self._guard.reads(),
             store=self._store.status(),
+            certificate_expires=self._certificate_expires,
             journal=None if self._journal is None else self._journal.status(),
             sealing=None if self._vault is None else self._vault.status(),
         )
@@ -283,6 +287,19 @@ async def _on_disk(kept: Awaitable[bool] | None, otherwise: str) -> None:
             if await kept:
                 return
     raise Unrecorded(f"The audit record of this order can't be written, {otherwise}.")
+
+
+def _shown_certificate(settings: Settings) -> ShowsCertificate:
+    """Return how to find out which certificate a call shows, and whose it is."""
+    if not any(who.certificates for who in settings.principals):
+        return no_certificate
+    # Imported here: it brings a whole library of cryptography, and few clients have any.
+    from flowcache.policy.x509 import read_certificate
+
+    gate = settings.gate
+    return Certificates(
+        settings.principals, read_certificate, gate.proxies, gate.certificate_header
+    ).shown
 
 
 def _number(answer: bytes) -> int:

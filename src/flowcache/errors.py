@@ -16,7 +16,8 @@
     │   ├── Declined             Redis is well, and declines this call
     │   ├── NotYet               Redis answers, and can't serve before a moment has passed
     │   ├── Overloaded           flowcache has too much to do; Redis was not asked
-    │   └── Unrecorded           the audit record can't be kept, and must be
+    │   ├── Unrecorded           the audit record can't be kept, and must be
+    │   └── LockedOut            Redis takes our user or password no more
     └── DeadlineExceeded    504  no answer came in time
         └── Unconfirmed          the replicas did not say in time that they have what was written
 
@@ -39,6 +40,7 @@ __all__ = [
     "Internal",
     "InvalidRequest",
     "InvalidResponse",
+    "LockedOut",
     "NotFound",
     "NotYet",
     "Overloaded",
@@ -179,6 +181,12 @@ class Unrecorded(RedisUnavailable):
     Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
     docs/decisions/0017-the-audit-journal.md); it says nothing about any shard.
     """
+
+    __slots__ = ()
+
+
+class LockedOut(RedisUnavailable):
+    """Redis answers, and does not take flowcache's user or password."""
 
     __slots__ = ()
 

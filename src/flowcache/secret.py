@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import NoReturn
 
-__all__ = ["Secret"]
+__all__ = ["Secret", "SecretInFile"]
 
 
 class Secret:
@@ -22,6 +23,14 @@ class Secret:
     def reveal(self) -> str:
         """Return the value itself. Never log or store what this returns."""
         return self._value
+
+    def fresh(self) -> Secret:
+        """Return it as it is now.
+
+        Raises:
+            ValueError: it can't be read any more; see `SecretInFile`.
+        """
+        return self
 
     def matches(self, candidate: bytes) -> bool:
         """Compare with ``candidate`` in time that does not depend on where they differ."""
@@ -45,3 +54,24 @@ class Secret:
 
     def __bool__(self) -> bool:
         return bool(self._value)
+
+
+class SecretInFile(Secret):
+    """A secret that ``read`` takes from a file, which may be replaced by one that holds the next.
+
+    It stays what it was at first; who can use the next one asks for it with `fresh`.
+    """
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Secret]) -> None:
+        super().__init__(read().reveal())
+        self._read = read
+
+    def fresh(self) -> Secret:
+        """Return what the file holds now.
+
+        Raises:
+            ValueError: it can't be read, or holds none.
+        """
+        return self._read()

@@ -214,6 +214,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Of the calls in flight, those that wait for Redis: what ``http.max_in_flight`` bounds."""
     overload_refusals: int = 0
     """Calls refused for want of room: Redis was not asked."""
+    certificate_expires: float | None = None
+    """When the service's own ends, Unix seconds; None where no TLS is spoken."""
     journal: JournalStatus | None = None
     """None where the newest audit records in memory are all there are."""
     sealing: SealingStatus | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -36,8 +37,9 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
 class Callers:
     """So many callers at once, until told to stop."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None) -> None:
         self._port = port
+        self._tls = tls
         self._call = request(operation="GET", key="k")
         self.outcomes: Counter[str] = Counter()
         """By status, or by what went wrong and when."""
@@ -57,7 +59,8 @@ class Callers:
 
     async def _on_one_connection(self, *, kept: bool) -> None:
         try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            host = "127.0.0.1" if self._tls is None else "localhost"
+            reader, writer = await asyncio.open_connection(host, self._port, ssl=self._tls)
         except OSError as fault:
             self.outcomes[f"connecting: {fault!r}"] += 1
             return
@@ -77,9 +80,11 @@ class Callers:
 
 
 @asynccontextmanager
-async def calling(port: int, *, kept: int, fresh: int) -> AsyncIterator[Callers]:
+async def calling(
+    port: int, *, kept: int, fresh: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Callers]:
     """Keep so many callers busy; wait for their last answers at the end."""
-    callers = Callers(port)
+    callers = Callers(port, tls)
     async with asyncio.TaskGroup() as group:
         for _ in range(kept):
             group.create_task(callers.keep_alive())

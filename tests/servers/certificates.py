@@ -25,6 +25,7 @@ subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 [client]
 basicConstraints = critical, CA:FALSE
+subjectAltName = DNS:client.flow.test, URI:spiffe://flow.test/client
 extendedKeyUsage = clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -27,14 +27,19 @@ OTHERS = ["customer:4711", "customer:47110:x", "customers:4711:x", "xcustomer:47
 
 
 def erasure(
-    *nodes: tuple[str, int], pattern: str | KeyPattern = MINE, prefix: bytes = b"", **changes: Any
+    *nodes: tuple[str, int],
+    pattern: str | KeyPattern = MINE,
+    prefix: bytes = b"",
+    rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    watch: Callable[[], object] = lambda: None,
+    **changes: Any,
 ) -> Erasure:
     """Return an erasure at ``nodes`` that nothing has been done about yet."""
     pattern = read_pattern(pattern) if isinstance(pattern, str) else pattern
     settings = msgspec.structs.replace(
         StoreSettings(nodes=tuple(Address(*node) for node in nodes)), **changes
     )
-    return Erasure(settings, prefix, pattern, monotonic)
+    return Erasure(settings, prefix, pattern, monotonic, watch, rest)
 
 
 def fill(servers: Cluster | RedisProcess, keys: Iterable[str | bytes]) -> None:
@@ -76,13 +81,30 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasing, "_LOOK", 20)
 
 
+class Midway(NamedTuple):
+    """An erasure that has removed some keys, and rests until it may go on."""
+
+    it: Erasure
+    task: asyncio.Task[None]
+    go_on: Callable[[], None]
+
+
 @asynccontextmanager
-async def midway(it: Erasure) -> AsyncIterator[asyncio.Task[None]]:
-    """Begin an erasure, and go on when it has removed some keys; it is over in the end."""
+async def midway(*nodes: tuple[str, int], **changes: Any) -> AsyncIterator[Midway]:
+    """Begin an erasure and hold it between two steps; it is over in the end."""
+    reached, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def rest(_: float) -> None:
+        if it.removed > 100:
+            reached.set()
+            await may_go_on.wait()
+
+    it = erasure(*nodes, rest=rest, **changes)
     task = asyncio.create_task(it.erase())
     try:
-        await soon(lambda: it.removed > 100 or task.done(), what="some to be removed")
-        yield task
+        await soon(lambda: reached.is_set() or task.done(), what="some to be removed")
+        assert not task.done()
+        yield Midway(it, task, may_go_on.set)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -198,8 +220,8 @@ async def test_it_is_not_over_while_a_slot_moves(breakable_cluster: Cluster) -> 
     fill(breakable_cluster, keys)
     breakable_cluster.migrate_slot(slot, source, target, leave_open=True)
     breakable_cluster.move_keys(source, target, *keys[:100])
-    it = erasure(*breakable_cluster.addresses, pattern=f"{{{tag}}}:*")
-    async with midway(it) as task:
+    async with midway(*breakable_cluster.addresses, pattern=f"{{{tag}}}:*") as (it, task, go_on):
+        go_on()
         await soon(lambda: it.passes >= 3 or task.done(), what="a third pass")
         assert it.removed == 200
         assert not task.done(), "a slot is still open"
@@ -246,7 +268,6 @@ async def test_a_failover_of_a_cluster_on_the_way(
     fill(breakable_cluster, KEYS)
     primary = breakable_cluster.primaries()[0]
     (replica,) = breakable_cluster.replicas_of(primary)
-    it = erasure(*breakable_cluster.addresses)
 
     def break_it() -> None:
         if how == "killed":
@@ -255,9 +276,11 @@ async def test_a_failover_of_a_cluster_on_the_way(
         else:
             breakable_cluster.failover(replica)
 
-    async with midway(it) as task:
+    async with midway(*breakable_cluster.addresses) as (it, task, go_on):
         await asyncio.to_thread(break_it)
+        go_on()
         await task
+        assert it.removed >= len(KEYS)
     assert held(*breakable_cluster.primaries()) == set()
 
 
@@ -266,13 +289,15 @@ async def test_a_failover_of_sentinels_on_the_way(
 ) -> None:
     """A primary that is one no longer is not taken for one that has no keys."""
     fill(breakable_sentinels.primary(), KEYS)
-    it = erasure(*breakable_sentinels.addresses, service=breakable_sentinels.service)
-    async with midway(it) as task:
+    service = breakable_sentinels.service
+    async with midway(*breakable_sentinels.addresses, service=service) as (it, task, go_on):
         await asyncio.to_thread(breakable_sentinels.failover)
+        go_on()
         await task
+        assert it.removed >= len(KEYS)
     await asyncio.to_thread(breakable_sentinels.wait_ok)
     # What the old primary removed and had not replicated is back: Redis's promise, not ours.
-    again = erasure(*breakable_sentinels.addresses, service=breakable_sentinels.service)
+    again = erasure(*breakable_sentinels.addresses, service=service)
     await again.erase()
     assert held(breakable_sentinels.primary()) == set()
 
@@ -281,10 +306,10 @@ async def test_a_restart_on_the_way_begins_anew(small_steps: None) -> None:
     """A cursor of the server that was is not used with the one that is."""
     with standalone(persistent=True) as server:
         fill(server, KEYS)
-        it = erasure(server.address)
-        async with midway(it) as task:
+        async with midway(server.address) as (it, task, go_on):
             server.kill()
             await asyncio.to_thread(server.restart)
+            go_on()
             await task
         assert held(server) == set()
         assert it.passes >= 3
@@ -296,15 +321,8 @@ async def test_a_restart_on_the_way_begins_anew(small_steps: None) -> None:
 async def test_keys_that_keep_coming(server: RedisProcess) -> None:
     """A flow that writes faster than it is erased: after a bounded number of passes it is said."""
     fill(server, KEYS[:10])
-    settings = StoreSettings(nodes=(Address(*server.address),))
     with server.client() as client:
-        it = Erasure(
-            settings,
-            b"",
-            read_pattern(MINE),
-            monotonic,
-            lambda: client.set("customer:4711:again", "x"),
-        )
+        it = erasure(server.address, watch=lambda: client.set("customer:4711:again", "x"))
         with pytest.raises(Conflict, match="After 10 passes keys are still being written"):
             await it.erase()
     assert it.passes == 10
@@ -340,14 +358,12 @@ async def test_one_that_is_broken_off_knows_what_it_did(
 ) -> None:
     """Ctrl-C in the middle: the number of keys removed is that of those missing."""
     fill(server, KEYS)
-    it = erasure(server.address)
-    async with midway(it) as task:
+    async with midway(server.address) as (it, task, _):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    left = len(held(server))
-    assert 0 < left <= len(KEYS) - it.removed
-    assert left >= len(KEYS) - it.removed - 2 * erasing._BATCH, "but for what was under way"
+    assert 100 < it.removed < len(KEYS)
+    assert len(held(server)) == len(KEYS) - it.removed
 
 
 async def test_replicas_that_do_not_confirm(server: RedisProcess) -> None:
@@ -367,8 +383,7 @@ async def test_servers_have_most_of_their_time_for_their_callers(server: RedisPr
     async def rest(seconds: float) -> None:
         rests.append(seconds)
 
-    settings = StoreSettings(nodes=(Address(*server.address),))
-    it = Erasure(settings, b"", read_pattern(MINE), monotonic, rest=rest)
+    it = erasure(server.address, rest=rest)
     await it.erase()
     assert it.removed == len(KEYS)
     stats = server.cli("INFO", "commandstats")

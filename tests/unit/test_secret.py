@@ -13,7 +13,7 @@ import pytest
 
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
-from flowcache.secret import Secret
+from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import StoreSettings
 
 SECRET = Secret("hunter2")
@@ -118,3 +118,16 @@ def test_permissions_are_resource_and_action() -> None:
     values = [permission.value for permission in Permission]
     assert values == sorted(values)
     assert values == ["circuits:write", "data:read", "data:write", "inspect:read"]
+
+
+def test_one_in_a_file_stays_until_it_is_asked_for_anew() -> None:
+    """What was read at first is what it is; the file's next content is had by asking."""
+    held = ["first", "second"]
+    secret = SecretInFile(lambda: Secret(held[0]))
+    held.pop(0)
+    assert secret.reveal() == "first"
+    assert secret.fresh().reveal() == "second"
+    assert SECRET.fresh() is SECRET
+    assert "first" not in repr(secret)
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ TOKEN = {"SERVICE_BEARER_TOKEN": "flow-token"}
 PEM = str(Path(__file__).resolve())
 OTHER_PEM = str(Path(hypothesis.__file__).resolve())
 """Two files that can be read: what is in them is looked at when Redis is connected to."""
+OWN_PEM = str(Path(__file__).with_name("some.pem"))
+SAME_PEM = str(Path(__file__).parent / ".." / "unit" / "some.pem")
+"""A certificate and its key, by two names: of what is served with, the files are read at once."""
 JOURNAL = str(Path(__file__).with_name("audit.db"))
 """A file that is not there, in a directory that is."""
 KEY_FILE = Path(__file__).with_name("some.key")
@@ -147,6 +151,12 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
     return lambda settings: settings.store.tls and read(settings.store.tls)
 
 
+def verifies(settings: Settings) -> object:
+    """Return whether callers show a certificate."""
+    tls = settings.server.tls
+    return tls and tls.context.verify_mode
+
+
 def in_delivery(field: str) -> Read:
     return lambda settings: settings.delivery and getattr(settings.delivery, field)
 
@@ -206,6 +216,15 @@ ROWS: dict[str, tuple[str, Read, object]] = {
         "10.0.0.0/8, ::1",
         lambda s: [s.gate.proxies.hold(each) for each in ("10.1.2.3", "::1", "11.0.0.1")],
         [True, True, False],
+    ),
+    "http.tls_cert_file": (OWN_PEM, lambda s: s.server.tls and s.server.tls.cert, OWN_PEM),
+    "http.tls_key_file": (OWN_PEM, in_shown("http.tls_key_file"), OWN_PEM),
+    "http.tls_client_auth": ("required", verifies, ssl.CERT_REQUIRED),
+    "http.tls_client_ca_file": (OWN_PEM, in_shown("http.tls_client_ca_file"), OWN_PEM),
+    "http.client_certificate_header": (
+        "Client-Cert",
+        lambda s: s.gate.certificate_header,
+        b"client-cert",
     ),
     "auth.failures_per_minute": ("90", lambda s: s.gate.failures, Rate(1.5, 90)),
     "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
@@ -291,7 +310,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "delivery.stream": ("audit", in_delivery("stream"), Stream(b"audit", 1_000_000)),
     "delivery.stream_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
     "delivery.file": ("-", in_delivery("file"), "-"),
-    "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in")),
+    "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in/")),
     "delivery.token": (
         "hush",
         in_delivery("http"),
@@ -327,8 +346,21 @@ PAIR = {
     "FLOWCACHE_REDIS_TLS_CERT_FILE": OTHER_PEM,
     "FLOWCACHE_REDIS_TLS_KEY_FILE": OTHER_PEM,
 }
+HTTPS = {
+    "FLOWCACHE_HTTP_TLS_CERT_FILE": SAME_PEM,
+    "FLOWCACHE_HTTP_TLS_KEY_FILE": SAME_PEM,
+}
+CALLERS = HTTPS | {
+    "FLOWCACHE_HTTP_TLS_CLIENT_AUTH": "optional",
+    "FLOWCACHE_HTTP_TLS_CLIENT_CA_FILE": SAME_PEM,
+}
 ENCRYPTION = {"FLOWCACHE_ENCRYPTION_KEYS": KEYS}
 NEEDS = {
+    "http.tls_cert_file": HTTPS,
+    "http.tls_key_file": HTTPS,
+    "http.tls_client_auth": CALLERS,
+    "http.tls_client_ca_file": CALLERS,
+    "http.client_certificate_header": {"FLOWCACHE_HTTP_TRUSTED_PROXIES": "10.0.0.0/8"},
     "redis.tls_ca_file": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_verify_hostname": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_cert_file": PAIR,
@@ -537,6 +569,11 @@ def test_an_inspector_shows_the_window_as_it_is_written() -> None:
 
 BAD: dict[str, str] = {
     "http.trusted_proxies": "10.0.0.1/8",
+    "http.tls_cert_file": "no/such.pem",
+    "http.tls_key_file": "no/such.pem",
+    "http.tls_client_auth": "sometimes",
+    "http.tls_client_ca_file": "no/such.pem",
+    "http.client_certificate_header": "authorization",
     "jwt.keys": "no/such.json",
     "jwt.issuer": " ",
     "jwt.audience": " ",
@@ -1127,6 +1164,45 @@ def test_a_client_that_is_to_count_can_not_where_values_are_encrypted(write: Wri
     ]
 
 
+# -- TLS and client certificates -------------------------------------------------------------------
+
+FINGERPRINT = f"sha256:{'ab' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"TLS_CERT_FILE": OWN_PEM}, "http.tls_cert_file and http.tls_key_file: one needs"),
+        ({"TLS_KEY_FILE": OWN_PEM}, "http.tls_cert_file and http.tls_key_file: one needs"),
+        ({"TLS_CLIENT_CA_FILE": OWN_PEM}, 'http.tls_client_auth = "off": '),
+        ({"TLS_CLIENT_AUTH": "optional"}, 'http.tls_client_auth = "optional": '),
+        (
+            {"TLS_CLIENT_CA_FILE": OWN_PEM, "TLS_CLIENT_AUTH": "required"},
+            "http.tls_client_ca_file: says nothing without http.tls_cert_file",
+        ),
+        (
+            {"TLS_CERT_FILE": PEM, "TLS_KEY_FILE": OWN_PEM},
+            f"http.tls_cert_file = {PEM}: no PEM certificate",
+        ),
+        ({"CLIENT_CERTIFICATE_HEADER": "client-cert"}, "http.client_certificate_header: nobody"),
+    ],
+)
+def test_what_says_nothing_about_tls_is_a_fault(variables: dict[str, str], told: str) -> None:
+    """Half of a pair, authorities without clients: nothing is configured for nothing."""
+    (fault,) = faults(None, TOKEN | {f"FLOWCACHE_HTTP_{k}": v for k, v in variables.items()})
+    assert fault.startswith(told)
+
+
+def test_a_certificate_that_nobody_can_show_is_a_fault(write: Write) -> None:
+    """A client's certificates need a way in: the connection, or a proxy's header."""
+    file = write(f'[clients.app]\ncertificates = ["{FINGERPRINT}"]\npermissions = ["inspect:read"]')
+    (fault,) = faults(file, TOKEN)
+    assert fault.startswith("clients.app.certificates: callers show none")
+    assert loaded(CALLERS, file).principals[-1].certificates == (FINGERPRINT,)
+    proxies = NEEDS["http.client_certificate_header"]
+    assert loaded(proxies | {"FLOWCACHE_HTTP_CLIENT_CERTIFICATE_HEADER": "client-cert"}, file)
+
+
 # -- documentation ---------------------------------------------------------------------------------
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -1140,6 +1216,7 @@ def test_the_configurations_of_the_documentation_are_valid(write: Write, tmp_pat
     secret.write_text("hush\n")
     for block in blocks:
         text = re.sub(r"/run/secrets/[a-z-]+", str(secret), block)
+        text = re.sub(r"/etc/flowcache/[a-z-]+\.(crt|key)", OWN_PEM, text)
         text = text.replace("/var/log/flowcache", str(tmp_path))
         load(write(text), TOKEN | {"FLOWCACHE_AUDIT_JOURNAL": str(journal)})
 

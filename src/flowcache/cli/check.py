@@ -31,6 +31,9 @@ def check(config: Config = None, redis: Redis = None) -> None:
     print("The configuration is valid.")
     for line in overview(settings.principals, settings.credentials, time()):
         print(line)
+    if settings.server.tls is not None:
+        for warning in settings.server.tls.warnings(time()):
+            print(f"Warning: {warning}.")
     if settings.jwt is not None:
         _try_issuer(settings.jwt)
     if settings.sealing is not None:

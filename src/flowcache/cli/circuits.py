@@ -13,7 +13,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -61,11 +61,39 @@ TokenFile = Annotated[
 ]
 
 
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM file of the authority of an https:// service; without it those of this machine.",
+    ),
+]
+CertFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-file",
+        metavar="FILE",
+        help="PEM file with a certificate and its key, for a service that wants to see one.",
+    ),
+]
+
+
+class _Service(NamedTuple):
+    """Where it is, and how it is known there who is who."""
+
+    url: str
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+
+
 @app.callback(invoke_without_command=True, epilog=_EXAMPLES)
 def show(
     context: typer.Context,
     url: Url = None,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="As the service tells it.")] = False,
 ) -> None:
     """Show the circuits of all workers, and who has a say about them.
@@ -75,9 +103,11 @@ def show(
         flowcache circuits --url http://127.0.0.1:3000
     """
     if context.invoked_subcommand is not None:
-        context.obj = url, token_file  # written before the command, they are meant for it
+        # Written before the command, they are meant for it.
+        context.obj = url, token_file, ca_file, cert_file
         return
-    told = _call(url or _HERE, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
+    service = _Service(url or _HERE, ca_file, cert_file)
+    told = _call(service, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
     if as_json:
         print(json.dumps(told, indent=2))
         return
@@ -96,6 +126,8 @@ def switch(
     access: Annotated[Access | None, typer.Option(help="One kind of access.")] = None,
     url: Url = None,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
 ) -> None:
     """Switch circuits: all of them, or those of one shard, one kind of access, or both.
 
@@ -109,8 +141,10 @@ def switch(
         flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
     """
     order = {"mode": mode.value, "shard": shard, "access": access and access.value}
-    url, token_file = url or context.obj[0] or _HERE, token_file or context.obj[1]
-    told = _call(url, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
+    before_url, before_token, before_ca, before_cert = context.obj
+    token_file = token_file or before_token
+    service = _Service(url or before_url or _HERE, ca_file or before_ca, cert_file or before_cert)
+    told = _call(service, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
     where = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
     print(f"{mode}: {where}; {told['circuits']} circuits in {told['workers']} workers.")
     if told["silent"]:
@@ -144,9 +178,10 @@ def _token(file: Path | None, *variables: str) -> str:
     return token
 
 
-def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
+def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any:
     """Return what the service answers; end with a sentence about what is wrong."""
-    connection, path = _connection(url)
+    connection, path = _connection(service)
+    url = service.url
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     try:
         connection.request(method, path + _PATH, body, headers)
@@ -158,6 +193,8 @@ def _call(url: str, method: str, body: bytes | None, token: str) -> Any:
         give_up(f"--url {url}: there is no such host.")
     except TimeoutError:
         give_up(f"{url} did not answer within {_PATIENCE:g} s.")
+    except ssl.SSLCertVerificationError as fault:
+        give_up(f"{url}: {fault.verify_message}; name its authority with --ca-file.")
     except ssl.SSLError as fault:
         give_up(f"{url}: {fault.reason or fault}.")
     except (OSError, http.client.HTTPException) as fault:
@@ -184,18 +221,36 @@ _REMEDIES = {
 """Status -> what to say besides what the service says."""
 
 
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+def _connection(service: _Service) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection that is not made yet, and the path before all paths."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(service.url)
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname or "@" in parts.netloc or parts.query:
-        give_up(f"--url: expected http://host:port or https://host:port, got {url!r}.")
-    make = kinds[parts.scheme]
-    return make(parts.hostname, port, timeout=_PATIENCE), parts.path.rstrip("/")
+    is_tls, host, path = parts.scheme == "https", parts.hostname, parts.path.rstrip("/")
+    if not (is_tls or parts.scheme == "http") or not host or "@" in parts.netloc or parts.query:
+        give_up(f"--url: expected http://host:port or https://host:port, got {service.url!r}.")
+    if is_tls:
+        tls = _tls(service)
+        return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=tls), path
+    return http.client.HTTPConnection(host, port, timeout=_PATIENCE), path
+
+
+def _tls(service: _Service) -> ssl.SSLContext:
+    """Return what TLS is spoken with; no file is taken for another silently."""
+    try:
+        context = ssl.create_default_context(cafile=service.ca_file)
+    except OSError as fault:
+        give_up(f"--ca-file {service.ca_file}: {fault.strerror or 'no PEM certificates'}.")
+    if service.cert_file is not None:
+        try:
+            context.load_cert_chain(service.cert_file)
+        except OSError as fault:
+            give_up(
+                f"--cert-file {service.cert_file}: {fault.strerror or 'no certificate and key'}."
+            )
+    return context
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,6 +79,9 @@ def serve(
                 store = StoreSettings(nodes=parse_location(valkey.url).nodes)
                 settings = structs.replace(settings, store=store)
             logs.configure(settings.log_level)
+            if settings.server.tls is not None:
+                for warning in settings.server.tls.warnings(time()):
+                    structlog.get_logger(__name__).warning("certificate", about=warning)
             return settings
 
         def reread() -> Service | None:
@@ -114,7 +118,8 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
 
     server = settings.server
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
-    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    scheme = "http" if server.tls is None else "https"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"flowcache {__version__} serves on {url}", flush=True)
     if made is None:
         return

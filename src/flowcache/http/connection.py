@@ -2,6 +2,7 @@
 
 A connection is always in one state, and each state but one has a longest time:
 
+    SHAKING   hands are shaken, for TLS          -> NEW, CLOSING
     NEW       nothing has come yet               -> HEAD, BUSY, CLOSING
     HEAD      a head has begun                   -> BUSY, CLOSING
     BUSY      a request is being answered        -> IDLE, HEAD, BUSY, STALLED, CLOSING
@@ -33,7 +34,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -44,6 +45,7 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.exchange import AnswerHeads, Exchange
 from flowcache.http.framing import HeadReader
+from flowcache.http.wire import Wire
 from flowcache.ports import Clock
 
 __all__ = ["Connection", "Patience", "Site", "State"]
@@ -62,18 +64,20 @@ _WHOLE_ANSWER = 1 << 20
 class State(IntEnum):
     """See above."""
 
-    NEW = 0
-    HEAD = 1
-    BUSY = 2
-    STALLED = 3
-    IDLE = 4
-    CLOSING = 5
-    GONE = 6
+    SHAKING = 0
+    NEW = 1
+    HEAD = 2
+    BUSY = 3
+    STALLED = 4
+    IDLE = 5
+    CLOSING = 6
+    GONE = 7
 
 
 class Patience(msgspec.Struct, frozen=True):
     """How long a connection may stay in a state, in seconds."""
 
+    handshake: float = 5.0
     first_byte: float = 10.0
     head: float = 5.0
     """From the first byte of a head to its end."""
@@ -88,6 +92,7 @@ class Patience(msgspec.Struct, frozen=True):
         """Return the longest time of each state. Who answers has a deadline of its own."""
         ever = float("inf")
         return (
+            self.handshake,
             self.first_byte,
             self.head,
             ever,
@@ -99,7 +104,7 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class Site:
-    """What the connections of a worker share."""
+    """What the connections of a worker share. ``scheme`` is http, or https for TLS."""
 
     __slots__ = (
         "app",
@@ -110,6 +115,7 @@ class Site:
         "loop",
         "next_id",
         "on_gone",
+        "scheme",
     )
 
     def __init__(
@@ -119,8 +125,10 @@ class Site:
         clock: Clock,
         next_id: Callable[[], str],
         on_gone: Callable[[], None],
+        scheme: str = "http",
     ) -> None:
         self.app = app
+        self.scheme = scheme
         self.loop = loop
         self.clock = clock
         self.next_id = next_id
@@ -148,23 +156,28 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "client",
+        "extensions",
         "heads",
         "loop",
+        "scheme",
         "server",
         "since",
         "state",
     )
 
     def __init__(self, site: Site) -> None:
-        self.state = State.NEW
+        self.state = State.NEW if site.scheme == "http" else State.SHAKING
         self.since = site.clock()
         """When this state began; in BUSY, one before it."""
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
+        self.scheme = site.scheme
+        self.extensions: dict[str, Any] = {}
+        """Of ASGI: what TLS knows of the client."""
         self.loop = site.loop
         self.heads = site.heads
         self._site = site
-        self._transport: asyncio.Transport | None = None
+        self._transport: Wire | None = None
         self._reader = HeadReader()
         self._exchange: Exchange | None = None
         self._ahead = b""
@@ -180,10 +193,24 @@ class Connection(asyncio.Protocol):
     # -- what the transport says -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = wire = cast(asyncio.Transport, transport)
+        self.begin(cast(Wire, transport))
+
+    def begin(self, wire: Wire) -> None:
+        """Go by this transport from now on."""
+        self._transport = wire
         wire.set_write_buffer_limits(_UNSENT)
         self.client = _address(wire.get_extra_info("peername"))
         self.server = _address(wire.get_extra_info("sockname"))
+
+    def secured(self, extensions: dict[str, Any]) -> None:
+        """Hear that hands have been shaken."""
+        self.extensions = extensions
+        self._enter(State.NEW)
+
+    def stir(self) -> None:
+        """Hear that something has come of which nothing can be read yet: a head has begun."""
+        if self.state is State.NEW or self.state is State.IDLE:
+            self._enter(State.HEAD)
 
     def data_received(self, data: bytes) -> None:
         state = self.state
@@ -203,7 +230,7 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             if not exchange.is_complete:
                 exchange.break_off()
-        elif self.state is State.HEAD:
+        elif self.state is State.HEAD and self._reader.is_inside:
             self.refuse(InvalidRequest("The request broke off before the end of its head."))
         elif self.state is not State.STALLED:
             self._close()
@@ -317,7 +344,7 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Take the next request, or wait for one; the answer before it has been sent."""
         if self._ends:
-            self._end()
+            self.end()
             return
         self._read_again()
         self._enter(State.IDLE)
@@ -361,9 +388,9 @@ class Connection(asyncio.Protocol):
         )
         closing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.write(begin + fields + closing + body)
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Shut the write side, and wait for the client to close."""
         wire = self._transport
         if wire is None or wire.is_closing():
@@ -429,8 +456,10 @@ class Connection(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """Act on a state that has lasted too long."""
         state = self.state
-        if state is State.HEAD:
+        if state is State.HEAD and self._reader.is_inside:
             self.refuse(InvalidRequest("The head of the request was not complete in time."))
+        elif state is State.SHAKING or state is State.HEAD:
+            self.abort()
         elif state is State.STALLED or state is State.CLOSING:
             unsent = self._bytes_unsent()
             if 0 < unsent < self._unsent:
@@ -461,7 +490,7 @@ def _address(found: object) -> tuple[str, int] | None:
     return (found[0], found[1]) if isinstance(found, tuple) else None
 
 
-def _bytes_queued(wire: asyncio.Transport, queue: int) -> int:
+def _bytes_queued(wire: Wire, queue: int) -> int:
     """Return the bytes in one of the kernel's queues of a socket; see tcp(7)."""
     there = array("i", [0])
     fcntl.ioctl(wire.get_extra_info("socket").fileno(), queue, there)

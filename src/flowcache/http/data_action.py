@@ -226,8 +226,9 @@ class DataAction:
                 length = value
             elif name == b"transfer-encoding":
                 chunked = value
-        call.address = address = self._gate.address(scope.get("client"), headers)
-        principal = self._gate.identify(headers, address)
+        peer = scope.get("client")
+        call.address = address = self._gate.address(peer, headers)
+        principal = self._gate.identify(headers, address, peer, scope.get("extensions"))
         call.client = principal.name
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)

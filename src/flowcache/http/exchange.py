@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from flowcache.http.asgi import Message, Scope
@@ -84,6 +84,8 @@ class Line(Protocol):
     loop: asyncio.AbstractEventLoop
     client: tuple[str, int] | None
     server: tuple[str, int] | None
+    scheme: str
+    extensions: dict[str, Any]
 
     @property
     def is_ending(self) -> bool:
@@ -158,7 +160,7 @@ class Exchange:
             "asgi": _ASGI,
             "http_version": head.version,
             "method": head.method,
-            "scheme": "http",
+            "scheme": line.scheme,
             "path": path.decode("utf-8", "replace"),
             "raw_path": raw,
             "query_string": query,
@@ -166,6 +168,7 @@ class Exchange:
             "headers": head.headers,
             "client": line.client,
             "server": line.server,
+            "extensions": line.extensions,
         }
 
     # -- the body ----------------------------------------------------------------------------------

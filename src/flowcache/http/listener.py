@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
 from heapq import nsmallest
 
 import msgspec
@@ -19,6 +22,7 @@ import structlog
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.connection import Connection, Patience, Site, State
 from flowcache.http.envelope import request_ids
+from flowcache.http.tls import TlsWire
 from flowcache.ports import Clock
 
 __all__ = ["Limits", "Listener"]
@@ -33,7 +37,7 @@ _ACCEPTS_A_TURN = 16
 _ROOM_SHARE = 128
 """Room is made for this share of all connections at once: to find whom to close takes a look at
 each."""
-_ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.HEAD)
+_ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.SHAKING, State.HEAD)
 """Who has to go first. Who is being answered never has to."""
 _STARVED_SECONDS = 0.5
 
@@ -49,6 +53,7 @@ class Listener:
     """Accept from ``listening``, a bound socket that other workers may accept from as well.
 
     ``clock`` tells how long a connection has been idle; ``now`` what time it is, in Unix seconds.
+    With a context of ``tls`` that is spoken, and nothing else.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Listener:
         *,
         clock: Clock,
         now: Clock,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._listening = listening
@@ -66,7 +72,11 @@ class Listener:
         self._patience = limits.patience.by_state()
         self._clock = clock
         self._now = now
-        self._site = Site(app, loop, clock, request_ids(), self._on_gone)
+        scheme = "http" if tls is None else "https"
+        self._site = Site(app, loop, clock, request_ids(), self._on_gone, scheme)
+        self._protocol: Callable[[Connection], asyncio.Protocol] = (
+            _as_it_is if tls is None else partial(TlsWire, context=tls)
+        )
         self._accepts = False
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -124,8 +134,9 @@ class Listener:
             task.add_done_callback(self._adopting.discard)
 
     async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
+        protocol = self._protocol(connection)
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
         except OSError:  # reset in the meantime
             accepted.close()
             connection.connection_lost(None)
@@ -208,6 +219,10 @@ class Listener:
         while self.connections:
             self._empty.clear()
             await self._empty.wait()
+
+
+def _as_it_is(connection: Connection) -> asyncio.Protocol:
+    return connection
 
 
 def _is_readable(listening: socket.socket) -> bool:

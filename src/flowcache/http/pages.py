@@ -20,6 +20,7 @@ from flowcache.contract import answer
 from flowcache.errors import (
     Failure,
     InvalidRequest,
+    LockedOut,
     NotFound,
     RedisUnavailable,
     TooLarge,
@@ -100,9 +101,11 @@ def pages(
         request: Request, permission: Permission, operation: str | None = None
     ) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
         client = None
         try:
-            principal = gate.identify(request.headers.raw, address_of(request))
+            headers, address = request.headers.raw, address_of(request)
+            principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
             principal.require(permission)
             return principal
@@ -139,6 +142,9 @@ def pages(
             await ready()
         except Unrecorded:
             return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
+        except LockedOut:
+            error = "Redis refuses flowcache's user or password."
+            return _json({"status": "unavailable", "error": error}, 503)
         except RedisUnavailable:
             # Which server, and why, is for the inspector: this page is open to anybody.
             return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)

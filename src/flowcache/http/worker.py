@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from flowcache.http.asgi import ASGIApp, Message
+from flowcache.http.certificate import ServerTls
 from flowcache.http.listener import Limits, Listener
 
 __all__ = ["CLOSING_SECONDS", "ServerSettings", "run"]
@@ -42,6 +43,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     drain: float = 1.0
     """How long an idle connection is kept for a request that may be on its way."""
     limits: Limits = Limits()
+    tls: ServerTls | None = None
+    """None: plain HTTP is spoken."""
 
 
 def run(
@@ -74,7 +77,8 @@ async def _serve(
     limits = msgspec.structs.replace(
         settings.limits, connections=_within_files(settings.limits.connections)
     )
-    listener = Listener(app, listening, limits, clock=monotonic, now=time)
+    tls = None if settings.tls is None else settings.tls.context
+    listener = Listener(app, listening, limits, clock=monotonic, now=time, tls=tls)
     listener.start()
     on_serving()
     await ended.wait()

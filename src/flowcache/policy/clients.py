@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
 from flowcache.contract.request import Limits
+from flowcache.policy.certificates import read_name
 from flowcache.policy.keys import ALL_KEYS, NO_KEYS, KeyPatterns, namespace_prefix, read_patterns
 from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
@@ -32,6 +33,7 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _MOST_TOKENS = 2
+_MOST_CERTIFICATES = 8
 _MOST_PATTERNS = 100
 """Each is compared with the key of each call."""
 _DATA = {Permission.DATA_READ, Permission.DATA_WRITE}
@@ -100,6 +102,18 @@ def _token(value: Any) -> Token:
     return Token(read_digest(value["hash"]), None if expires is None else _instant(expires))
 
 
+def _certificates(value: Any) -> tuple[str, ...]:
+    if len(_texts(value)) > _MOST_CERTIFICATES:
+        raise ValueError(f"expected at most {_MOST_CERTIFICATES}")
+    return tuple(map(read_name, value))
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
 def _namespace(value: Any) -> bytes:
     return namespace_prefix(_text(value))
 
@@ -140,7 +154,13 @@ def _networks(value: Any) -> Networks:
 CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
     ClientSetting("tokens", _tokens, "one or two digests of tokens, each with an expiry or not"),
     ClientSetting("subject", _text, "the `sub` of the JSON Web Tokens that name it, see below"),
-    ClientSetting("expires", _instant, "from when on none of its tokens counts any more"),
+    ClientSetting(
+        "certificates",
+        _certificates,
+        "names of its certificates, see below: `sha256:...`, `dns:...`, `uri:...`",
+    ),
+    ClientSetting("both", _flag, "whether a call needs a token and a certificate; false"),
+    ClientSetting("expires", _instant, "from when on none of its credentials counts any more"),
     ClientSetting("permissions", _permissions, f"of {', '.join(Permission)}; needed"),
     ClientSetting("operations", _operations, "these and no others; what the permissions allow"),
     ClientSetting("namespace", _namespace, "a name: its keys are apart from all others'"),
@@ -173,6 +193,7 @@ def read_clients(
     principals: list[Principal] = []
     credentials: list[Credential] = []
     subjects: dict[str, str] = {}
+    owners: dict[str, str] = {}
     for name, table in tables.items():
         if not is_client_name(name):
             faults.append(
@@ -193,6 +214,12 @@ def read_clients(
             other = subjects.setdefault(v["subject"], name) if v["subject"] else name
             if other != name:
                 faults.append(f"clients.{name}.subject: the same as clients.{other}.subject")
+            for certificate in who.certificates:
+                other = owners.setdefault(certificate, name)
+                if other != name:
+                    faults.append(
+                        f"clients.{name}.certificates: {certificate} is one of clients.{other}, too"
+                    )
     return Clients(tuple(principals), tuple(credentials))
 
 
@@ -236,6 +263,8 @@ def _principal(name: str, v: dict[str, Any], limits: Limits) -> Principal:
         rate=None if v["rate"] is None else Rate(v["rate"], v["burst"] or math.ceil(v["rate"])),
         subject=v["subject"],
         expires=v["expires"],
+        certificates=v["certificates"] or (),
+        both=v["both"] or False,
     )
 
 
@@ -248,8 +277,12 @@ def _contradictions(
     """Return what is missing, and what nobody can mean together."""
     found: list[str] = []
     permissions: frozenset[Permission] | None = v["permissions"]
-    if not {"tokens", "subject"} & table.keys():
-        found.append('tokens: none; make one with "flowcache token new", or name a subject')
+    if not {"tokens", "subject", "certificates"} & table.keys():
+        found.append(
+            'tokens: none; make one with "flowcache token new", or name a subject or certificates'
+        )
+    if v["both"] and not ("certificates" in table and {"tokens", "subject"} & table.keys()):
+        found.append("both = true: needs certificates, and tokens or a subject")
     if "permissions" not in table:
         found.append(f"permissions: none; name what it may do, of {', '.join(Permission)}")
     if permissions is not None and permissions & _DATA and not {"keys", "namespace"} & table.keys():

@@ -4,7 +4,8 @@
 - ``Authorization: Basic base64(CLIENT:TOKEN)`` (RFC 7617)
 - ``X-API-Key: TOKEN``
 
-Two credentials are refused rather than one of them chosen: a proxy might look at the other.
+Two credentials are refused rather than one of them chosen: a proxy might look at the other. Beside
+one a client certificate may be shown, where both are the same client's (`certificates`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Presented(NamedTuple):
     client: bytes | None
 
 
-def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented:
-    """Return the credential among ``headers``, whose names are in lower case.
+def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented | None:
+    """Return the credential among ``headers``, whose names are in lower case; None without one.
 
     Raises:
-        Unauthorized: there is none, more than one, or one that can't be read.
+        Unauthorized: there is more than one, or one that can't be read.
     """
     name = value = None
     for header in headers:
@@ -38,7 +39,7 @@ def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented:
                 raise Unauthorized("Two credentials; send one.")
             name, value = header
     if name is None or value is None:
-        raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
+        return None
     return _READERS[name](value)
 
 

@@ -8,18 +8,21 @@ make a short token safe; `tokens.new_token` makes ones that can't be guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from flowcache.errors import RateLimited, Unauthorized
 from flowcache.policy.networks import Addresses, Networks
-from flowcache.policy.principals import Principal, Principals
+from flowcache.policy.principals import Principal, Principals, ShownCertificate
 from flowcache.policy.rates import FailedAttempts, Limiter, Rate
 from flowcache.ports import Clock
 
-__all__ = ["Gate", "GateSettings"]
+__all__ = ["Gate", "GateSettings", "ShowsCertificate", "no_certificate"]
 
 _Headers = Iterable[tuple[bytes, bytes]]
+_Peer = tuple[str, int] | None
+_Extensions = Mapping[str, Any] | None
+ShowsCertificate = Callable[[_Peer, _Headers, _Extensions], ShownCertificate | None]
 
 
 class GateSettings(NamedTuple):
@@ -32,12 +35,22 @@ class GateSettings(NamedTuple):
     proxies: Networks
     failures: Rate
     shared_rates: bool = False
+    certificate_header: bytes | None = None
+    """What ``proxies`` hand client certificates on in, in lower case."""
+
+
+def no_certificate(_: _Peer, __: _Headers, ___: _Extensions) -> None:
+    """Look at no certificate: no client has any."""
 
 
 class Gate:
-    """What every call with a credential passes. ``limiters`` are by the client's name."""
+    """What every call with a credential passes.
 
-    __slots__ = ("_addresses", "_clock", "_failed", "_limiters", "_principals")
+    ``limiters`` are by the client's name; ``certificate`` returns what a call shows of that kind
+    (`certificates.Certificates.shown`).
+    """
+
+    __slots__ = ("_addresses", "_certificate", "_clock", "_failed", "_limiters", "_principals")
 
     def __init__(
         self,
@@ -45,26 +58,37 @@ class Gate:
         settings: GateSettings,
         limiters: Mapping[str, Limiter],
         clock: Clock,
+        certificate: ShowsCertificate = no_certificate,
     ) -> None:
         self._principals = principals
+        self._certificate = certificate
         self._addresses = Addresses(settings.proxies)
         self._failed = FailedAttempts(settings.failures)
         self._limiters = limiters
         self._clock = clock
 
-    def address(self, peer: tuple[str, int] | None, headers: _Headers) -> str | None:
+    def address(self, peer: _Peer, headers: _Headers) -> str | None:
         """Return where the call comes from; ``peer`` is ASGI's ``client``."""
         return self._addresses.of(peer[0] if peer else None, headers)
 
-    def identify(self, headers: _Headers, address: str | None) -> Principal:
-        """Return whose credential is among ``headers``.
+    def identify(
+        self,
+        headers: _Headers,
+        address: str | None,
+        peer: _Peer = None,
+        extensions: _Extensions = None,
+    ) -> Principal:
+        """Return whose credential is among ``headers``, or came with the connection.
+
+        ``peer`` and ``extensions`` are ASGI's: who is at its other end, and what TLS knows of them.
 
         Raises:
             Unauthorized: nobody's.
             RateLimited: nobody's, and the address has sent too many such.
         """
         try:
-            return self._principals.authenticate(headers, address)
+            certificate = self._certificate(peer, headers, extensions)
+            return self._principals.authenticate(headers, address, certificate)
         except Unauthorized:
             wait = self._failed.take(address, self._clock())
             if wait:

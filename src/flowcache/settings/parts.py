@@ -12,6 +12,7 @@ from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
 from flowcache.contract.request import Limits
 from flowcache.delivery.settings import DeliverySettings
+from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.listener import Limits as ConnectionLimits
@@ -65,6 +66,8 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
     v = values
     known = _clients(v, clients, faults)
     _check_jwt(v, known, faults)
+    tls = _server_tls(v, faults)
+    _check_certificates(v, known, faults)
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -98,8 +101,13 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             v["http.drain_seconds"],
             ConnectionLimits(
                 v["http.max_connections"],
-                Patience(head=v["http.head_timeout_seconds"], idle=v["http.keep_alive_seconds"]),
+                Patience(
+                    handshake=v["http.head_timeout_seconds"],
+                    head=v["http.head_timeout_seconds"],
+                    idle=v["http.keep_alive_seconds"],
+                ),
             ),
+            tls,
         ),
         DataActionSettings(
             limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
@@ -125,6 +133,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             v["http.trusted_proxies"] or Networks(()),
             Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
             v["auth.shared_rates"],
+            v["http.client_certificate_header"],
         ),
         audit,
         delivery,
@@ -132,6 +141,45 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
     )
+
+
+def _server_tls(v: dict[str, Any], faults: list[str]) -> ServerTls | None:
+    """Return what TLS is spoken with, if it is."""
+    cert, key = v["http.tls_cert_file"], v["http.tls_key_file"]
+    ca, auth = v["http.tls_client_ca_file"], v["http.tls_client_auth"]
+    if any(fault.startswith("http.tls_") for fault in faults):
+        return None
+    if (cert is None) != (key is None):
+        faults.append("http.tls_cert_file and http.tls_key_file: one needs the other")
+    elif (ca is None) != (auth == ClientAuth.OFF):
+        faults.append(
+            f'http.tls_client_auth = "{auth}": optional and required need http.tls_client_ca_file, '
+            "which says nothing without them"
+        )
+    elif ca is not None and cert is None:
+        faults.append("http.tls_client_ca_file: says nothing without http.tls_cert_file")
+    elif cert is not None:
+        try:
+            return read_tls(TlsFiles(cert, key, ca, ClientAuth(auth)))
+        except ValueError as fault:
+            faults.append(str(fault))
+    return None
+
+
+def _check_certificates(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
+    """Refuse certificates of clients that nobody could show."""
+    header, proxies = v["http.client_certificate_header"], v["http.trusted_proxies"]
+    if any(fault.startswith(("http.tls_", "http.client_", "http.trusted_")) for fault in faults):
+        return
+    if header is not None and proxies is None:
+        faults.append("http.client_certificate_header: nobody is believed without trusted_proxies")
+    if header is None and v["http.tls_client_ca_file"] is None:
+        faults.extend(
+            f"clients.{who.name}.certificates: callers show none; set http.tls_client_auth and "
+            "http.tls_client_ca_file, or http.client_certificate_header"
+            for who in known.principals
+            if who.certificates
+        )
 
 
 def audit_part(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
@@ -348,6 +396,8 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             value = "***"
         elif isinstance(value, Path):
             value = str(value)
+        elif isinstance(value, bytes):
+            value = value.decode()
         elif isinstance(value, Location):
             value = [str(node) for node in value.nodes]
         elif isinstance(value, Window | Networks):

@@ -5,7 +5,9 @@ A reader returns the value, or raises ValueError with what it expected, never wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,16 @@ from flowcache.policy.keys import namespace_prefix
 from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
 from flowcache.sealing.keys import WrittenKeys, is_key_id
-from flowcache.secret import Secret
+from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 
 __all__ = [
+    "base_url",
     "content",
     "encryption_keys",
     "file",
     "flag",
+    "header",
     "key",
     "key_id",
     "keys",
@@ -69,7 +73,10 @@ def password(value: Any) -> Secret:
 
 
 def file(value: Any) -> str:
-    """Read the path of a file that can be read; what is returned is absolute."""
+    """Read the path of a file that can be read; what is returned is absolute.
+
+    Links are left as they are: a mounted secret is one that leads elsewhere after each change.
+    """
     try:
         path = Path(text(value)).expanduser()
         path.read_bytes()
@@ -77,7 +84,7 @@ def file(value: Any) -> str:
         raise ValueError(f"can't be read: {fault.strerror}") from None
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
-    return str(path.resolve())
+    return str(path.absolute())
 
 
 def new_file(value: Any) -> Path:
@@ -103,7 +110,12 @@ def url(value: Any) -> str:
     location = text(value)
     if not is_safe(location):
         raise ValueError("expected an https:// URL without credentials")
-    return location.rstrip("/")
+    return location
+
+
+def base_url(value: Any) -> str:
+    """Read a URL that paths are appended to."""
+    return url(value).rstrip("/")
 
 
 def path(value: Any) -> str:
@@ -145,13 +157,18 @@ def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
     """
 
     def read_file(value: Any) -> Secret:
+        return SecretInFile(partial(held, file(value)))
+
+    def held(path: str) -> Secret:
         try:
-            held = Path(file(value)).read_text("utf-8").strip()
+            text = Path(path).read_text("utf-8").strip()
         except UnicodeDecodeError:
             raise ValueError("expected a file of text") from None
-        if not held:
+        except OSError as fault:
+            raise ValueError(f"can't be read: {fault.strerror}") from None
+        if not text:
             raise ValueError("is empty")
-        return read(held)
+        return read(text)
 
     return read_file
 
@@ -245,6 +262,18 @@ def location(value: Any) -> Location:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ",".join(value)
     return parse_location(text(value))
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_TAKEN = {"authorization", "x-api-key", "x-forwarded-for", "host", "cookie"}
+
+
+def header(value: Any) -> bytes:
+    """Read the name of a header that means nothing else here (RFC 9110, 5.1)."""
+    name = text(value).lower()
+    if not _HEADER.fullmatch(name) or name in _TAKEN:
+        raise ValueError("expected the name of a header of its own")
+    return name.encode()
 
 
 def networks(value: Any) -> Networks:

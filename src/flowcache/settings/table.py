@@ -10,6 +10,7 @@ from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
 from flowcache.cxone.settings import CXONE_AUTH_BASE, Grant
 from flowcache.delivery.settings import Shape
+from flowcache.http.certificate import ClientAuth
 from flowcache.resilience.breaker import Mode
 from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
@@ -135,6 +136,36 @@ SETTINGS: tuple[Setting, ...] = (
         read.networks,
         None,
         "networks of proxies that are believed about who calls (`X-Forwarded-For`); none",
+    ),
+    Setting(
+        "http",
+        "tls_cert_file",
+        read.file,
+        None,
+        "PEM file of the service's certificate and those between it and its authority; with it "
+        "https:// is spoken, and nothing else",
+    ),
+    Setting("http", "tls_key_file", read.file, None, "PEM file of its key, not encrypted"),
+    Setting(
+        "http",
+        "tls_client_auth",
+        read.one_of(*ClientAuth),
+        ClientAuth.OFF.value,
+        "whether callers show a certificate: `off`, `optional`, `required`",
+    ),
+    Setting(
+        "http",
+        "tls_client_ca_file",
+        read.file,
+        None,
+        "PEM file of the authorities whose certificates callers may show",
+    ),
+    Setting(
+        "http",
+        "client_certificate_header",
+        read.header,
+        None,
+        "header in which trusted proxies hand on a caller's certificate, as `Client-Cert`; none",
     ),
     Setting(
         "auth",
@@ -481,7 +512,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "path at CXone's API that batches of audit records are posted to; without one none are",
     ),
-    Setting("cxone", "api_base", read.url, None, "where CXone's API is", ("CXONE_API_BASE",)),
+    Setting("cxone", "api_base", read.base_url, None, "where CXone's API is", ("CXONE_API_BASE",)),
     Setting(
         "cxone",
         "grant",
@@ -501,7 +532,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "cxone",
         "auth_base",
-        read.url,
+        read.base_url,
         CXONE_AUTH_BASE,
         "where access_key asks for tokens, and a tenant's API is looked up",
     ),

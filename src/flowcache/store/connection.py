@@ -21,11 +21,15 @@ from redis.asyncio.connection import (
 from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["ConnectFault", "NotPermitted", "ask", "close", "connect", "take_over"]
+__all__ = ["ConnectFault", "NotLetIn", "NotPermitted", "ask", "close", "connect", "take_over"]
 
 
 class ConnectFault(Exception):
     """A connection could not be made. The message says why and what to do about it."""
+
+
+class NotLetIn(ConnectFault):
+    """It was made, and the user or the password refused; or there is none to be shown."""
 
 
 class NotPermitted(ConnectFault):
@@ -70,10 +74,16 @@ async def connect(
 ) -> AbstractConnection:
     """Open a connection to ``address``, authenticated, speaking RESP3, on the right database.
 
+    A password or certificate that is in a file is read anew: it may have been replaced.
+
     Raises:
         ConnectFault: it could not be made; nothing is left open.
     """
-    secret = settings.sentinel_password if sentinel else settings.password
+    configured = settings.sentinel_password if sentinel else settings.password
+    try:
+        secret = None if configured is None else configured.fresh()
+    except ValueError as fault:
+        raise NotLetIn(f"the file of the password {fault}") from None
     options: dict[str, Any] = {
         "username": settings.sentinel_username if sentinel else settings.username,
         "password": secret.reveal() if secret else None,
@@ -104,7 +114,8 @@ async def connect(
     except (redis_errors.RedisError, OSError, TimeoutError, UnicodeError) as fault:
         await connection.disconnect(nowait=True)
         # Not chained where it may hold the password: a traceback would show it.
-        raise ConnectFault(_reason(fault, secret)) from (None if secret else fault)
+        kind = NotLetIn if isinstance(fault, redis_errors.AuthenticationError) else ConnectFault
+        raise kind(_reason(fault, secret)) from (None if secret else fault)
     except BaseException:  # cancelled: leave nothing open
         await connection.disconnect(nowait=True)
         raise

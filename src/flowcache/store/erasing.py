@@ -79,7 +79,7 @@ class Erasure:
         prefix: bytes,
         pattern: KeyPattern,
         clock: Clock,
-        watch: Callable[[], None] = lambda: None,
+        watch: Callable[[], object] = lambda: None,
         rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.removed = 0

@@ -37,7 +37,7 @@ from flowcache.ports import Clock
 from flowcache.status import LinkStatus
 from flowcache.store.backoff import reconnect_delay
 from flowcache.store.cancelling import cancel
-from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
+from flowcache.store.connection import ConnectFault, NotLetIn, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
@@ -185,6 +185,9 @@ class Link:
         self._flushing = False
         self._attempts = 0
         self._suspect = False
+        self.is_locked_out = False
+        """Whether the server is there, and did not take our user or password the last time."""
+        self._was_locked_out = False
         self._closing = False
         self.connects = 0
         """How often it has been connected."""
@@ -277,8 +280,11 @@ class Link:
 
     @property
     def fresh_fault(self) -> bool:
-        """Whether the link has just been lost, or failed to connect for the first time."""
-        return self.state is not LinkState.READY and self._attempts == 0
+        """Whether the link has just been lost, or failed to connect for the first time, or is
+        locked out: then the one attempt tells more than the loss before it."""
+        if self.state is LinkState.READY:
+            return False
+        return self._attempts == 0 or (self.is_locked_out and not self._was_locked_out)
 
     def status(self) -> LinkStatus:
         """Return how the link does."""
@@ -342,6 +348,8 @@ class Link:
             self._stream = take_over(connection, wire)
         except BaseException as fault:
             self._suspect = False
+            self._was_locked_out = self.is_locked_out
+            self.is_locked_out = isinstance(fault, NotLetIn)
             self._fault = str(fault) or type(fault).__name__
             self.state = LinkState.RECONNECTING
             if connection is not None:
@@ -352,6 +360,7 @@ class Link:
         if wire.lost is None:
             self._wire = wire
             self._attempts = 0
+            self.is_locked_out = False
             self.connects += 1
             self._fault = None
             self.state = LinkState.READY

@@ -260,6 +260,13 @@ def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
 
 def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     yield from _journal_now(workers)
+    ends = [w.certificate_expires for w in workers if w.certificate_expires is not None]
+    if ends:  # without TLS there is no such metric: an alarm on a time in the past would go off
+        yield GaugeMetricFamily(
+            "flowcache_tls_certificate_expires_timestamp_seconds",
+            "When the service's own certificate ends, Unix time.",
+            value=min(ends),
+        )
     yield GaugeMetricFamily("flowcache_workers", "Workers that answer.", value=len(workers))
     yield GaugeMetricFamily(
         "flowcache_requests_in_flight",

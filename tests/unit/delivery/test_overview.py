@@ -110,21 +110,24 @@ def test_a_progress_that_is_being_made(path: Path) -> None:
     assert look(path).delivered == 0
 
 
+KEPT = ("at", "kind", "stale", "hash")
+"""What SQLite lets nobody take away."""
+NULLABLE = ("client", "hit", "latency_ms", "seal", "detail")
+
+
 @pytest.mark.parametrize(
-    "column", ["at", "kind", "client", "hit", "latency_ms", "stale", "hash", "seal", "detail"]
+    ("column", "value"),
+    [(c, v) for c in (*KEPT, *NULLABLE) for v in ("'text'", "x'ff00'", "-1e400")]
+    + [(c, "NULL") for c in NULLABLE],
 )
-@pytest.mark.parametrize("value", ["'text'", "x'ff00'", "NULL", "-1e400"])
 def test_a_journal_that_was_tampered_with(path: Path, column: str, value: str) -> None:
     """It is delivered all the same, nothing stops; what was bent on the way is found there."""
     chain(path, [3])
     true = Memory()
     once(path, true)
     progress_path(path).unlink()
-    try:
-        with by_hand(path) as hand:
-            hand.execute(f"UPDATE records SET {column} = {value} WHERE seq = 2")
-    except sqlite3.IntegrityError:
-        pytest.skip("SQLite lets nobody write that")
+    with by_hand(path) as hand:
+        hand.execute(f"UPDATE records SET {column} = {value} WHERE seq = 2")
     assert sum(look(path).behind.values()) == 5
     memory = Memory()
     assert once(path, memory) is None

@@ -279,7 +279,7 @@ async def test_an_order_is_carried_out_and_told_of() -> None:
     ("token", "status", "error"),
     [
         (None, 401, "No credential"),
-        ("wrong", 401, "Unknown token"),
+        ("wrong", 401, "Unknown credential"),
         ("flow", 403, "it lacks circuits:write"),
         ("see", 403, "it lacks circuits:write"),
     ],

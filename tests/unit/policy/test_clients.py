@@ -42,6 +42,8 @@ def test_a_client_has_what_its_section_says() -> None:
 tokens = ["{ONE}", {{ hash = "{TWO}", expires = 2027-01-31T12:00:00+02:00 }}]
 expires = 2028-01-01
 subject = "app-1"
+certificates = ["sha256:{"AB:" * 31}AB", "dns:Flow.Example", "uri:spiffe://x/App"]
+both = true
 permissions = ["data:read", "data:write", "inspect:read"]
 operations = ["get", "SET"]
 namespace = "acme"
@@ -72,6 +74,8 @@ cidrs = ["10.0.0.0/8", "::1"]
     assert [who.keys.cover(key) for key in (b"customer:1", b"x")] == [True, False]
     assert who.limits == Limits(default_ttl=600, max_ttl=600, min_ttl=60)
     assert (who.subject, who.expires) == ("app-1", 1_830_297_600.0)
+    assert who.certificates == (f"sha256:{'ab' * 32}", "dns:flow.example", "uri:spiffe://x/App")
+    assert who.both
     assert (who.max_value, who.rate) == (1000, Rate(2.5, 9))
     assert who.networks is not None
     assert who.networks.hold("10.1.1.1")

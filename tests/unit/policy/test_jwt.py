@@ -227,7 +227,7 @@ def test_a_remembered_token_still_expires() -> None:
         if counts:
             assert known.authenticate(headers, None).name == "app"
         else:
-            with pytest.raises(Unauthorized, match="Unknown token"):
+            with pytest.raises(Unauthorized, match="Unknown credential"):
                 known.authenticate(headers, None)
 
 

@@ -169,7 +169,7 @@ def test_whatever_is_wrong_with_a_token_the_answer_is_the_same() -> None:
         }
     finally:
         DAY.now = 1000.0
-    assert told == {"Unknown token."}
+    assert told == {"Unknown credential."}
 
 
 @pytest.mark.parametrize(

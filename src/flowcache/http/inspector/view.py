@@ -154,6 +154,11 @@ def view(
             }
             for each in deliveries
         ],
+        "tls": [
+            {"worker": worker.pid, "certificateExpires": iso(worker.certificate_expires)}
+            for worker in workers
+            if worker.certificate_expires is not None
+        ],
         "encryption": _encryption(everybody),
         "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
         "workers": [

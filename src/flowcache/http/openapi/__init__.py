@@ -64,6 +64,10 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
                     "name": "X-API-Key",
                     "description": "The same token by itself. Of two credentials neither counts.",
                 },
+                "flowCertificate": {
+                    "type": "mutualTLS",
+                    "description": "A certificate of a client, where it is asked for.",
+                },
                 "inspector": {
                     "type": "http",
                     "scheme": "bearer",

@@ -211,6 +211,13 @@ def inspector_schemas() -> dict[str, Schema]:
                     "items": obj(delivery),
                     "description": "How the audit is delivered to each destination.",
                 },
+                "tls": {
+                    "type": "array",
+                    "items": obj(
+                        {"worker": whole, "certificateExpires": text | {"format": "date-time"}}
+                    ),
+                    "description": "What TLS each worker speaks; empty where it is plain HTTP.",
+                },
                 "encryption": obj(
                     {
                         "keys": {"type": "object", "additionalProperties": obj(key)},

@@ -161,7 +161,7 @@ def _data_action(settings: DataActionSettings) -> dict[str, Any]:
         f"It has at most {settings.max_body} bytes and {MAX_DEPTH} levels; of a field that comes "
         "twice the last counts.",
         "operationId": "runDataAction",
-        "security": [{"flow": []}, {"flowBasic": []}, {"flowKey": []}],
+        "security": [{"flow": []}, {"flowBasic": []}, {"flowKey": []}, {"flowCertificate": []}],
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": ref("Request"), "examples": bodies}},

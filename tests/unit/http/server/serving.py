@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.connection import State
 from flowcache.http.listener import Limits, Listener
 from tests.unit.http.asgi import Answered, Clock
 
-__all__ = ["Application", "Client", "Served", "happens", "post", "served"]
+__all__ = ["Application", "Client", "Secure", "Served", "TlsPair", "happens", "post", "served"]
 
 WAIT = 10.0
 """Seconds after which a test that waits for the server has failed."""
@@ -28,12 +29,14 @@ class Application:
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.messages: list[str] = []
+        self.scopes: list[Scope] = []
         self.gate = asyncio.Event()
         """What ``/wait`` waits for."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         self.begun.append(path)
+        self.scopes.append(scope)
         try:
             act = getattr(self, path.strip("/").replace("-", "_"), self.echo)
             await act(scope, receive, send)
@@ -129,6 +132,93 @@ async def happens(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+class Secure(asyncio.Protocol):
+    """The client's side of TLS: each side ends by itself, which asyncio's own can't."""
+
+    def __init__(self, above: asyncio.StreamReaderProtocol, context: ssl.SSLContext) -> None:
+        self.above = above
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.wire: asyncio.Transport
+        self.shaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.said_goodbye = False
+        """Whether the server ended its side as TLS does."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.wire = transport
+        self.data_received(b"")
+
+    def data_received(self, data: bytes) -> None:
+        self.incoming.write(data)
+        try:
+            if not self.shaken.done():
+                self.tls.do_handshake()
+                self.shaken.set_result(None)
+            while part := self._read():
+                self.above.data_received(part)
+            self.said_goodbye = True
+            self.above.eof_received()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as fault:
+            self.connection_lost(ConnectionAbortedError(str(fault)))
+        if said := self.outgoing.read():
+            self.wire.write(said)
+
+    def _read(self) -> bytes:
+        try:
+            return self.tls.read(65536)
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def eof_received(self) -> bool:
+        self.above.eof_received()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.shaken.done():
+            self.shaken.set_exception(exc or ConnectionResetError())
+        self.above.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.above.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.above.resume_writing()
+
+    def encrypted(self, data: bytes) -> bytes:
+        """Return the records that carry ``data``."""
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def write(self, data: bytes) -> None:
+        if data and not self.wire.is_closing():
+            self.wire.write(self.encrypted(data))
+
+    def write_eof(self) -> None:
+        with suppress(ssl.SSLError):
+            self.tls.unwrap()
+        self.wire.write(self.outgoing.read())
+
+    def close(self) -> None:
+        self.wire.close()
+
+    def abort(self) -> None:
+        self.wire.abort()
+
+    def is_closing(self) -> bool:
+        return self.wire.is_closing()
+
+    def pause_reading(self) -> None:
+        self.wire.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.wire.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.wire.get_extra_info(name, default)
+
+
 class Client:
     """One connection to the server."""
 
@@ -188,22 +278,52 @@ class Client:
             await self.writer.wait_closed()
 
 
+class TlsPair(NamedTuple):
+    """What both sides of TLS go by."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+async def _secure(
+    plain: socket.socket, context: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=1 << 16)
+    above = asyncio.StreamReaderProtocol(reader)
+    secure = Secure(above, context)
+    await loop.create_connection(lambda: secure, sock=plain)
+    above.connection_made(cast(asyncio.Transport, secure))
+    async with asyncio.timeout(WAIT):
+        await secure.shaken
+    return reader, asyncio.StreamWriter(cast(asyncio.Transport, secure), above, reader, loop)
+
+
 class Served:
     """A listener, its application, and the clock that both go by."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tls: TlsPair | None) -> None:
         self.app = Application()
+        self._tls = tls
         self.clock = Clock()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self.listener = Listener(
-            self.app, self._socket, limits, clock=self.clock, now=lambda: 1_700_000_000.0
+            self.app,
+            self._socket,
+            limits,
+            clock=self.clock,
+            now=lambda: 1_700_000_000.0,
+            tls=tls and tls.server,
         )
         self._clients: list[Client] = []
 
-    async def connect(self, *, buffer: int | None = None) -> Client:
-        """Open a connection; ``buffer`` bounds what the kernel takes from the server for us."""
+    async def connect(self, *, buffer: int | None = None, secure: bool = True) -> Client:
+        """Open a connection; ``buffer`` bounds what the kernel takes from the server for us.
+
+        It speaks TLS where the server does, unless it is not to be ``secure``.
+        """
         plain = socket.socket()
         if buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -213,7 +333,10 @@ class Served:
         except OSError:
             plain.close()
             raise
-        reader, writer = await asyncio.open_connection(sock=plain, limit=1 << 16)
+        if self._tls is None or not secure:
+            reader, writer = await asyncio.open_connection(sock=plain, limit=1 << 16)
+        else:
+            reader, writer = await _secure(plain, self._tls.client)
         client = Client(reader, writer)
         self._clients.append(client)
         return client
@@ -246,9 +369,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(limits: Limits = Limits()) -> AsyncIterator[Served]:  # noqa: B008 - immutable
-    """Serve for a while."""
-    there = Served(limits)
+async def served(
+    limits: Limits = Limits(),  # noqa: B008 - immutable
+    tls: TlsPair | None = None,
+) -> AsyncIterator[Served]:
+    """Serve for a while, over TLS if there is what it goes by."""
+    there = Served(limits, tls)
     there.listener.start()
     try:
         yield there
