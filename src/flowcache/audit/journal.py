@@ -37,7 +37,7 @@ from flowcache.audit.refusals import INTERVAL_SECONDS, Refusals
 from flowcache.audit.retention import SteadyTime
 from flowcache.audit.settings import AuditSettings, Mode
 from flowcache.audit.writing import ChainWriter, Note
-from flowcache.errors import Unrecorded
+from flowcache.errors import RateLimited, Unrecorded
 from flowcache.ports import AuditRecord, Clock, Now
 from flowcache.status import JournalStatus
 from flowcache.telemetry.latency import BUCKETS, bucket_of
@@ -67,9 +67,9 @@ _Waiting = asyncio.Future[bool]
 class _Gap:
     """Stands in the queue where records are missing: so many that there was no room for."""
 
-    def __init__(self, records: int = 0) -> None:
+    def __init__(self) -> None:
         self._lock = Lock()
-        self._records = records
+        self._records = 1
         self._is_taken = False
 
     def widen(self) -> bool:
@@ -109,8 +109,8 @@ class Journal:
         self._queue: deque[tuple[AuditRecord | _Gap, _Waiting | None]] = deque()
         self._queued_at = 0.0
         """Since when there is something in the queue."""
-        self._gap = _Gap()
-        self._gap.take()
+        self._gap: _Gap | None = None
+        """The last one."""
         self._wake = threading.Event()
         self._stopping = False
         self._lost = 0
@@ -165,7 +165,7 @@ class Journal:
     def record(self, record: AuditRecord) -> Awaitable[bool] | None:
         """Queue one record; in strict mode return what says whether it is on disk."""
         self.total += 1
-        if record.client is None and Refusals.is_one(record) and not self._is_first(record):
+        if record.client is None and self._is_counted(record):
             return None
         queued = len(self._queue)
         if queued >= self._capacity:
@@ -231,10 +231,13 @@ class Journal:
             "the disk hangs, or another process has its turn and keeps it."
         )
 
-    def _is_first(self, refusal: AuditRecord) -> bool:
+    def _is_counted(self, record: AuditRecord) -> bool:
+        """Tell whether a stranger's record is only counted."""
+        if record.outcome != RateLimited.code or record.kind == Kind.REFUSED:
+            return False
         if not self._refusals:
             self._loop.call_later(INTERVAL_SECONDS, self._sum_up)
-        return self._refusals.count(refusal)
+        return not self._refusals.count(record)
 
     def _sum_up(self) -> None:
         for record in self._refusals.told(self._now()):
@@ -247,8 +250,8 @@ class Journal:
 
     def _lose(self) -> None:
         self._lost += 1
-        if not self._gap.widen():
-            self._gap = _Gap(1)
+        if self._gap is None or not self._gap.widen():
+            self._gap = _Gap()
             self._queue.append((self._gap, None))
             _log.error("audit records are being lost: their queue is full", fault=self._now_wrong())
 

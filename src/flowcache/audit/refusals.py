@@ -12,7 +12,6 @@ import msgspec
 from msgspec import structs
 
 from flowcache.audit.chain import Kind
-from flowcache.errors import RateLimited
 from flowcache.policy.rates import owner
 from flowcache.ports import AuditRecord
 
@@ -34,7 +33,7 @@ class _Count:
 
 
 class Refusals:
-    """Count what `is_one` is true of, and tell it as records."""
+    """Count refusals by who was refused, and tell them as records."""
 
     __slots__ = ("_capacity", "_counts")
 
@@ -44,11 +43,6 @@ class Refusals:
 
     def __bool__(self) -> bool:
         return bool(self._counts)
-
-    @staticmethod
-    def is_one(record: AuditRecord) -> bool:
-        """Tell whether a record is of a stranger who was refused for calling too often."""
-        return record.client is None and record.outcome == RateLimited.code
 
     def count(self, record: AuditRecord) -> bool:
         """Count a refusal; tell whether it is the first of its address, to be kept as it is."""

@@ -14,7 +14,7 @@ import msgspec
 
 from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Number, Walk, writer_name
 from flowcache.audit.database import JournalFault
-from flowcache.audit.writing import Witness
+from flowcache.audit.witness import Witness
 
 __all__ = ["Anchor", "Chains", "Gone", "Report", "heads", "verify"]
 

@@ -8,12 +8,10 @@ either there, and is not written a second time, or it is not.
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +23,6 @@ from flowcache.audit.chain import (
     Entry,
     Kind,
     Link,
-    Number,
     digest,
     seal,
     weight,
@@ -35,26 +32,15 @@ from flowcache.audit.database import COLUMNS, JournalFault, Turns
 from flowcache.audit.redaction import Redaction, redaction
 from flowcache.audit.retention import LetGo, Retention, Tampered
 from flowcache.audit.settings import AuditSettings
+from flowcache.audit.witness import look
 from flowcache.ports import AuditRecord, Now
 
-__all__ = ["ChainWriter", "Note", "Witness"]
-
-_WITNESSED = 32
-"""How many other chains a witness names: those that were written to last. It stays for good."""
+__all__ = ["ChainWriter", "Note"]
 
 _INSERT = (
     f"INSERT INTO records ({COLUMNS}, hash, seal) "  # noqa: S608 - names of ours
     f"VALUES ({', '.join('?' * (len(Entry.__struct_fields__) + 2))})"
 )
-
-
-class Witness(msgspec.Struct, frozen=True):
-    """The detail of a first and a last record: who writes, and how far other chains had come."""
-
-    host: str
-    pid: int
-    heads: dict[str, tuple[Number, str]]
-    """By the writer's name: number and hash of the newest record."""
 
 
 class Note(NamedTuple):
@@ -251,8 +237,10 @@ class ChainWriter:
                 f"{', '.join(f'writer {name}, record {seq}' for name, (seq, _) in missing.items())}"
                 ": was written and is not there any more."
             )
-        self._own, self._strangers, self._landed = _Chain(False), _Chain(True), None
-        self._begin(connection, missing if is_ours else {})
+        own = _Chain(False)  # ours once it is on disk: until then what is missing is not forgotten
+        witness = look(connection, (own.writer,), missing if is_ours else {})
+        self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
+        self._own, self._strangers, self._landed = own, _Chain(True), None
 
     def _recognise(self, connection: sqlite3.Connection) -> None:
         """See that the journal is sealed with our key, as far as its newest records tell.
@@ -286,15 +274,9 @@ class ChainWriter:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    def _begin(
-        self, connection: sqlite3.Connection, missing: Mapping[str, tuple[int, str]]
-    ) -> None:
-        witness = _witness(connection, (self._own.writer,), missing)
-        self._put(connection, [(self._own, [Note(Kind.OPEN, witness)])])
-
     def _end(self, connection: sqlite3.Connection) -> None:
         ours = [each for each in (self._own, self._strangers) if each.head is not None]
-        witness = _witness(connection, [each.writer for each in ours])
+        witness = look(connection, [each.writer for each in ours])
         self._put(connection, [(each, [Note(Kind.CLOSE, witness)]) for each in ours])
 
     def _commit(
@@ -310,7 +292,7 @@ class ChainWriter:
             is_stranger = isinstance(item, AuditRecord) and item.client is None
             (strangers if is_stranger else own).append(item)
         if strangers and self._strangers.head is None:
-            witness = _witness(connection, (self._strangers.writer,))
+            witness = look(connection, (self._strangers.writer,))
             strangers.insert(0, Note(Kind.OPEN, witness))
         parts = [(self._own, own), (self._strangers, strangers)]
         self._put(connection, [part for part in parts if part[1]], beside)
@@ -403,22 +385,3 @@ def _entry(writer: int, seq: int, record: AuditRecord, redact: Redaction, offset
         record.detail,
         offset,
     )
-
-
-def _witness(
-    connection: sqlite3.Connection,
-    own: Iterable[int],
-    missing: Mapping[str, tuple[int, str]] = MappingProxyType({}),
-) -> Witness:
-    """Look at the other chains, of which those that were written to last are named."""
-    last = [link for link in database.heads(connection) if link.entry.writer not in own]
-    # A time that is none was put there by somebody: their record is the first to be witnessed.
-    last.sort(key=lambda link: _at(link.entry), reverse=True)
-    heads = {
-        writer_name(entry.writer): (entry.seq, hash_.hex()) for entry, hash_, _ in last[:_WITNESSED]
-    }
-    return Witness(socket.gethostname(), os.getpid(), heads | dict(missing))
-
-
-def _at(entry: Entry) -> float:
-    return entry.at if isinstance(entry.at, float) else float("inf")

@@ -136,6 +136,28 @@ def test_a_tail_that_was_cut_off_a_living_chain_is_witnessed(
     assert fault.what.startswith("missing, though writer")
 
 
+def test_what_is_missing_is_not_forgotten_while_nothing_can_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever cuts off a tail and keeps the file busy gains nothing by it."""
+    monkeypatch.setattr("flowcache.audit.database._BUSY_SECONDS", 0.01)
+    writer = ChainWriter(settings(path), time)
+    for number in range(5):
+        writer.append([record(number)])
+    writer.abandon()
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE seq > 2")
+        hand.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(JournalFault, match="locked"):
+                writer.append([record(9)])
+        hand.execute("ROLLBACK")
+    writer.append([record(9)])
+    writer.close()
+    (fault,) = checked(path).faults
+    assert (fault.seq, fault.what) == (5, f"missing, though writer {writer.name} saw it")
+
+
 def test_a_journal_of_another_key_is_not_gone_on_with(path: Path) -> None:
     """Each of its chains would be a fault, now or then: the writer says what to do instead."""
     chain(path)
