@@ -29,7 +29,7 @@ from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
-from flowcache.http.inspector.circuits import SWITCH, Control, Order, Switched
+from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
@@ -40,11 +40,12 @@ from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.policy.shared_rates import SharedBucket
-from flowcache.ports import INTENDED, AuditRecord, Executor, ShardedExecutor
+from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
 from flowcache.settings import Settings
 from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
+from flowcache.store.routes import ShardRoute
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
@@ -132,11 +133,9 @@ class Worker:
             self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
-        self._wishes = Wishes(
-            fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
-        )
-        executor: ShardedExecutor = self._guard
-        self._vault: Vault | None = None
+        self._wishes = Wishes(fleet_directory, self._guard.obey)
+        executor: ShardedExecutor[ShardRoute] = self._guard
+        self._vault: Vault[ShardRoute] | None = None
         if settings.sealing is not None:
             # Imported here, as is what issuers need: it brings the library of cryptography.
             from flowcache.sealing.vault import Vault
@@ -195,7 +194,7 @@ class Worker:
         """
         self._audit.admit()
         at = time()
-        told = order._asdict()
+        what = told(order)
 
         def record(outcome: str, kind: Kind, **more: object) -> Awaitable[bool] | None:
             return self._audit.record(
@@ -205,27 +204,27 @@ class Worker:
                     client=by,
                     flow_id=None,
                     interaction_id=None,
-                    operation=f"{SWITCH} {order.mode}".upper(),
+                    operation=f"{SWITCH} {what['mode']}".upper(),
                     key=None,
                     outcome=outcome,
                     hit=None,
                     latency_ms=round((time() - at) * 1000, 3),
                     address=address,
                     kind=kind.value,
-                    detail=msgspec.json.encode(told | more).decode(),
+                    detail=msgspec.json.encode(what | more).decode(),
                 )
             )
 
         if self._audit.wants_intents:
             await _on_disk(record(INTENDED, Kind.INTENT), "so nothing was switched")
-        self._wishes.add(order.mode, order.shard, order.access, by, at)
+        self._wishes.add(order, by, at)
         answers, silent = await self._fleet.tell(Question.WISHES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
         _log.warning(
             "circuits switched",
             by=by,
             request_id=request_id,
-            **told,
+            **what,
             **switched._asdict(),
         )
         kind = Kind.OUTCOME if self._audit.wants_intents else Kind.CALL
