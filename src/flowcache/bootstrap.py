@@ -30,18 +30,19 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
+from flowcache.http.inspector.lookups import Lookups
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
+from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
-from flowcache.policy.jwks import KeyRefresh
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
-from flowcache.policy.shared_rates import SharedBucket
 from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
+from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
 from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
@@ -129,8 +130,8 @@ class Worker:
             # Imported here: it brings a whole library of cryptography, and few have an issuer.
             from flowcache.policy.jwt import Jwts
 
-            stated = Jwts(settings.jwt, settings.principals, time)
-            self._keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
+            self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._wishes = Wishes(fleet_directory, self._guard.obey)
@@ -144,6 +145,7 @@ class Worker:
         self.data_action = DataAction(
             settings.data_action, gate, executor, self._counters, self._audit, monotonic
         )
+        self._lookups = None if audit.journal is None else Lookups(partial(_history, audit.journal))
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
             gate,
@@ -152,7 +154,7 @@ class Worker:
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
-            None if audit.journal is None else partial(_history, audit.journal),
+            self._lookups,
             _delivered(settings.delivery),
         )
 
@@ -172,6 +174,8 @@ class Worker:
         if self._journal is not None:
             await self._journal.close(max(_CLOSING_SECONDS, began + self._grace - monotonic()))
         await self._fleet.close()
+        if self._lookups is not None:
+            self._lookups.close()
         if self._keys is not None:
             await self._keys.close()
         for limiter in self._limiters.values():
@@ -335,8 +339,8 @@ def _delivered(settings: DeliverySettings | None) -> Deliveries:
     return look
 
 
-async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
-    """Read what is ``wanted`` from the journal's newest records, newest last."""
+def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
+    """Read what is ``wanted`` from the journal's newest records, newest last. It blocks."""
     query = Query(
         limit=wanted.limit,
         flow=wanted.flow,
@@ -344,4 +348,4 @@ async def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:
         operation=wanted.operation,
         outcome=wanted.outcome,
     )
-    return await asyncio.to_thread(newest_calls, journal, query)
+    return newest_calls(journal, query)

@@ -51,9 +51,9 @@ Now = Callable[[], float]
 
 RESERVED_PREFIX = b"flowcache:"
 """Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
-``ns:`` the namespaces (`policy/keys.py`), ``rate:`` shared rate limits (`policy/shared_rates.py`),
-and what an operator names so, as the stream of the audit (`delivery/stream.py`).
-No caller may name such a key."""
+``ns:`` the namespaces (`policy/keys.py`), ``rate:`` what clients of a fleet have taken of their
+rates (`resilience/shared_rates.py`), and what an operator names so, as the stream of the audit
+(`delivery/stream.py`). No caller may name such a key."""
 
 NAMESPACES = RESERVED_PREFIX + b"ns:"
 """What the keys of all namespaces begin with in Redis."""

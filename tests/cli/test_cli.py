@@ -17,9 +17,11 @@ import pytest
 from joserfc.jwk import ECKey, KeySet
 
 from flowcache import __version__
+from flowcache.settings import load
 from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
 from tests.servers.ports import PortClaim
 from tests.service import TOKEN, service
+from tests.unit.issuer.issuers import issuer
 
 
 def flowcache(
@@ -153,8 +155,9 @@ class TestServe:
             assert done.returncode == 2
 
     def test_what_embedded_prints_works_when_pasted(self) -> None:
-        """The printed curl line works, and so does the inspector's, each with its own token."""
-        none = {"SERVICE_BEARER_TOKEN": "", "FLOWCACHE_INSPECTOR_TOKEN": ""}
+        """Each printed curl line works, each with its own token; one of them switches circuits."""
+        made = "SERVICE_BEARER_TOKEN", "FLOWCACHE_INSPECTOR_TOKEN", _CONTROL
+        none = dict.fromkeys(made, "")
         with service(none, "--embedded") as running:
             eventually(lambda: "docs" in running.log, what="the banner")
             found = re.search(r"try it +(curl .*?\n.*?)\n", running.log)
@@ -164,12 +167,17 @@ class TestServe:
             found = re.search(r"inspector +(curl .*?)\n", running.log)
             assert found is not None
             assert '"auditLogs":[' in _shell(found[1])
+            found = re.search(r"circuits +(curl .*?)\n", running.log)
+            assert found is not None
+            assert '"configured":"auto"' in _shell(found[1])
+            assert '"mode":"observe"' in _shell(f"""{found[1]} -d '{{"mode":"observe"}}'""")
 
     def test_tokens_of_the_environment_are_kept(self) -> None:
         """--embedded makes tokens only where none is configured, and prints those it made."""
         with service({}, "--embedded") as running:
             eventually(lambda: "docs" in running.log, what="the banner")
             assert TOKEN not in running.log
+            assert f"Bearer ${_CONTROL}" in running.log
             assert running.call(operation="GET", key="k").data is None
             assert running.inspect()["circuitState"] == "closed"
 
@@ -193,6 +201,9 @@ class TestServe:
             running.process.send_signal(signal.SIGKILL)
             running.process.wait()
             eventually(lambda: not _answers(path), what="the embedded Valkey to end")
+
+
+_CONTROL = "FLOWCACHE_INSPECTOR_CONTROL_TOKEN"
 
 
 def _shell(command: str) -> str:
@@ -258,6 +269,21 @@ class TestClients:
                 running.token = token
                 assert running.call(operation="GET", key="k").data is None
 
+    @pytest.mark.parametrize(
+        "name", ["crm.v2", "a.b.c", "7", "A_b-c", "x" * 32, "x" * 33, "x.y" * 21, "x" + "." * 63]
+    )
+    def test_what_is_printed_is_a_configuration_whatever_the_name(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        """Any name that a client may have: pasted, it is that client, with a namespace."""
+        made = flowcache("token", "new", name)
+        assert made.returncode == 0, made.stderr
+        file = tmp_path / "flowcache.toml"
+        file.write_text("\n".join(re.findall(r"^  (\[clients\..*\]|\w+ = .*)$", made.stdout, re.M)))
+        (client,) = load(file, {}).principals
+        assert client.name == name
+        assert client.prefix.startswith(b"flowcache:ns:")
+
     def test_every_token_is_another(self) -> None:
         """A token is made anew each time, and its digest tells nothing of it."""
         one, other = (flowcache("token", "new", "desk").stdout for _ in range(2))
@@ -267,9 +293,10 @@ class TestClients:
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""
-        done = flowcache("token", "new", "a b")
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "no name of a client" in done.stderr
+        for name, reason in (("a b", "no name of a client"), ("flow", "shows auth.token")):
+            done = flowcache("token", "new", name)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert reason in done.stderr
 
     def test_check_warns_of_a_token_that_expired(
         self, standalone_server: RedisProcess, tmp_path: Path
@@ -283,6 +310,24 @@ class TestClients:
         done = check({"REDIS_NODES": nodes(standalone_server)}, "--config", str(file))
         assert done.returncode == 0, done.stderr
         assert "Warning: a token of old expired on 2020-01-01; remove it." in done.stdout
+
+    def test_what_is_unwise_is_told_and_stops_nothing(
+        self, standalone_server: RedisProcess
+    ) -> None:
+        """A token that may be guessed, a Service's variables: by `check`, and once by the log."""
+        told = "inspector.token: shorter than 16 characters", "FLOWCACHE_SERVICE_HOST: ignored"
+        environment = {
+            "REDIS_NODES": nodes(standalone_server),
+            "FLOWCACHE_INSPECTOR_TOKEN": "x",
+            "FLOWCACHE_SERVICE_HOST": "10.96.0.12",
+        }
+        done = check(environment)
+        assert done.returncode == 0, done.stderr
+        with service(environment) as running:
+            assert running.call(operation="GET", key="k").data is None
+            log = running.log
+        assert [done.stdout.count(each) for each in told] == [1, 1]
+        assert [log.count(each) for each in told] == [1, 1]
 
     def test_check_reads_the_keys_of_an_issuer(
         self, standalone_server: RedisProcess, tmp_path: Path
@@ -298,9 +343,13 @@ class TestClients:
         keys.write_text('{"keys":[]}')
         done = check(environment)
         assert done.returncode == 2
-        assert f"{keys}: no JWKS" in done.stderr
+        assert f"{keys}: no key in it can verify a signature" in done.stderr
         key = ECKey.generate_key("P-256", {"kid": "one"})
         keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
         done = check(environment)
         assert done.returncode == 0, done.stderr
-        assert "Keys of the issuer that can be used: 1." in done.stdout
+        assert "Keys of the issuer that can be used: 1 of 1." in done.stdout
+        with issuer(b"garbage\r\n\r\n") as there:
+            done = check(environment | {"FLOWCACHE_JWT_KEYS": there.url})
+        assert done.returncode == 2
+        assert f"{there.url}: no proper answer" in done.stderr

@@ -22,6 +22,7 @@ from flowcache.secret import Secret
 from tests.contract.wire import post, wire
 from tests.servers import Cluster, RedisProcess, eventually
 from tests.service import ROUTE, TOKEN, Answer, Service, service
+from tests.unit.issuer.issuers import answer, issuer
 
 TOKENS = {name: f"fc_{name}-{'x' * 40}" for name in ("acme", "next", "other", "reader", "old")}
 HASHES = {name: show_digest(Secret(token)) for name, token in TOKENS.items()}
@@ -410,3 +411,35 @@ namespace = "app"
             send(key, sub="app-2"),
         ):
             assert refused.code == "unauthorized"
+
+
+def test_an_issuer_that_is_away_and_changes_its_key_is_followed(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """The service starts without its keys; both the first and a new one are in force soon."""
+    first, second = (ECKey.generate_key("P-256", {"kid": name}) for name in ("one", "two"))
+    published = (json.dumps(KeySet([key]).as_dict(private=False)) for key in (first, second))
+    claims: dict[str, Any] = {"iss": "idp", "aud": "flowcache", "sub": "s", "scope": "inspect:read"}
+    claims["exp"] = int(time()) + 3600
+
+    def gets_in(signer: ECKey) -> bool:
+        token = jwt.encode({"alg": "ES256", "kid": signer.kid}, claims, signer)
+        header = {"authorization": f"Bearer {token}"}
+        return served.request("GET", "/inspector", None, header).status == 200
+
+    with issuer(b"garbage\r\n\r\n", *(answer(each.encode()) for each in published)) as there:
+        text = f"""
+[jwt]
+keys = "{there.url}"
+issuer = "idp"
+audience = "flowcache"
+
+[clients.app]
+subject = "s"
+permissions = ["inspect:read"]
+"""
+        with serving(nodes(standalone_server), tmp_path, text) as served:
+            eventually(lambda: gets_in(first), what="the keys to be read after all")
+            eventually(lambda: gets_in(second), what="the new key to be asked for")
+            assert not gets_in(first)
+            assert "no proper answer" in served.log

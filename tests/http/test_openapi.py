@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -132,6 +133,15 @@ def test_it_names_every_code() -> None:
     assert documented == {c: s for c, s in codes.items() if c != "not_found"}
 
 
+def test_the_fate_of_a_write_is_told_as_to_flow_authors() -> None:
+    """What docs/flow-authors.md calls unknown, or open, is so in the document, and nothing else."""
+    told = {code["code"] for code in DOCUMENT["x-codes"] if "write may have" in code["advice"]}
+    guide = Path("docs/flow-authors.md").read_text("utf-8").partition("## When a write fails")[2]
+    said = guide.partition("all other codes")[0]
+    assert told == {kind.code for kind in all_failures() if f"`{kind.code}`" in said}
+    assert {"deadline_exceeded", "redis_unavailable", "internal"} < told
+
+
 def test_it_names_every_route() -> None:
     """The routes of the document are those that are served."""
 
@@ -154,7 +164,7 @@ def test_it_names_every_query_parameter() -> None:
 
 def test_its_limits_are_those_configured() -> None:
     """The document of a service tells this service's limits."""
-    settings = DataActionSettings(limits=request.Limits(77, 7777), max_body=4321, deadline=0.25)
+    settings = DataActionSettings(limits=request.TtlLimits(77, 7777), max_body=4321, deadline=0.25)
     told = document("1", settings)
     schemas = told["components"]["schemas"]
     assert schemas["Ttl"]["default"] == 77
@@ -167,7 +177,7 @@ def test_its_limits_are_those_configured() -> None:
 # -- its schemas against the code ---------------------------------------------------------------
 
 ACCEPTED = validator(SCHEMAS["Request"])
-LIMITS = request.Limits()
+LIMITS = request.TtlLimits()
 
 
 def accepts(body: object) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowcache.contract import coercion
-from flowcache.contract.request import MAX_DEPTH, Body, Limits, Request, _depth, coerce, decode
+from flowcache.contract.request import MAX_DEPTH, Body, Request, TtlLimits, _depth, coerce, decode
 from flowcache.errors import InvalidRequest, TooLarge
 from flowcache.operations.catalogue import plan
 from flowcache.operations.strings import GET, from_stored
@@ -27,7 +27,7 @@ from tests.property.strategies import (
     stored,
 )
 
-LIMITS = Limits()
+LIMITS = TtlLimits()
 MENDED = {
     "operation": "GET",
     "key": "k",

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flowcache.contract.request import Limits, coerce, decode
+from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import Failure
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.policy.clients import read_clients
@@ -20,7 +20,7 @@ from flowcache.policy.verdict import Deny, judge, placed, refusal
 from flowcache.store.slots import key_slot, once_key
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
-LIMITS = Limits()
+LIMITS = TtlLimits()
 
 segments = st.sampled_from(["a", "b", "ab", "customer", "é", "{a}", "x}", "*", "flowcache", "ns"])
 separators = st.sampled_from([*":/.|", "-", ""])

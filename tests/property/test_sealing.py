@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flowcache.contract.request import Limits, Request
+from flowcache.contract.request import Request, TtlLimits
 from flowcache.errors import InvalidRequest, InvalidResponse
 from flowcache.operations.catalogue import plan
 from flowcache.ports import Command, Reply
@@ -72,7 +72,9 @@ def run(
 
 
 def planned(operation: str, key: bytes, value: object = None) -> tuple[Command, Any]:
-    request = Request(operation, key, value, Limits().default_ttl, "string", None, None, None, None)
+    request = Request(
+        operation, key, value, TtlLimits().default_ttl, "string", None, None, None, None
+    )
     row, command = plan(request, 1000)
     return command, row.read
 

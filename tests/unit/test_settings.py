@@ -25,6 +25,7 @@ from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
+from flowcache.settings.sources import service_links
 from flowcache.store.settings import Address, ReadFrom, Tls
 from tests.envelopes import KEYS, line
 
@@ -775,6 +776,69 @@ def test_an_unknown_variable_is_a_fault() -> None:
     """A misspelt variable is told; those of other programs are none of ours."""
     assert faults_of("FLOWCACHE_HTTP_PROT", "1") == ["FLOWCACHE_HTTP_PROT: unknown variable"]
     loaded({"HTTP_PORT": "1", "flowcache_port": "2", "PATH": "/"})
+
+
+KUBERNETES = {
+    "FLOWCACHE_SERVICE_HOST": "10.96.0.12",
+    "FLOWCACHE_SERVICE_PORT": "3000",
+    "FLOWCACHE_SERVICE_PORT_HTTP_DATA": "3000",
+    "FLOWCACHE_PORT": "tcp://10.96.0.12:3000",
+    "FLOWCACHE_PORT_3000_TCP": "tcp://10.96.0.12:3000",
+    "FLOWCACHE_PORT_3000_TCP_PROTO": "tcp",
+    "FLOWCACHE_PORT_3000_TCP_PORT": "3000",
+    "FLOWCACHE_PORT_3000_TCP_ADDR": "10.96.0.12",
+    "FLOWCACHE_HTTP_PORT": "tcp://[fd00::c]:80",
+    "FLOWCACHE_HTTP_SERVICE_HOST": "fd00::c",
+}
+"""What the kubelet puts into a pod for Services named flowcache and flowcache-http."""
+
+
+def test_what_kubernetes_says_of_a_service_is_ignored() -> None:
+    """A Service of our name stops nobody and sets nothing; one warning names what was ignored."""
+    settings = loaded(KUBERNETES | {"FLOWCACHE_WORKERS": "2"})
+    assert (settings.server.port, settings.server.workers) == (3000, 2)
+    warnings = [each for each in settings.warnings if "enableServiceLinks" in each]
+    assert [sorted(re.findall(r"FLOWCACHE\w+", each)) for each in warnings] == [sorted(KUBERNETES)]
+    assert not any("enableServiceLinks" in each for each in loaded().warnings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FLOWCACHE_PORT", "tcp://10.96.0.12"),
+        ("FLOWCACHE_PORT", "http://10.96.0.12:3000"),
+        ("FLOWCACHE_WORKERS", "tcp://10.96.0.12:3000"),
+        ("FLOWCACHE_SERVICE_HOST", "redis.example.com"),
+        ("FLOWCACHE_SERVICE_PORT", "http"),
+        ("FLOWCACHE_SERVICE_NAME", "10.96.0.12"),
+        ("FLOWCACHE_PORT_3000_TCP_PROTO", "TLS"),
+        ("FLOWCACHE_PORT_3000", "3000"),
+    ],
+)
+def test_what_only_looks_like_it_is_a_fault(variable: str, value: str) -> None:
+    """A misspelt setting is not taken for a Service."""
+    assert len(faults_of(variable, value)) == 1
+
+
+def test_no_setting_can_be_taken_for_what_kubernetes_says() -> None:
+    """Of all that may be set, only ports have the name of a link, and no port has its value."""
+    names = [name for setting in SETTINGS for name in (setting.variable, *setting.names)]
+    assert service_links(dict.fromkeys(names, "3000")) == []
+    assert service_links(dict.fromkeys(names, "10.96.0.12")) == []
+    linked = service_links(dict.fromkeys(names, "tcp://10.96.0.12:3000"))
+    assert linked == ["FLOWCACHE_HTTP_PORT", "FLOWCACHE_PORT"]
+
+
+@pytest.mark.parametrize("setting", ["auth.token", "inspector.token", "inspector.control_token"])
+def test_a_short_token_is_warned_of(setting: str, write: Write) -> None:
+    """It may be guessed, and nothing says so later; the warning names it and doesn't show it."""
+    section, _, key = setting.partition(".")
+    for length, warned in ((15, True), (16, False)):
+        token = "k" * length
+        file = write(f'[{section}]\n{key} = "{token}"\n')
+        warnings = load(file, {"SERVICE_BEARER_TOKEN": LONG_SECRET} if section != "auth" else {})
+        assert [each.partition(":")[0] for each in warnings.warnings] == [setting] * warned
+        assert token not in str(warnings.warnings)
 
 
 @pytest.mark.parametrize("text", ["port = ", "[http", 'a = "', "\ufeffa = 1", "a = 1\na = 2"])

@@ -15,7 +15,7 @@ __all__ = ["newest_calls"]
 
 _log = structlog.get_logger(__name__)
 
-_SEARCHED = 100_000
+_SEARCHED = 20_000
 """How many of the newest records are looked through; the command line has no such end."""
 
 

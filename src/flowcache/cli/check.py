@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowcache.cli.common import Config, Redis, give_up, valid
 
 if TYPE_CHECKING:
-    from flowcache.policy.jwks import JwtSettings
+    from flowcache.policy.settings import JwtSettings
     from flowcache.sealing.settings import SealingSettings
     from flowcache.settings import Settings
 
@@ -29,6 +29,8 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
+    for warning in settings.warnings:
+        print(f"Warning: {warning}.")
     for line in overview(settings.principals, settings.credentials, time()):
         print(line)
     if settings.server.tls is not None:
@@ -66,14 +68,14 @@ def _sealed(settings: SealingSettings) -> str:
 
 def _try_issuer(settings: JwtSettings) -> None:
     """Read the keys of the issuer as a worker would."""
-    from flowcache.policy.jwks import read_keys
+    from flowcache.issuer.fetching import KeysFault, read_keys
     from flowcache.policy.jwt import Jwts
 
     try:
-        count = Jwts(settings, (), time).use(read_keys(settings.keys))
-    except (OSError, ValueError) as fault:
+        keys = Jwts(settings, (), time).use(read_keys(settings.keys))
+    except (KeysFault, ValueError) as fault:
         give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
-    print(f"Keys of the issuer that can be used: {count}.")
+    print(f"Keys of the issuer that can be used: {len(keys.usable)} of {keys.published}.")
 
 
 async def _try_redis(settings: Settings) -> None:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-_TOKENS = ("auth.token", "inspector.token")
-"""What ``--embedded`` makes where nothing is configured."""
+_TOKENS = {
+    "auth.token": "SERVICE_BEARER_TOKEN",
+    "inspector.token": "FLOWCACHE_INSPECTOR_TOKEN",
+    "inspector.control_token": "FLOWCACHE_INSPECTOR_CONTROL_TOKEN",
+}
+"""What ``--embedded`` makes where nothing is configured, and the variables that would hold it."""
 
 
 def serve(
@@ -79,6 +83,8 @@ def serve(
                 store = StoreSettings(nodes=parse_location(valkey.url).nodes)
                 settings = structs.replace(settings, store=store)
             logs.configure(settings.log_level)
+            for warning in settings.warnings:
+                structlog.get_logger(__name__).warning("configuration", warning=warning)
             if settings.server.tls is not None:
                 for warning in settings.server.tls.warnings(time()):
                     structlog.get_logger(__name__).warning("certificate", about=warning)
@@ -124,12 +130,9 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
     if made is None:
         return
     known = {credential.token.digest for credential in settings.credentials}
-    flow, inspector = (
-        token if digest(token.encode()) in known else variable
-        for token, variable in (
-            (made["auth.token"], "$SERVICE_BEARER_TOKEN"),
-            (made["inspector.token"], "$FLOWCACHE_INSPECTOR_TOKEN"),
-        )
+    flow, inspector, control = (
+        made[name] if digest(made[name].encode()) in known else f"${variable}"
+        for name, variable in _TOKENS.items()
     )
     print(
         f"""
@@ -139,6 +142,7 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
   try it     curl -s {url}/data-action/redis -H "Authorization: Bearer {flow}" \\
                -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
   inspector  curl -s {url}/inspector -H "Authorization: Bearer {inspector}"
+  circuits   curl -s {url}/inspector/circuits -H "Authorization: Bearer {control}"
   docs       {url}/docs
 """,
         flush=True,

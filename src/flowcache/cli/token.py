@@ -34,16 +34,21 @@ def token_new(
         flowcache token new agent-desktop --expires 2027-12-31
     """
     from flowcache.policy.clients import is_client_name
+    from flowcache.policy.keys import namespace_of
     from flowcache.policy.tokens import new_token, show_digest
+    from flowcache.settings.parts import TAKEN_NAMES
 
     if not is_client_name(name):
         give_up(f"{name[:80]!r} is no name of a client: 1 to 64 letters, digits, - _ and .")
+    if name in TAKEN_NAMES:
+        give_up(f"{name} is the name of whoever shows {TAKEN_NAMES[name]}; pick another.")
+    section = f'clients."{name}"' if "." in name else f"clients.{name}"  # a bare dot nests
     token = new_token()
     entry = f'"{show_digest(token)}"'
     if expires is not None:
         entry = f"{{ hash = {entry}, expires = {expires:%Y-%m-%d} }}"
     print(f"Token of {name}, shown this once:\n\n  {token.reveal()}\n")
-    print(f"Add to the tokens of [clients.{name}], which may be two while one replaces the other:")
+    print(f"Add to the tokens of [{section}], which may be two while one replaces the other:")
     print(f"\n  {entry}\n")
-    print(f"A new client is, with what it may do:\n\n  [clients.{name}]\n  tokens = [{entry}]")
-    print(f'  permissions = ["data:read", "data:write"]\n  namespace = "{name}"')
+    print(f"A new client is, with what it may do:\n\n  [{section}]\n  tokens = [{entry}]")
+    print(f'  permissions = ["data:read", "data:write"]\n  namespace = "{namespace_of(name)}"')

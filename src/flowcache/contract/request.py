@@ -27,8 +27,8 @@ __all__ = [
     "MAX_DEADLINE_MS",
     "MAX_DEPTH",
     "Body",
-    "Limits",
     "Request",
+    "TtlLimits",
     "coerce",
     "decode",
     "operation_name",
@@ -54,8 +54,8 @@ class Body(msgspec.Struct, gc=False):
     idempotencyKey: Any = None  # noqa: N815
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """What a request may ask for, in seconds."""
+class TtlLimits(msgspec.Struct, frozen=True):
+    """Which TTL a request may ask for, and gets where it asks for none; in seconds."""
 
     default_ttl: int = 3600
     max_ttl: int = 2_592_000
@@ -165,7 +165,7 @@ def _upper(name: str) -> str:
     return name.upper() if name.isascii() else name
 
 
-def coerce(body: Body, limits: Limits) -> Request:
+def coerce(body: Body, limits: TtlLimits) -> Request:
     """Give each field its type.
 
     Raises:

@@ -50,7 +50,7 @@ _log = structlog.get_logger(__name__)
 class DataActionSettings(msgspec.Struct, frozen=True):
     """What a data action may take. Times are in seconds, sizes in bytes."""
 
-    limits: request.Limits = request.Limits()
+    limits: request.TtlLimits = request.TtlLimits()
     deadline: float = 0.8
     max_body: int = 256 * 1024
     body_timeout: float = 2.0

@@ -25,7 +25,7 @@ from flowcache.http.envelope import request_ids
 from flowcache.http.tls import TlsWire
 from flowcache.ports import Clock
 
-__all__ = ["Limits", "Listener"]
+__all__ = ["ConnectionLimits", "Listener"]
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ _ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.SHAKING, State.HEAD)
 _STARVED_SECONDS = 0.5
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ConnectionLimits(msgspec.Struct, frozen=True):
     """How many connections a worker keeps, and for how long."""
 
     connections: int = 4096
@@ -60,7 +60,7 @@ class Listener:
         self,
         app: ASGIApp,
         listening: socket.socket,
-        limits: Limits,
+        limits: ConnectionLimits,
         *,
         clock: Clock,
         now: Clock,

@@ -122,6 +122,7 @@ def pages(
             headers, address = request.headers.raw, address_of(request)
             principal = gate.identify(headers, address, peer, extensions)
             client = principal.name
+            gate.admit(principal)
             principal.require(permission)
             return principal
         except Failure as failure:

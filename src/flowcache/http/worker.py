@@ -21,7 +21,7 @@ import uvloop
 
 from flowcache.http.asgi import ASGIApp, Message
 from flowcache.http.certificate import ServerTls
-from flowcache.http.listener import Limits, Listener
+from flowcache.http.listener import ConnectionLimits, Listener
 
 __all__ = ["CLOSING_SECONDS", "ServerSettings", "run"]
 
@@ -42,7 +42,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """How long whatever is under way may take to end."""
     drain: float = 1.0
     """How long an idle connection is kept for a request that may be on its way."""
-    limits: Limits = Limits()
+    limits: ConnectionLimits = ConnectionLimits()
     tls: ServerTls | None = None
     """None: plain HTTP is spoken."""
 

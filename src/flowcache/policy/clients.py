@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
-from flowcache.contract.request import Limits
+from flowcache.contract.request import TtlLimits
 from flowcache.policy.certificates import read_name
 from flowcache.policy.keys import ALL_KEYS, NO_KEYS, KeyPatterns, namespace_prefix, read_patterns
 from flowcache.policy.networks import Networks, read_network
@@ -181,7 +181,7 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
 
 
 def read_clients(
-    tables: Any, operations: Mapping[str, Permission], limits: Limits, faults: list[str]
+    tables: Any, operations: Mapping[str, Permission], limits: TtlLimits, faults: list[str]
 ) -> Clients:
     """Return all there are in ``[clients]``; append a sentence to ``faults`` for each fault.
 
@@ -232,7 +232,7 @@ def _read_client(
     where: str,
     table: Mapping[str, Any],
     operations: Mapping[str, Permission],
-    limits: Limits,
+    limits: TtlLimits,
     faults: list[str],
 ) -> dict[str, Any] | None:
     """Return the values of one client, None with a fault; see `read_clients`."""
@@ -250,7 +250,7 @@ def _read_client(
     return None if found else v
 
 
-def _principal(name: str, v: dict[str, Any], limits: Limits) -> Principal:
+def _principal(name: str, v: dict[str, Any], limits: TtlLimits) -> Principal:
     return Principal(
         name,
         v["permissions"],
@@ -272,7 +272,7 @@ def _contradictions(
     v: dict[str, Any],
     table: Mapping[str, Any],
     operations: Mapping[str, Permission],
-    limits: Limits,
+    limits: TtlLimits,
 ) -> list[str]:
     """Return what is missing, and what nobody can mean together."""
     found: list[str] = []
@@ -303,12 +303,12 @@ def _contradictions(
     return found
 
 
-def _limits(v: dict[str, Any], limits: Limits) -> Limits | None:
+def _limits(v: dict[str, Any], limits: TtlLimits) -> TtlLimits | None:
     if v["min_ttl"] is None and v["max_ttl"] is None:
         return None
     shortest, longest = v["min_ttl"] or limits.min_ttl, v["max_ttl"] or limits.max_ttl
     # A call without a ttl gets the default, or what of the client's own range is next to it.
-    return Limits(min(max(limits.default_ttl, shortest), longest), longest, shortest)
+    return TtlLimits(min(max(limits.default_ttl, shortest), longest), longest, shortest)
 
 
 def shown_clients(tables: Any) -> dict[str, Any]:

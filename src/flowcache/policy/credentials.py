@@ -25,6 +25,9 @@ class Presented(NamedTuple):
     token: bytes
     client: bytes | None
 
+    def __repr__(self) -> str:
+        return "Presented(***)"  # whoever mixes the two up sends the token as the client
+
 
 def presented(headers: Iterable[tuple[bytes, bytes]]) -> Presented | None:
     """Return the credential among ``headers``, whose names are in lower case; None without one.

@@ -2,8 +2,9 @@
 
 A right credential always gets in, however many wrong ones its address sends: flows share the few
 addresses of their platform, and one that is misconfigured must not lock the others out. What the
-limit on failed attempts bounds is their cost: in the audit, and in the log of a proxy. It does not
-make a short token safe; `tokens.new_token` makes ones that can't be guessed.
+limit on failed attempts does is tell a slip from a siege: past it they have an outcome of their
+own, by which their sender learns when to come back and the audit can count them together. It saves
+no work here, and makes no short token safe; `tokens.new_token` makes ones that can't be guessed.
 """
 
 from __future__ import annotations

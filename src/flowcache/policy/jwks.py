@@ -1,87 +1,95 @@
-"""Whose JSON Web Tokens count, and their keys, which are kept fresh beside the requests."""
+"""A set of an issuer's keys (RFC 7517): those that can verify a signature, one by one.
+
+A key that can't be used is left out, whatever is wrong with it, and the others count (section 5):
+issuers publish keys to encrypt with, and of kinds that come after us, in one set with those to
+sign with.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import Any, NamedTuple
 
-import structlog
+import msgspec
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-__all__ = ["JwtSettings", "KeyRefresh", "read_keys"]
+__all__ = ["ALGORITHMS", "KeySet", "PublicKey", "read_key_set"]
 
-_log = structlog.get_logger(__name__)
+PublicKey = RSAKey | ECKey | OKPKey
 
-_PATIENCE = 5.0
-"""Seconds that the issuer has to answer."""
+_KINDS: dict[tuple[str, str | None], tuple[type[PublicKey], tuple[str, ...]]] = {
+    ("RSA", None): (RSAKey, ("RS256", "PS256")),
+    ("EC", "P-256"): (ECKey, ("ES256",)),
+    ("OKP", "Ed25519"): (OKPKey, ("Ed25519",)),
+}
+"""Type and curve -> what reads such a key, and the algorithms that it signs by."""
 
-_MOST_BYTES = 1 << 20
+ALGORITHMS = tuple(name for _, names in _KINDS.values() for name in names)
 
-
-class JwtSettings(NamedTuple):
-    """Whose tokens count, for whom they must be made, and where the keys are. In seconds:
-    ``refresh``, how often the keys are read, and ``leeway``, how far clocks may be apart."""
-
-    issuer: str
-    audience: str
-    keys: str
-    refresh: float = 300.0
-    leeway: float = 30.0
+_SHORTEST_MODULUS = 342
+"""Characters of 2048 bits in Base64: what RFC 7518 requires, section 3.3."""
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """Follow nobody: keys come from where the operator said, and from nowhere else."""
+class KeySet(NamedTuple):
+    """The keys that can be used, by their names, and how many there were in the set."""
 
-    def redirect_request(self, *_: object) -> None:
-        return None
+    usable: dict[str | None, PublicKey]
+    published: int
 
 
-def read_keys(location: str) -> bytes:
-    """Return what is at a path, or at an ``https://`` (or ``http://``) URL. Blocks.
+class _Set(msgspec.Struct):
+    keys: list[msgspec.Raw]
+
+
+class _Description(msgspec.Struct):
+    """What of a key says whether it can be used."""
+
+    kty: str
+    crv: str | None = None
+    use: str = "sig"
+    key_ops: tuple[str, ...] = ("verify",)
+    alg: str | None = None
+    kid: str | None = None
+    n: str | None = None
+
+
+def read_key_set(jwks: bytes) -> KeySet:
+    """Return the keys of a set; a key without a name gets its thumbprint for one (RFC 7638).
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is too long.
+        ValueError: it is no JWKS, or has no key that could be used.
     """
-    if location.startswith(("https://", "http://")):
-        request = Request(location, headers={"accept": "application/json"})  # noqa: S310 - it is no other scheme
-        with build_opener(_NoRedirects).open(request, timeout=_PATIENCE) as response:
-            content: bytes = response.read(_MOST_BYTES + 1)
-    else:
-        content = Path(location).read_bytes()
-    if len(content) > _MOST_BYTES:
-        raise ValueError("it is too long")
-    return content
+    try:
+        published = _decode_set(jwks).keys
+    except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
+        raise ValueError(f"no JWKS: {type(fault).__name__}") from None
+    usable: dict[str | None, PublicKey] = {}
+    for raw in published:
+        key = _read_key(raw)
+        if key is not None:
+            key.ensure_kid()
+            usable[key.kid] = key
+    if not usable:
+        raise ValueError("no key in it can verify a signature")
+    return KeySet(usable, len(published))
 
 
-class KeyRefresh:
-    """Read the keys at the start and every ``seconds``; what can't be read leaves the old ones."""
+_decode_set = msgspec.json.Decoder(_Set).decode
+_describe = msgspec.json.Decoder(_Description).decode
 
-    def __init__(self, location: str, seconds: float, use: Callable[[bytes], int]) -> None:
-        self._location = location
-        self._seconds = seconds
-        self._use = use
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Read once, and go on beside the calls. An issuer that is away stops nobody."""
-        await self._read()
-        self._task = asyncio.create_task(self._go_on())
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _go_on(self) -> None:
-        while True:
-            await asyncio.sleep(self._seconds)
-            await self._read()
-
-    async def _read(self) -> None:
-        try:
-            self._use(await asyncio.to_thread(read_keys, self._location))
-        except (OSError, ValueError) as fault:
-            _log.error("keys of the issuer", location=self._location, fault=str(fault))
+def _read_key(raw: msgspec.Raw) -> PublicKey | None:
+    try:
+        told = _describe(raw)
+        reader, algorithms = _KINDS[told.kty, told.crv]
+        if (
+            told.use != "sig"
+            or "verify" not in told.key_ops
+            or told.alg not in (None, *algorithms)
+            or (told.n is not None and len(told.n) < _SHORTEST_MODULUS)
+        ):
+            return None
+        value: dict[str, Any] = msgspec.json.decode(raw)
+        return reader.import_key(value)
+    except Exception:
+        # Somebody's data through two libraries: no list of what they raise would be whole.
+        return None

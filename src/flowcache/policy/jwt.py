@@ -2,34 +2,32 @@
 
 A client is named by the token's ``sub``, as `subject` in its section; it may do what its section
 gives *and* the token's ``scope`` names, so that an issuer can narrow what the operator allows and
-never widen it. The algorithms are those of `ALGORITHMS`, all with key pairs: ``none`` is not among
-them, nor one by which a public key could pass for a shared secret. A token is verified once and
-known by its digest then, until it expires or the keys change.
+never widen it. The algorithms are those of `jwks.ALGORITHMS`, all with key pairs: ``none`` is not
+among them, nor one by which a public key could pass for a shared secret. A token is verified once
+and known by its digest then, until it expires or the keys change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, GuestProtocol, KeySet, OKPKey, RSAKey
+from joserfc.jwk import GuestProtocol
 from joserfc.jws import JWSRegistry
 
-from flowcache.policy.jwks import JwtSettings
+from flowcache.policy.jwks import ALGORITHMS, KeySet, PublicKey, read_key_set
 from flowcache.policy.principals import Credential, Principal
+from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
 from flowcache.ports import Clock
 
-__all__ = ["ALGORITHMS", "Jwts"]
-
-ALGORITHMS = ("RS256", "PS256", "ES256", "Ed25519")
+__all__ = ["Jwts"]
 
 _MOST_BYTES = 8192
 _MOST_KNOWN = 4096
-_PublicKey = RSAKey | ECKey | OKPKey
 
 
 class _Claims(msgspec.Struct):
@@ -52,35 +50,43 @@ class _UnknownKey(JoseError):
 _decode = msgspec.json.Decoder(_Claims).decode
 
 
-class Jwts:
-    """Verify tokens about those ``principals`` that have a subject."""
+def _nobody_asks() -> None:
+    """Ask nobody for a key that is not there."""
 
-    def __init__(self, settings: JwtSettings, principals: Iterable[Principal], now: Clock) -> None:
+
+class Jwts:
+    """Verify tokens about those ``principals`` that have a subject.
+
+    ``on_unknown_key`` is called when a token names a key that is not there: it may be a new one.
+    """
+
+    def __init__(
+        self,
+        settings: JwtSettings,
+        principals: Iterable[Principal],
+        now: Clock,
+        on_unknown_key: Callable[[], None] = _nobody_asks,
+    ) -> None:
         self._settings = settings
         self._subjects = {who.subject: who for who in principals if who.subject is not None}
         self._now = now
-        self._keys: dict[str | None, _PublicKey] = {}
+        self._on_unknown_key = on_unknown_key
+        self._keys: dict[str | None, PublicKey] = {}
         self._known: dict[bytes, Credential] = {}
         self._registry = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
 
-    def use(self, jwks: bytes) -> int:
-        """Take the issuer's keys in place of those before; return how many can be used.
+    def use(self, jwks: bytes) -> KeySet:
+        """Take the issuer's keys in place of those before, and return them.
 
         Raises:
             ValueError: it is no JWKS, or has no key that could be used; the keys stay as they were.
         """
-        try:
-            found = KeySet.import_key_set(msgspec.json.decode(jwks)).keys
-        except (msgspec.MsgspecError, UnicodeDecodeError, JoseError, TypeError, KeyError) as fault:
-            raise ValueError(f"no JWKS: {type(fault).__name__}") from None
-        usable = [key for key in found if isinstance(key, _PublicKey) and _signs(key)]
-        if not usable:
-            raise ValueError("no key in it can verify a signature")
-        self._keys = {key.kid: key for key in usable}
-        if len(usable) == 1:
-            self._keys[None] = usable[0]  # a token need not name the only one
+        keys = read_key_set(jwks)
+        self._keys = dict(keys.usable)
+        if len(keys.usable) == 1:
+            (self._keys[None],) = keys.usable.values()  # a token need not name the only one
         self._known.clear()
-        return len(usable)
+        return keys
 
     def credential(self, token: bytes) -> Credential | None:
         """Return whose token it is; None where it is nobody's, for whatever reason."""
@@ -120,15 +126,13 @@ class Jwts:
             expires = min(expires, who.expires)
         return Credential(Token(digest(token), expires), narrowed)
 
-    def _key(self, token: GuestProtocol) -> _PublicKey:
+    def _key(self, token: GuestProtocol) -> PublicKey:
         """Return the key that a token names; its algorithm has to be the key's, if that has one."""
         header = token.headers()
         key = self._keys.get(header.get("kid"))
-        if key is None or key.get("alg", header.get("alg")) != header.get("alg"):
+        if key is None:
+            self._on_unknown_key()
+            raise _UnknownKey
+        if key.get("alg", header.get("alg")) != header.get("alg"):
             raise _UnknownKey
         return key
-
-
-def _signs(key: _PublicKey) -> bool:
-    """Tell whether the issuer signs with a key; it may have others to encrypt with."""
-    return key.get("use", "sig") == "sig"

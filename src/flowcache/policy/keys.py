@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import NamedTuple
 
 from flowcache.ports import NAMESPACES, RESERVED_PREFIX
@@ -30,6 +31,7 @@ __all__ = [
     "SUBJECT",
     "KeyPattern",
     "KeyPatterns",
+    "namespace_of",
     "namespace_prefix",
     "read_pattern",
     "read_patterns",
@@ -38,7 +40,8 @@ __all__ = [
 SEPARATORS = ":/.|"
 """What ends a segment of a key."""
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", re.ASCII)
+_LONGEST = 32
+_NAMESPACE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}", re.ASCII)
 
 
 class KeyPatterns(NamedTuple):
@@ -120,3 +123,15 @@ def namespace_prefix(name: str) -> bytes:
     if not _NAMESPACE.fullmatch(name):
         raise ValueError("expected 1 to 32 letters, digits, - and _, the first no sign")
     return NAMESPACES + name.encode() + b":"
+
+
+def namespace_of(client: str) -> str:
+    """Return a name for the namespace of one client, by its own name, and of no other's.
+
+    That is the client's name, if a namespace may have it; else what may stay of it and eight digits
+    of its digest: clients must not meet because their names begin alike.
+    """
+    if _NAMESPACE.fullmatch(client):
+        return client
+    digits = sha256(client.encode()).hexdigest()[:8]
+    return f"{client.replace('.', '-')[: _LONGEST - 9]}-{digits}"

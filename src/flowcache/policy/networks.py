@@ -23,6 +23,9 @@ __all__ = ["Addresses", "Network", "Networks", "read_network"]
 Network = IPv4Network | IPv6Network
 _Address = IPv4Address | IPv6Address
 
+_MAPPED_BITS = 96
+"""How much of a mapped address (RFC 4291, 2.5.5.2) stands before the IPv4 one."""
+
 _MOST_KNOWN = 4096
 """Addresses whose answer is kept: reading one costs more than all the rest of a check."""
 
@@ -30,13 +33,19 @@ _MOST_KNOWN = 4096
 def read_network(text: str) -> Network:
     """Return the network of a CIDR, as ``10.0.0.0/8`` or ``2001:db8::/32``; one address is one.
 
+    ``::ffff:10.0.0.0/104`` is ``10.0.0.0/8``, as an address that is written so is IPv4.
+
     Raises:
         ValueError: it is none, or has bits beyond its length.
     """
     try:
-        return ip_network(text)
+        network = ip_network(text)
     except ValueError:
         raise ValueError(f'"{text}" is no network; expected one as 10.0.0.0/8') from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 class Networks:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from flowcache.contract.request import Limits
+from flowcache.contract.request import TtlLimits
 from flowcache.errors import Forbidden, Unauthorized
 from flowcache.policy.credentials import Presented, presented
 from flowcache.policy.keys import NO_KEYS, KeyPatterns
@@ -38,7 +38,7 @@ class Principal:
     operations: frozenset[str] | None = None
     prefix: bytes = b""
     max_value: int | None = None
-    limits: Limits | None = None
+    limits: TtlLimits | None = None
     networks: Networks | None = None
     rate: Rate | None = None
     subject: str | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.utils import CryptographyDeprecationWarning
 
 from flowcache.policy.certificates import Certificate
 
@@ -13,6 +15,7 @@ __all__ = ["read_certificate"]
 _STRANGE = (
     ValueError,
     TypeError,
+    CryptographyDeprecationWarning,  # of what no certificate may be, and some day is refused anyway
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
@@ -27,7 +30,8 @@ def read_certificate(der: bytes) -> Certificate:
         ValueError: it is none, or a malformed one.
     """
     try:
-        read = x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+            read = x509.load_der_x509_certificate(der)
         return Certificate(
             frozenset({f"sha256:{sha256(der).hexdigest()}", *_alternatives(read)}),
             read.not_valid_before_utc.timestamp(),

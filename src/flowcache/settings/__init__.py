@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from flowcache.audit.settings import AuditSettings
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.settings.delivery import delivery_part
@@ -26,6 +28,7 @@ from flowcache.settings.sources import (
     find_unknown,
     read_file,
     read_values,
+    service_links,
 )
 from flowcache.settings.table import SETTINGS, Setting
 from flowcache.store.settings import StoreSettings
@@ -63,6 +66,13 @@ def load(
     settings = assemble(values, document.get("clients", {}), faults)
     if faults or settings is None:
         raise ConfigurationError(faults)
+    links = service_links(environment)
+    if links:
+        note = (
+            f"{', '.join(links)}: ignored, being what Kubernetes says of a Service; "
+            "enableServiceLinks: false in the pod keeps them away"
+        )
+        settings = structs.replace(settings, warnings=(*settings.warnings, note))
     return settings
 
 

@@ -10,22 +10,22 @@ import msgspec
 
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
-from flowcache.contract.request import Limits
+from flowcache.contract.request import TtlLimits
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
-from flowcache.http.listener import Limits as ConnectionLimits
+from flowcache.http.listener import ConnectionLimits
 from flowcache.http.worker import ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import Clients, read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
-from flowcache.policy.jwks import JwtSettings
 from flowcache.policy.keys import ALL_KEYS, namespace_prefix
 from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.rates import Rate
+from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
@@ -36,7 +36,7 @@ from flowcache.settings.delivery import delivery_part
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
 from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
 
-__all__ = ["Settings", "assemble", "audit_part", "store_part"]
+__all__ = ["TAKEN_NAMES", "Settings", "assemble", "audit_part", "store_part"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
+    warnings: tuple[str, ...]
+    """What an operator should hear of, though it is no fault; a sentence each."""
 
 
 def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
@@ -110,7 +112,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             tls,
         ),
         DataActionSettings(
-            limits=Limits(v["data.default_ttl"], v["data.max_ttl"]),
+            limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
@@ -140,6 +142,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         sealing,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
+        _short_tokens(v),
     )
 
 
@@ -290,7 +293,10 @@ _OWN: dict[str, Principal] = {
         "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
     ),
 }
-"""Whose tokens are settings. Their names are taken, whether they have a token or not."""
+"""Whose tokens are settings."""
+
+TAKEN_NAMES = {principal.name: setting for setting, principal in _OWN.items()}
+"""Names that no client may have, and whose tokens they are of, configured or not."""
 
 
 def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
@@ -307,7 +313,7 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
         if v[setting] is not None
     }
     needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
-    limits = Limits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
+    limits = TtlLimits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
     theirs = read_clients(clients, needed, limits, faults)
     owners: dict[bytes, str] = {}
     named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
@@ -317,13 +323,26 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
             faults.append(f"{where}: the same as {other}; a token tells who calls")
     if isinstance(clients, dict):
         faults.extend(
-            f"clients.{principal.name}: this name is that of {setting}"
-            for setting, principal in _OWN.items()
-            if principal.name in clients
+            f"clients.{name}: this name is that of {setting}"
+            for name, setting in TAKEN_NAMES.items()
+            if name in clients
         )
     return Clients(
         (*(each.principal for each in own.values()), *theirs.principals),
         (*own.values(), *theirs.credentials),
+    )
+
+
+_SHORTEST_TOKEN = 16
+"""Characters: of random ones, what nobody guesses over a network."""
+
+
+def _short_tokens(v: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{name}: shorter than {_SHORTEST_TOKEN} characters, so that it may be guessed; "
+        "take a long, random one"
+        for name in _OWN
+        if v[name] is not None and len(v[name].reveal()) < _SHORTEST_TOKEN
     )
 
 

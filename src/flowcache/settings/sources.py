@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,14 @@ from flowcache.settings import readers
 from flowcache.settings.table import SETTINGS, Setting
 from flowcache.store.settings import without_credentials
 
-__all__ = ["ConfigurationError", "Sources", "find_unknown", "read_file", "read_values"]
+__all__ = [
+    "ConfigurationError",
+    "Sources",
+    "find_unknown",
+    "read_file",
+    "read_values",
+    "service_links",
+]
 
 
 class ConfigurationError(Exception):
@@ -56,8 +64,34 @@ def find_unknown(
     faults.extend(
         f"{name}: unknown variable"
         for name in environment
-        if name.startswith("FLOWCACHE_") and name not in variables
+        if name.startswith("FLOWCACHE_")
+        and name not in variables
+        and not _is_service_link(name, environment[name])
     )
+
+
+_TRANSPORT = "PORT_[0-9]+_(?:TCP|UDP|SCTP)"
+_ADDRESS = "[0-9A-Fa-f.:]+"
+_SERVICE_LINKS = [
+    (re.compile(rf"FLOWCACHE(?:_[A-Z0-9_]+)?_(?:{names})"), re.compile(values))
+    for names, values in (
+        (f"SERVICE_HOST|{_TRANSPORT}_ADDR", _ADDRESS),
+        (f"SERVICE_PORT(?:_[A-Z0-9_]+)?|{_TRANSPORT}_PORT", "[0-9]+"),
+        (f"{_TRANSPORT}_PROTO", "tcp|udp|sctp"),
+        (f"PORT|{_TRANSPORT}", rf"(?:tcp|udp|sctp)://\[?{_ADDRESS}\]?:[0-9]+"),
+    )
+]
+"""What Kubernetes puts into the environment of a pod for each Service, as Docker's links did: the
+forms of names and of their values. A Service named ``flowcache`` makes it ``FLOWCACHE_PORT``."""
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return any(n.fullmatch(name) and v.fullmatch(value) for n, v in _SERVICE_LINKS)
+
+
+def service_links(environment: Mapping[str, str]) -> list[str]:
+    """Return the variables that tell of a Kubernetes Service, and are no settings of ours."""
+    return sorted(name for name, value in environment.items() if _is_service_link(name, value))
 
 
 class Sources(NamedTuple):
@@ -73,8 +107,9 @@ class Sources(NamedTuple):
         if self.overrides.get(setting.name) is not None:
             return setting.name, self.overrides[setting.name]
         for name in (setting.variable, *setting.names):
-            if self.environment.get(name):
-                return name, self.environment[name]
+            value = self.environment.get(name)
+            if value and not _is_service_link(name, value):
+                return name, value
         section = self.document.get(setting.section)
         if isinstance(section, dict) and setting.key in section:
             return setting.name, section[setting.key]

@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowcache.contract.request import Limits, Request, coerce, decode, operation_name
+from flowcache.contract.request import Request, TtlLimits, coerce, decode, operation_name
 from flowcache.errors import Failure, InvalidRequest, TooLarge
 
 GET = {"operation": "GET", "key": "k"}
 
 
-def read(limits: Limits, fields: dict[str, Any]) -> Request:
+def read(limits: TtlLimits, fields: dict[str, Any]) -> Request:
     return coerce(decode(json.dumps(GET | fields).encode()), limits)
 
 
 def requested(**fields: Any) -> Request:
-    return read(Limits(), fields)
+    return read(TtlLimits(), fields)
 
 
 def refused(kind: type[Failure], **fields: Any) -> str:
@@ -240,7 +240,7 @@ def test_leading_zeros_change_no_number(field: str, zeros: int) -> None:
 
 def test_the_limits_of_a_ttl_are_settings() -> None:
     """The default and the longest time are the operator's."""
-    limits = Limits(default_ttl=10, max_ttl=20)
+    limits = TtlLimits(default_ttl=10, max_ttl=20)
     assert read(limits, {}).ttl == 10
     assert read(limits, {"ttl": 20}).ttl == 20
     with pytest.raises(InvalidRequest, match="from 1 to 20, got one above"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from flowcache.http.inspector.circuits import Control, Switched
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
+from flowcache.policy.rates import Rate
 from flowcache.ports import Access, AuditSink, Mode, Order
 from flowcache.settings import load
 from flowcache.status import CircuitWish, WorkerStatus
@@ -52,6 +53,7 @@ def app(
     asked: list[Question] | None = None,
     audit: AuditSink = AuditRing(0),  # noqa: B008 - keeps nothing
     switches: Switches | None = None,
+    known: Mapping[str, Principal] = KNOWN,
 ) -> Starlette:
     """Build the pages of workers that say ``gathered``; ``redis`` is what ails Redis."""
     asked = [] if asked is None else asked
@@ -75,7 +77,7 @@ def app(
 
     control = Control(Mode.AUTO, lambda: [WISH], switch)
     settings = PagesSettings("1.2.3", shown)
-    return pages(settings, gate(KNOWN), gather, ready, control, lambda: "id-1", audit)
+    return pages(settings, gate(known), gather, ready, control, lambda: "id-1", audit)
 
 
 async def fetch(
@@ -344,6 +346,27 @@ async def test_an_order_that_breaks_off_switches_nothing() -> None:
     assert answered is not None
     assert (answered.status, answered.json["error"]) == (400, "body: it broke off.")
     assert switches == []
+
+
+async def test_a_rate_holds_on_pages_too() -> None:
+    """What a client may call is what it may call of anything; the refusal is on record."""
+    slow = Principal("slow", CONTROL, rate=Rate(0.1, 2))
+    audit = AuditRing(10)
+    built = app(audit=audit, known={"slow": slow})
+    answers = [
+        await fetch(built, path, bearer("slow"), method=method)
+        for method, path in (
+            ("GET", "/inspector"),
+            ("GET", "/inspector/circuits"),
+            ("POST", "/inspector/circuits"),
+            ("GET", "/inspector"),
+        )
+    ]
+    assert [answered.status for answered in answers] == [200, 200, 429, 429]
+    assert answers[3].headers["retry-after"] == "10"
+    assert [(each.client, each.outcome) for each in audit.newest(10)] == [
+        ("slow", "rate_limited")
+    ] * 2
 
 
 async def test_an_order_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

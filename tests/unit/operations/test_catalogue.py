@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.contract.request import Limits, coerce, decode
+from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import InvalidRequest
 from flowcache.operations.catalogue import CATALOGUE, Plan, plan
 from flowcache.policy.permissions import Permission
@@ -18,7 +18,7 @@ VALUES = {"SET": {"a": 1}, "HSET": {"a": 1}, "INCR": 3}
 
 
 def planned_from(raw: str) -> Plan:
-    return plan(coerce(decode(raw.encode()), Limits()), ONCE_MS)
+    return plan(coerce(decode(raw.encode()), TtlLimits()), ONCE_MS)
 
 
 def planned(**fields: Any) -> Plan:

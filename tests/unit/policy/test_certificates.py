@@ -140,6 +140,15 @@ def test_two_or_none_are_not_read(text: str) -> None:
         read_certificate(decode(text.encode()))
 
 
+def test_a_certificate_that_is_out_of_the_rules_is_none() -> None:
+    """What cryptography only warns of today (RFC 5280, 4.1.2.2) is refused, and warns nobody."""
+    serial = APP.serial_number.to_bytes(APP.serial_number.bit_length() // 8 + 1)
+    assert der(APP).count(serial) == 1
+    negative = der(APP).replace(serial, bytes([serial[0] | 0x80]) + serial[1:])
+    with pytest.raises(ValueError, match="no certificate"):
+        read_certificate(negative)
+
+
 @given(
     st.one_of(
         st.binary(max_size=300),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.contract.request import Limits
+from flowcache.contract.request import TtlLimits
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import CLIENT_SETTINGS, read_clients, shown_clients
 from flowcache.policy.keys import ALL_KEYS
@@ -27,7 +27,7 @@ def read(text: str, name: str = "acme") -> tuple[tuple[Credential, ...], list[st
     """Read one client and return its credentials and the faults."""
     faults: list[str] = []
     tables = tomllib.loads(f"[clients.{json.dumps(name)}]\n{text}")["clients"]
-    return read_clients(tables, NEEDED, Limits(), faults).credentials, faults
+    return read_clients(tables, NEEDED, TtlLimits(), faults).credentials, faults
 
 
 def well(text: str) -> tuple[Credential, ...]:
@@ -72,7 +72,7 @@ cidrs = ["10.0.0.0/8", "::1"]
     assert who.operations == frozenset({"GET", "SET"})
     assert who.prefix == b"flowcache:ns:acme:"
     assert [who.keys.cover(key) for key in (b"customer:1", b"x")] == [True, False]
-    assert who.limits == Limits(default_ttl=600, max_ttl=600, min_ttl=60)
+    assert who.limits == TtlLimits(default_ttl=600, max_ttl=600, min_ttl=60)
     assert (who.subject, who.expires) == ("app-1", 1_830_297_600.0)
     assert who.certificates == (f"sha256:{'ab' * 32}", "dns:flow.example", "uri:spiffe://x/App")
     assert who.both
@@ -104,8 +104,8 @@ def test_a_call_without_a_ttl_gets_one_that_the_client_may_have(
     """The default, or what of the client's range is next to it."""
     table = tomllib.loads(LEAST + f"min_ttl = {low}\nmax_ttl = {high}")
     faults: list[str] = []
-    (only,) = read_clients({"a": table}, NEEDED, Limits(default_ttl=default), faults).credentials
-    assert only.principal.limits == Limits(expected, high, low)
+    (only,) = read_clients({"a": table}, NEEDED, TtlLimits(default_ttl=default), faults).credentials
+    assert only.principal.limits == TtlLimits(expected, high, low)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "": {},
         "flat": 7,
     }
-    found = read_clients(tables, NEEDED, Limits(), faults)
+    found = read_clients(tables, NEEDED, TtlLimits(), faults)
     assert [who.name for who in found.principals] == ["good"]
     assert len(faults) == 8
     assert [fault.split(":")[0].split(" =")[0] for fault in faults[:5]] == [
@@ -185,7 +185,7 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "clients.bad.permissions",
     ]
     faults.clear()
-    assert read_clients("x", NEEDED, Limits(), faults) == ((), ())
+    assert read_clients("x", NEEDED, TtlLimits(), faults) == ((), ())
     assert len(faults) == 1
 
 
@@ -193,11 +193,11 @@ def test_a_client_may_have_no_token_of_ours() -> None:
     """Its issuer's tokens name it; two clients with one name can't be told apart."""
     table = tomllib.loads('subject = "app-1"\npermissions = ["data:read"]\nnamespace = "a"')
     faults: list[str] = []
-    found = read_clients({"a": table}, NEEDED, Limits(), faults)
+    found = read_clients({"a": table}, NEEDED, TtlLimits(), faults)
     assert (faults, found.credentials) == ([], ())
     assert found.principals[0].subject == "app-1"
     assert list(overview(found.principals, (), 0.0))[1].endswith("as issued")
-    read_clients({"a": table, "b": table}, NEEDED, Limits(), faults)
+    read_clients({"a": table, "b": table}, NEEDED, TtlLimits(), faults)
     assert faults == ["clients.b.subject: the same as clients.a.subject"]
 
 

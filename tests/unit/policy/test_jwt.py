@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
-from threading import Thread
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -18,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
-from structlog.testing import capture_logs
 
 from flowcache.errors import Unauthorized
-from flowcache.policy.jwks import JwtSettings, KeyRefresh, read_keys
-from flowcache.policy.jwt import ALGORITHMS, Jwts
+from flowcache.policy.jwks import ALGORITHMS
+from flowcache.policy.jwt import Jwts
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal, Principals
-from tests.store.harness import soon
+from flowcache.policy.settings import JwtSettings
 
 ISSUER, AUDIENCE, NOW = "https://idp.example/", "flowcache", 1_800_000_000.0
 DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
@@ -157,7 +150,7 @@ def test_an_audience_may_be_one_of_several() -> None:
 
 def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> bytes:
     parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
-    return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    return b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
 
 
 FORGED = {
@@ -259,6 +252,9 @@ def test_keys_are_replaced_and_forgotten() -> None:
         b"\xff",
         b'{"keys":[]}',
         b'{"keys":7}',
+        b'{"keys":{"a":1}}',
+        b"[" * 100_000,
+        b'{"keys":[' + b"[" * 100_000,
         b'{"keys":[{"kty":"RSA"}]}',
         b'{"keys":[{"kty":"XYZ","kid":"a"}]}',
         json.dumps(KeySet([OCT]).as_dict(private=True)).encode(),
@@ -273,65 +269,62 @@ def test_what_are_no_keys_leaves_those_there_are(content: bytes) -> None:
     assert jwts.credential(signed(CLAIMS)) is not None
 
 
-# -- where keys come from --------------------------------------------------------------------------
+def base64(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-@contextmanager
-def issuer(answers: list[tuple[int, bytes]]) -> Iterator[str]:
-    """Serve each answer once, the last one for ever; a redirect leads to the next."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content = answers.pop(0) if len(answers) > 1 else answers[0]
-            self.send_response(status)
-            self.send_header("location", "/next")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/jwks"
-        finally:
-            server.shutdown()
-            thread.join()
+GOOD = EC.as_dict(private=False)
+UNUSABLE: dict[str, Any] = {
+    "no object": 7,
+    "no type": {"kid": "x"},
+    "a type to come": {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA", "kid": "x"},
+    "a curve to come": {**GOOD, "crv": "P-999", "kid": "x"},
+    "a curve that we don't take": {**ECKey.generate_key("P-384").as_dict(private=False)},
+    "no point of its curve": {**GOOD, "x": "AAAA", "kid": "x"},
+    "to encrypt with": {**GOOD, "use": "enc", "kid": "x"},
+    "to sign with only": {**GOOD, "key_ops": ["sign"], "kid": "x"},
+    "its use is no text": {**GOOD, "use": 5, "kid": "x"},
+    "its name is no text": {**GOOD, "kid": ["x"]},
+    "for another algorithm": {**GOOD, "alg": "ECDH-ES", "kid": "x"},
+    "to agree on keys": {"kty": "OKP", "crv": "X25519", "x": base64(b"1" * 32), "kid": "x"},
+    "a short one": {**RSA.as_dict(private=False), "n": base64(b"\xff" * 128), "kid": "x"},
+    "no number": {**RSA.as_dict(private=False), "n": "\u00e9" * 400, "kid": "x"},
+    "an exponent of one": {**RSA.as_dict(private=False), "e": "AQ", "kid": "x"},
+    "a shared secret": OCT.as_dict(private=True),
+}
 
 
-async def test_keys_are_read_again_beside_the_calls(tmp_path: Path) -> None:
-    """New keys of a file, or of a URL that failed in between, are in force after a while."""
-    path = tmp_path / "jwks.json"
-    path.write_bytes(public(RSA))
-    with issuer([(200, public(RSA)), (500, b""), (200, b"x"), (200, public(EC))]) as url:
-        for location in (str(path), url):
-            jwts = verifier()
-            refresh = KeyRefresh(location, 0.01, jwts.use)
-            await refresh.start()
-            assert jwts.credential(signed(CLAIMS, "RS256")) is not None
-            path.write_bytes(public(EC))
-            with capture_logs():
-                await soon(partial(jwts.credential, signed(CLAIMS)))
-            await refresh.close()
-
-
-async def test_an_issuer_that_is_away_stops_nobody() -> None:
-    """The service starts; tokens of the issuer are refused until its keys come."""
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_key_that_cannot_be_used_takes_no_other_along(name: str) -> None:
+    """It is left out, and the other is the only one, which a token need not name."""
     jwts = verifier()
-    with capture_logs() as logs:
-        refresh = KeyRefresh("/no/such/file", 60.0, jwts.use)
-        await refresh.start()
-        await refresh.close()
-    assert [entry["log_level"] for entry in logs] == ["error"]
+    keys = jwts.use(json.dumps({"keys": [UNUSABLE[name], GOOD]}).encode())
+    assert (list(keys.usable), keys.published) == (["ec"], 2)
+    assert jwts.credential(signed(CLAIMS, kid=None)) is not None
+
+
+def test_keys_without_names_are_not_taken_for_each_other() -> None:
+    """Each counts by its thumbprint, and none is a nameless token's."""
+    jwts = verifier()
+    nameless = [
+        {name: part for name, part in key.as_dict(private=False).items() if name != "kid"}
+        for key in (EC, ED)
+    ]
+    jwts.use(json.dumps({"keys": nameless}).encode())
+    assert jwts.credential(signed(CLAIMS, kid=EC.thumbprint())) is not None
+    assert jwts.credential(signed(CLAIMS, kid=None)) is None
+
+
+def test_a_key_that_is_not_known_is_asked_for() -> None:
+    """Its issuer may have begun to sign with it since; what is merely wrong asks for nothing."""
+    asked: list[bool] = []
+    jwts = Jwts(JwtSettings(ISSUER, AUDIENCE, ""), (APP,), Day(), lambda: asked.append(True))
     assert jwts.credential(signed(CLAIMS)) is None
-
-
-def test_keys_come_from_where_the_operator_said() -> None:
-    """A redirect is not followed, and what is endless is cut off."""
-    with issuer([(302, b""), (200, public(EC))]) as url, pytest.raises(OSError, match="302"):
-        read_keys(url)
-    with issuer([(200, b" " * ((1 << 20) + 1))]) as url, pytest.raises(ValueError, match="long"):
-        read_keys(url)
+    assert len(asked) == 1
+    jwts.use(public(EC))
+    assert jwts.credential(signed(CLAIMS)) is not None
+    for wrong in (signed(CLAIMS | {"aud": "x"}), signed(CLAIMS)[:-4], b"fc_unknown", b"a.b.c"):
+        assert jwts.credential(wrong) is None
+    assert len(asked) == 1
+    assert jwts.credential(signed(CLAIMS, "Ed25519")) is None
+    assert len(asked) == 2

@@ -9,6 +9,7 @@ from flowcache.policy.keys import (
     NO_KEYS,
     SEPARATORS,
     KeyPattern,
+    namespace_of,
     namespace_prefix,
     read_pattern,
     read_patterns,
@@ -113,3 +114,12 @@ def test_a_namespace_has_a_name(name: str) -> None:
     """A separator or a brace in it could make two namespaces meet, or move the keys."""
     with pytest.raises(ValueError, match="expected"):
         namespace_prefix(name)
+
+
+def test_a_client_has_a_namespace_by_its_name() -> None:
+    """Its own name where that may be one, and else one that clients with like names don't share."""
+    assert [namespace_of(name) for name in ("crm", "x" * 32)] == ["crm", "x" * 32]
+    alike = ["crm.v2", "crm-v2", "crm.v2.", *("x" * length for length in (32, 33, 64))]
+    made = [namespace_of(name) for name in alike]
+    assert len(set(map(namespace_prefix, made))) == len(alike)
+    assert made[0].startswith("crm-v2-")

@@ -53,6 +53,25 @@ def test_a_proxy_over_ipv6_with_an_ipv4_address_is_that_proxy() -> None:
     assert PROXIES.of("::ffff:10.0.0.1", forwarded("192.0.2.7")) == "192.0.2.7"
 
 
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("::ffff:10.0.0.0/104", ["10.1.2.3", "::ffff:10.1.2.3"], ["11.0.0.1", "::10.1.2.3", "::1"]),
+        ("::ffff:10.1.2.3", ["10.1.2.3", "::ffff:a01:203"], ["10.1.2.4"]),
+        ("::ffff:0:0/96", ["192.0.2.1"], ["::1", "2001:db8::1"]),
+        ("::/0", ["2001:db8::1", "::1"], ["192.0.2.1", "::ffff:192.0.2.1"]),
+        ("::fffe:0:0/95", ["::fffe:0:1"], ["192.0.2.1"]),
+    ],
+)
+def test_a_mapped_network_is_the_one_of_ipv4(
+    text: str, inside: list[str], outside: list[str]
+) -> None:
+    """However it is written, by the operator or by a socket, IPv4 is IPv4, and IPv6 is not."""
+    networks = Networks([read_network(text)])
+    assert [networks.hold(address) for address in inside] == [True] * len(inside)
+    assert [networks.hold(address) for address in outside] == [False] * len(outside)
+
+
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "localhost", "", "10.0.0", "*"])
 def test_what_is_no_network_is_refused(text: str) -> None:
     """Bits beyond the length are a slip: was it the host or the network that was meant?"""

@@ -7,6 +7,7 @@ from base64 import b64encode
 import pytest
 
 from flowcache.errors import Forbidden, Unauthorized
+from flowcache.policy.credentials import presented
 from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal, Principals
@@ -237,7 +238,13 @@ def test_what_was_not_given_is_refused(principal: Principal, permission: Permiss
 
 def test_what_is_known_does_not_show_its_tokens() -> None:
     """No repr of those who are known shows a token, nor what a weak one could be guessed from."""
-    shown = repr((KNOWN, credential("reader-token", READER)))
+    shown = repr(
+        (
+            KNOWN,
+            credential("reader-token", READER),
+            presented([(b"authorization", basic("reader:reader-token"))]),
+        )
+    )
     assert "reader-token" not in shown
     assert digest(b"reader-token").hex() not in shown
     assert repr(digest(b"reader-token")) not in shown

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
-from flowcache.contract.request import Limits, coerce, decode
+from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import Forbidden, InvalidResponse
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.keys import namespace_prefix
@@ -118,7 +118,7 @@ def test_the_vault_knows_what_the_catalogue_says_it_does() -> None:
     """Each operation works where values are encrypted, or says that it can't."""
     for operation in CATALOGUE.values():
         body = {"operation": operation.name, "key": "k", "value": operation.example}
-        wanted = coerce(decode(json.dumps(body).encode()), Limits())
+        wanted = coerce(decode(json.dumps(body).encode()), TtlLimits())
         try:
             run(Redis(None), operation.command(wanted))
             works = True

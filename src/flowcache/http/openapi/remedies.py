@@ -17,6 +17,14 @@ class Remedy(NamedTuple):
     advice: str
 
 
+_OPEN_FATE = (
+    "Go on without the cache. Repeat the call only where `retryable` is true, after `Retry-After` "
+    "seconds: a write without an `idempotencyKey` was then not done; with one, sent again with the "
+    "same body, it is done once. Where it is false, a write may have been done, and may even be "
+    "done a moment later."
+)
+"""What holds where Redis may have done what was asked. docs/flow-authors.md says more of it."""
+
 REMEDIES: dict[str, Remedy] = {
     "invalid_request": Remedy(
         "ttl: expected a whole number of seconds from 1 to 2592000, got a string 'soon'.",
@@ -48,15 +56,18 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "rate_limited": Remedy(
         "Too many calls.",
-        "Wait for the seconds in `Retry-After`; go on without the cache until then.",
+        "Nothing was done. Wait for the seconds in `Retry-After`; go on without the cache until "
+        "then.",
     ),
     "invalid_response": Remedy(
         "What Redis answered to HGETALL does not fit its response schema.",
-        "Go on without the cache, and delete or rewrite the key: another program wrote it.",
+        "Go on without the cache, and delete or rewrite the key: another program wrote it. A write "
+        "may have been done.",
     ),
     "internal": Remedy(
         "A bug in flowcache; its log tells more under 5f0c9a7e2b1d4c68-0000002a.",
-        "Go on without the cache, and report the `requestId` to the operator.",
+        "Go on without the cache, and report the `requestId` to the operator. A write may have "
+        "been done.",
     ),
     "circuit_open": Remedy(
         "Redis has not been answering for this key; it is given time to recover.",
@@ -64,13 +75,11 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "redis_unavailable": Remedy(
         "Redis is not to be reached.",
-        "Go on without the cache. Repeat the call only where `retryable` is true: otherwise "
-        "a write may have been done.",
+        _OPEN_FATE,
     ),
     "deadline_exceeded": Remedy(
         "Redis did not answer in time.",
-        "Go on without the cache. A write may have been done; with an `idempotencyKey` it is "
-        "safe to repeat.",
+        _OPEN_FATE,
     ),
 }
 """Code -> its example and its remedy."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.connection import State
-from flowcache.http.listener import Limits, Listener
+from flowcache.http.listener import ConnectionLimits, Listener
 from tests.unit.http.asgi import Answered, Clock
 
 __all__ = [
@@ -323,7 +323,7 @@ async def _secure(
 class Served:
     """A listener, its application, and the clock that both go by."""
 
-    def __init__(self, limits: Limits, tls: TlsPair | None) -> None:
+    def __init__(self, limits: ConnectionLimits, tls: TlsPair | None) -> None:
         self.app = Application()
         self._tls = tls
         self.clock = Clock()
@@ -391,7 +391,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    limits: Limits = Limits(),  # noqa: B008 - immutable
+    limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - immutable
     tls: TlsPair | None = None,
 ) -> AsyncIterator[Served]:
     """Serve for a while, over TLS if there is what it goes by."""

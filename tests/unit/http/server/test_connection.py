@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowcache.http.connection import Connection, State
-from flowcache.http.listener import Limits
+from flowcache.http.listener import ConnectionLimits
 from tests.unit.http.asgi import Answered
 from tests.unit.http.server.serving import (
     WAIT,
@@ -560,7 +560,7 @@ async def test_whoever_has_taken_something_has_its_time_anew(there: Served) -> N
 
 async def test_the_longest_idle_makes_room(tls: TlsPair | None) -> None:
     """At the limit a new connection gets in, for the one that was idle the longest."""
-    async with served(Limits(connections=2), tls) as there:
+    async with served(ConnectionLimits(connections=2), tls) as there:
         first, second = await there.connect(), await there.connect()
         for client in (second, first):
             await client.ask("/")
@@ -572,7 +572,7 @@ async def test_the_longest_idle_makes_room(tls: TlsPair | None) -> None:
 
 async def test_slow_heads_keep_nobody_out(tls: TlsPair | None) -> None:
     """Connections that never complete a request go, the oldest first, before anybody waits."""
-    async with served(Limits(connections=2), tls) as there:
+    async with served(ConnectionLimits(connections=2), tls) as there:
         slow = []
         for _ in range(2):
             client = await there.connect()
@@ -588,7 +588,7 @@ async def test_slow_heads_keep_nobody_out(tls: TlsPair | None) -> None:
 
 async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out(tls: TlsPair | None) -> None:
     """A connection that is closed and still has something to send goes for a new one."""
-    async with served(Limits(connections=1), tls) as there:
+    async with served(ConnectionLimits(connections=1), tls) as there:
         await half_closed(there, post("/wait", b"x" * 60_000, "Connection: close"))
         newcomer = await there.connect()
         assert (await newcomer.ask("/")).status == 200
@@ -596,7 +596,7 @@ async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out(tls: TlsPai
 
 async def test_with_all_at_work_the_next_waits_its_turn(tls: TlsPair | None) -> None:
     """Who is being answered is never closed; the next gets in when one has ended."""
-    async with served(Limits(connections=1), tls) as there:
+    async with served(ConnectionLimits(connections=1), tls) as there:
         busy = await there.connect()
         busy.send(post("/wait", b"", "Connection: close"))
         await there.until(State.BUSY)
@@ -613,7 +613,7 @@ async def test_with_all_at_work_the_next_waits_its_turn(tls: TlsPair | None) -> 
 
 async def test_room_is_made_by_who_is_closed() -> None:
     """An idle connection whose next request has just come makes no room: the new one waits."""
-    async with served(Limits(connections=1)) as there:
+    async with served(ConnectionLimits(connections=1)) as there:
         client = await there.connect()
         await client.ask("/")
         await there.until(State.IDLE)
@@ -642,11 +642,12 @@ async def test_without_file_descriptors_the_next_try_is_later(
 
     with monkeypatch.context() as starving, capture_logs() as logged:
         starving.setattr(socket.socket, "accept", starved)
-        client = await there.connect()
+        connecting = asyncio.create_task(there.connect())  # with TLS it takes the server to connect
         await happens(lambda: tries > 0)
         for _ in range(20):
             await asyncio.sleep(0)
     assert tries == len(logged) == 1
+    client = await connecting
     assert (await client.ask("/")).status == 200
 
 

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowcache.http.connection import State
-from flowcache.http.listener import Limits
+from flowcache.http.listener import ConnectionLimits
 from tests.unit.http.server.serving import Client, Secure, Served, TlsPair, happens, post, served
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -63,7 +63,7 @@ async def test_after_the_handshake_the_first_byte_has_its_own_time(there: Served
 
 async def test_slow_handshakes_keep_nobody_out(tls_pair: TlsPair) -> None:
     """They count as connections, and go for one that wants to be let in, the oldest first."""
-    async with served(Limits(connections=2), tls_pair) as there:
+    async with served(ConnectionLimits(connections=2), tls_pair) as there:
         slow = []
         for _ in range(2):
             slow.append(await there.connect(secure=False))

@@ -8,8 +8,8 @@ import pytest
 
 from flowcache.errors import RedisUnavailable
 from flowcache.policy.rates import Rate
-from flowcache.policy.shared_rates import SharedBucket
 from flowcache.ports import Command, Reply
+from flowcache.resilience.shared_rates import SharedBucket
 from tests.unit.http.asgi import Clock
 
 RATE = Rate(1.0, 10)
