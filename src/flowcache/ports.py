@@ -13,6 +13,8 @@ import msgspec
 
 __all__ = [
     "APPEND",
+    "FAILED",
+    "INTENDED",
     "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
@@ -24,6 +26,7 @@ __all__ = [
     "Executor",
     "Metrics",
     "Mode",
+    "Now",
     "Once",
     "Order",
     "Reply",
@@ -33,6 +36,7 @@ __all__ = [
     "Slow",
     "Stale",
     "Store",
+    "has_failed",
 ]
 
 Reply = Any
@@ -40,6 +44,9 @@ Reply = Any
 
 Clock = Callable[[], float]
 """Seconds that only go forward, as ``time.monotonic``."""
+
+Now = Callable[[], float]
+"""Unix seconds, as ``time.time``: they go back and forth as the clock of the host is set."""
 
 
 RESERVED_PREFIX = b"flowcache:"
@@ -237,8 +244,8 @@ class Metrics(Protocol):
 class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     """Who touched which key in which interaction, and what came of it.
 
-    ``at`` is Unix seconds, ``outcome`` is ``ok`` or a failure's code. ``kind`` is one of
-    `audit.chain.Kind`: what the record says of the call.
+    ``at`` is when the record was made, at the end of the call (Unix seconds); ``outcome`` is ``ok``
+    or a failure's code. ``kind`` is one of `audit.chain.Kind`: what the record says of the call.
     """
 
     at: float
@@ -260,6 +267,18 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     kind: str = "call"
     detail: str | None = None
     """JSON, of what is no call: more of what was done."""
+
+
+INTENDED = "intended"
+"""The outcome of a write that has not been done yet."""
+
+FAILED = "failed"
+"""In place of an outcome: whatever `has_failed`."""
+
+
+def has_failed(outcome: str | None) -> bool:
+    """Tell whether an outcome is that of an attempt that came to nothing, as far as is known."""
+    return outcome not in (None, "", "ok", INTENDED)
 
 
 class AuditSink(Protocol):

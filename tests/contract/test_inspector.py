@@ -154,6 +154,8 @@ def test_an_audit_record_says_who_did_what(flow: Flow, key: str) -> None:
         "latencyMs": answer["metadata"]["latencyMs"],
         "address": "127.0.0.1",
         "stale": False,
+        "kind": "call",
+        "detail": None,
     }
 
 

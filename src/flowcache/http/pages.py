@@ -207,7 +207,7 @@ def pages(
         except Failure as failure:
             refused(request, principal.name, SWITCH, failure)
             raise
-        switched = await control.switch(order, principal.name, next_id())
+        switched = await control.switch(order, principal.name, address_of(request), next_id())
         return _json(told(order) | switched._asdict())
 
     async def openapi(_: Request) -> Response:

@@ -70,7 +70,7 @@ def app(
         if redis is not None:
             raise redis
 
-    async def switch(order: Order, by: str, request_id: str) -> Switched:
+    async def switch(order: Order, by: str, address: str | None, request_id: str) -> Switched:
         if switches is not None:
             switches.append((order, by, request_id))
         return Switched(circuits=3, workers=2, silent=1)
