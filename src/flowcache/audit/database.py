@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from time import sleep
 from typing import Any, Self
@@ -249,8 +250,17 @@ def number(connection: sqlite3.Connection, query: str) -> int:
 
 
 def links(connection: sqlite3.Connection, writer: int, start: int, limit: int) -> list[Link]:
-    """Return the next records of a chain, from number ``start`` on; none when it has ended."""
-    return _links(connection, "writer = ? AND seq >= ? ORDER BY seq LIMIT ?", writer, start, limit)
+    """Return the next records of a chain, from number ``start`` on; none when it has ended.
+
+    Raises:
+        sqlite3.DatabaseError: SQLite finds records where others should be. A file in which a bit
+            was flipped may be such a one: whoever walks on by these numbers would never end.
+    """
+    found = _links(connection, "writer = ? AND seq >= ? ORDER BY seq LIMIT ?", writer, start, limit)
+    numbers = [start - 1, *(link.entry.seq for link in found)]
+    if any(after <= before for before, after in pairwise(numbers)):
+        raise sqlite3.DatabaseError(f"records of writer {writer} are not in order")
+    return found
 
 
 def ends(connection: sqlite3.Connection, writer: int) -> list[Link]:

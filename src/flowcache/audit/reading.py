@@ -156,8 +156,13 @@ class Reader:
             yield from (Entry(*row) for row in rows)
             if len(rows) < _PART:
                 return
-            last = Entry(*rows[-1])
+            before, last = position, Entry(*rows[-1])
             position = (last.at, last.writer, last.seq)
+            if before is not None:
+                ordered_pair = [before, position] if order == "ASC" else [position, before]
+                low, high = map(_as_sqlite_sorts, ordered_pair)
+                if low >= high:  # a bit was flipped: the walk would never end
+                    raise JournalFault(f"{self.path}: can't be read: its records are not in order")
 
     # -- chains, for the verifier -----------------------------------------------------------------
 
@@ -241,6 +246,14 @@ class Reader:
             yield
         except (sqlite3.Error, UnicodeError) as fault:
             raise JournalFault(f"{self.path}: can't be read: {fault}") from None
+
+
+def _as_sqlite_sorts(position: Sequence[object]) -> list[tuple[int, Any]]:
+    """Return what compares as SQLite does: numbers, texts, bytes; it keeps any in any column."""
+    return [(_RANK[type(value)], value) for value in position]
+
+
+_RANK: dict[type, int] = {int: 0, float: 0, str: 1, bytes: 2}
 
 
 def _has_outcome(entry: Entry, wanted: str | None) -> bool:

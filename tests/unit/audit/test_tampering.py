@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowcache.audit import reading
 from flowcache.audit.chain import Cut, Entry, Link, Walk, cut_seal, digest, seal
 from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
@@ -313,6 +315,39 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
     assert told(journal, sealed=False) == [
         "no record is left of it: its last one is never let go of"
     ]
+
+
+@pytest.mark.parametrize("number", range(LAST))
+def test_a_record_that_is_not_where_its_number_belongs_ends_the_walk(
+    journal: Path, number: int
+) -> None:
+    """A bit was flipped in the last number: whoever goes on behind it comes to it again."""
+    with by_hand(journal) as hand:
+        (writer,) = hand.execute("SELECT DISTINCT writer FROM records").fetchone()
+    content = journal.read_bytes()
+    before = writer.to_bytes((writer.bit_length() + 8) // 8)
+    last, changed = (before + bytes([seq]) + b"close" for seq in (LAST, number))
+    assert content.count(last) == 1
+    journal.write_bytes(content.replace(last, changed))
+    assert not checked(journal).is_well
+
+
+@pytest.mark.parametrize("read", [Reader.records, Reader.newest])
+def test_a_query_that_comes_to_the_same_records_again_ends(
+    journal: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[..., Iterator[Entry]]
+) -> None:
+    """Where an index is bent, SQLite may find again and again what has been read."""
+    monkeypatch.setattr(reading, "_PART", 3)
+    ask = Reader._all
+
+    def bent(reader: Reader, query: str, arguments: Sequence[object]) -> list[tuple[Any, ...]]:
+        for behind in ("(at, writer, seq) > (?, ?, ?)", "(at, writer, seq) < (?, ?, ?)"):
+            query = query.replace(behind, "? + ? + ? IS NOT NULL")
+        return ask(reader, query, arguments)
+
+    monkeypatch.setattr(Reader, "_all", bent)
+    with Reader(journal) as reader, pytest.raises(JournalFault, match="not in order"):
+        list(read(reader, Query()))
 
 
 @settings(
