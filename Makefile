@@ -10,7 +10,7 @@ RUN_READY := .venv/.run-ready
 DEV_READY := .venv/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench chaos lock clean
+.PHONY: help run test check audit sbom bench chaos lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,12 +22,20 @@ test: $(DEV_READY) ## run the whole test suite
 	@sh tools/need-redis.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(DEV_READY) ## lint, types, layers, documentation
+check: $(DEV_READY) ## lint, types, layers, documentation, dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.check_docs
+	@$(BIN)/python -m tools.sbom
+	@$(BIN)/python -m tools.audit
+
+audit: $(DEV_READY) ## ask for known vulnerabilities of all that is locked; 2: could not be asked
+	@$(BIN)/python -m tools.audit --all --strict
+
+sbom: $(DEV_READY) ## renew the bill of materials
+	@$(BIN)/python -m tools.sbom --write
 
 bench: $(DEV_READY) ## measure against its peers; see bench/README.md
 	@$(BIN)/python -m bench.run $(ARGS)
@@ -38,6 +46,7 @@ chaos: $(DEV_READY) ## break real servers under load, and check every answer
 
 lock: $(DEV_READY) ## renew the lock files
 	@sh tools/lock.sh
+	@$(MAKE) --no-print-directory sbom
 
 clean: ## remove what the other commands made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

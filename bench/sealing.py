@@ -40,13 +40,23 @@ _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
 _SETTINGS = DataActionSettings(max_body=1 << 20, max_answer=1 << 20)
 
 
+class _Place:
+    name = "127.0.0.1:7000"
+
+    def has_fallback(self) -> bool:
+        return False
+
+
+_PLACE = _Place()
+
+
 class _Memory:
     """As much of Redis as the calls need."""
 
     def __init__(self) -> None:
         self._held: dict[bytes, Any] = {}
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(self, shard: _Place, command: Command, deadline: float) -> Reply:
         if command.name == b"SET":
             (self._held[command.key],) = command.args
             return b"OK"
@@ -56,8 +66,8 @@ class _Memory:
             return 0
         return self._held[command.key]
 
-    def place(self, key: bytes) -> str | None:
-        return "127.0.0.1:7000"
+    def shard(self, key: bytes) -> _Place:
+        return _PLACE
 
 
 class _Row(NamedTuple):
@@ -79,7 +89,7 @@ def _rows() -> list[_Row]:
     return rows
 
 
-def _action(executor: ShardedExecutor) -> ASGIApp:
+def _action(executor: ShardedExecutor[_Place]) -> ASGIApp:
     principal = Principal("flow", _DATA, ALL_KEYS)
     credential = Credential(Token(digest(_TOKEN)), principal)
     gate = Gate(

@@ -2,13 +2,16 @@
 
 Checked: relative links lead somewhere, the tables of settings, of clients and of chaos scenarios
 are the code's, every failure code and every metric is documented, and every environment variable
-that is named exists.
+that is named exists. So do the files that a page names in backticks, and the names that stand
+behind one: `policy/gate.py` `Gate.admit`, `Gate.identify`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from chaos.report import about_table, write
@@ -25,6 +28,8 @@ RELIABILITY = ROOT / "docs" / "reliability.md"
 FLOW_AUTHORS = ROOT / "docs" / "flow-authors.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
+_ROOTS = (ROOT / "src" / "flowcache", ROOT)
+_PLACE = re.compile(r"`((?:\w+/)*\w+\.py)`((?:,? `[A-Za-z_][\w.]*`)*)")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _VARIABLE = re.compile(r"\bFLOWCACHE_[A-Z_]+\b")
 
@@ -42,6 +47,7 @@ def main() -> int:
         *_unknown_variables(),
         *_codes(),
         *_metrics(),
+        *_places(),
     ]
     for fault in faults:
         print(fault)
@@ -121,6 +127,49 @@ def _metrics() -> list[str]:
         for name in names
         if f"`{name}`" not in text
     ]
+
+
+def _places() -> list[str]:
+    """Say which files and names in them are not there (any more)."""
+    faults = []
+    for page in PAGES:
+        for path, names in _PLACE.findall(page.read_text("utf-8")):
+            file = next(
+                (root / path for root in (*_ROOTS, page.parent) if (root / path).is_file()), None
+            )
+            if file is None:
+                faults.append(f"{page.relative_to(ROOT)}: there is no {path}")
+                continue
+            faults += [
+                f"{page.relative_to(ROOT)}: {path} has no {name}"
+                for name in re.findall(r"[\w.]+", names)
+                if name not in _names(file)
+            ]
+    return faults
+
+
+@cache
+def _names(file: Path) -> frozenset[str]:
+    """Return what a module defines: functions, wherever they are, classes, and values; what is in a
+    class under the class's name."""
+    names: set[str] = set()
+
+    def walk(body: list[ast.stmt], owner: str) -> None:
+        for node in body:
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef():
+                    names.add(owner + node.name)
+                    walk(node.body, "")
+                case ast.ClassDef():
+                    names.add(owner + node.name)
+                    walk(node.body, f"{node.name}.")
+                case ast.Assign(targets=[ast.Name(id=name)]):
+                    names.add(owner + name)
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    names.add(owner + name)
+
+    walk(ast.parse(file.read_text("utf-8")).body, "")
+    return frozenset(names)
 
 
 if __name__ == "__main__":

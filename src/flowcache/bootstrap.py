@@ -26,7 +26,7 @@ from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
-from flowcache.http.inspector.circuits import SWITCH, Control, Order, Switched
+from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
@@ -36,12 +36,13 @@ from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
-from flowcache.ports import AuditRecord, Executor, ShardedExecutor
+from flowcache.ports import AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
 from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
 from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
+from flowcache.store.routes import ShardRoute
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
 from flowcache.telemetry.metrics import Counters
@@ -120,11 +121,9 @@ class Worker:
             self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
-        self._wishes = Wishes(
-            fleet_directory, lambda wish: self._guard.switch(wish.mode, wish.shard, wish.access)
-        )
-        executor: ShardedExecutor = self._guard
-        self._vault: Vault | None = None
+        self._wishes = Wishes(fleet_directory, self._guard.obey)
+        executor: ShardedExecutor[ShardRoute] = self._guard
+        self._vault: Vault[ShardRoute] | None = None
         if settings.sealing is not None:
             # Imported here, as is what issuers need: it brings the library of cryptography.
             from flowcache.sealing.vault import Vault
@@ -175,14 +174,14 @@ class Worker:
     async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
         """Carry an order about circuits out in all workers, and keep a record of who gave it."""
         at = time()
-        self._wishes.add(order.mode, order.shard, order.access, by, at)
+        self._wishes.add(order, by, at)
         answers, silent = await self._fleet.tell(Question.WISHES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
         _log.warning(
             "circuits switched",
             by=by,
             request_id=request_id,
-            **order._asdict(),
+            **told(order),
             **switched._asdict(),
         )
         self._audit.record(
@@ -192,7 +191,7 @@ class Worker:
                 client=by,
                 flow_id=None,
                 interaction_id=None,
-                operation=f"{SWITCH} {order.mode}".upper(),
+                operation=f"{SWITCH} {told(order)['mode']}".upper(),
                 key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
                 outcome="ok",
                 hit=None,

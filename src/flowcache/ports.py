@@ -19,13 +19,13 @@ __all__ = [
     "Access",
     "AuditRecord",
     "AuditSink",
-    "Circuits",
     "Clock",
     "Command",
     "Executor",
     "Metrics",
     "Mode",
     "Once",
+    "Order",
     "Reply",
     "Shard",
     "ShardT",
@@ -107,13 +107,6 @@ class Executor(Protocol):
         """
 
 
-class ShardedExecutor(Executor, Protocol):
-    """An executor that can say where a key is."""
-
-    def place(self, key: bytes) -> str | None:
-        """Return the name of the shard that holds ``key`` now; None when none is known."""
-
-
 class Stale:
     """A reply that may be older than the last write: a replica gave it in its primary's place."""
 
@@ -149,8 +142,8 @@ class Shard(Protocol):
 ShardT = TypeVar("ShardT", bound=Shard)
 
 
-class Store(Protocol[ShardT]):
-    """A place where commands run: a Redis, whatever its topology."""
+class ShardedExecutor(Protocol[ShardT]):
+    """An executor in two steps, for those who want to know where a command goes."""
 
     def shard(self, key: bytes) -> ShardT:
         """Return the shard that holds ``key``. Synchronous and cheap.
@@ -158,6 +151,16 @@ class Store(Protocol[ShardT]):
         Raises:
             RedisUnavailable: no shard is known to hold it.
         """
+
+    def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
+        """Run ``command`` on the shard that holds its key, as `Executor.execute`."""
+
+
+class Store(Protocol[ShardT]):
+    """A place where commands run: a Redis, whatever its topology."""
+
+    def shard(self, key: bytes) -> ShardT:
+        """Return the shard that holds ``key``, as `ShardedExecutor.shard`."""
 
     def shards(self) -> Set[str]:
         """Return the names of all shards there are."""
@@ -200,14 +203,25 @@ class Mode(StrEnum):
     """The circuit judges, and tells, as in AUTO, but refuses nobody."""
 
 
-class Circuits(Protocol):
-    """Circuits whose mode can be switched: those of a guard."""
+class Order(msgspec.Struct, frozen=True):
+    """What an operator asks of the circuits of a shard, of a kind of access, or both; None: of all.
 
-    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
-        """Switch circuits, all or those of a shard and a kind of access; return how many.
+    Without a ``mode`` it takes back what was asked of them: the configuration has the say again.
+    """
 
-        Those that are made later begin in their mode.
-        """
+    mode: Mode | None
+    shard: str | None = None
+    access: Access | None = None
+
+    def covers(self, shard: str | None, access: Access | None) -> bool:
+        """Tell whether it is about every circuit of ``shard`` and ``access``; None: of all."""
+        return self.shard in (None, shard) and self.access in (None, access)
+
+    def meets(self, other: Order) -> bool:
+        """Tell whether there may be a circuit that both are about."""
+        return (None in (self.shard, other.shard) or self.shard == other.shard) and (
+            None in (self.access, other.access) or self.access == other.access
+        )
 
 
 class Metrics(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from flowcache.ports import Access, AuditRecord, Mode
+from flowcache.ports import AuditRecord, Order
 
 __all__ = [
     "CIRCUIT_STATES",
@@ -103,22 +103,11 @@ class ReadStats(msgspec.Struct, frozen=True):
 
 
 class CircuitWish(msgspec.Struct, frozen=True):
-    """What an operator wants of circuits: of one shard or all, of one kind of access or all.
+    """An order in force. ``by`` is the principal who gave it, ``at`` when, in Unix seconds."""
 
-    Of two wishes for one circuit that with the higher ``number`` counts. ``by`` is the principal
-    who had it, ``at`` when, in Unix seconds.
-    """
-
-    number: int
-    mode: Mode
-    shard: str | None
-    access: Access | None
+    order: Order
     by: str
     at: float
-
-    def covers(self, other: CircuitWish) -> bool:
-        """Tell whether every circuit that ``other`` is for is one that this is for."""
-        return self.shard in (None, other.shard) and self.access in (None, other.access)
 
 
 class JournalStatus(msgspec.Struct, frozen=True):

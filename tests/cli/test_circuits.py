@@ -124,8 +124,21 @@ class TestSwitching:
         shown = circuits("--url", running.url).stdout
         assert re.search(r" read +forced-open +open ", shown)
         assert "forced-open for all shards, read: by control, 20" in shown
-        assert circuits("set", "auto", "--url", running.url).returncode == 0
+        done = circuits("clear", "--url", running.url)
+        assert done.stdout == "configured: all shards, all access; 1 circuits in 1 workers.\n"
         assert running.call(operation="GET", key="k").status == 200
+        assert "control" not in circuits("--url", running.url).stdout
+
+    def test_a_part_of_an_order_is_taken_back(self, running: Service) -> None:
+        """What else it was about stays as it was ordered; what was done is shown."""
+        at = ("--url", running.url)
+        assert circuits("set", "forced-open", *at).returncode == 0
+        assert circuits("clear", "--access", "read", *at).returncode == 0
+        assert running.call(operation="GET", key="k").status == 200
+        assert running.call(operation="SET", key="k", value=1).json["code"] == "circuit_open"
+        assert "configured for all shards, read: by control, 20" in circuits(*at).stdout
+        assert circuits("clear", *at).returncode == 0
+        assert running.call(operation="SET", key="k", value=1).status == 200
 
     def test_a_shard_is_named_as_in_the_list(self, running: Service) -> None:
         """A name that is not there is told, with those that are; nothing is switched."""

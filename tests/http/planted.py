@@ -93,6 +93,9 @@ RECORDED = {"flowId": "recorded-flow-5d1c", "interactionId": "recorded-interacti
 WAYS = 3
 
 
+NOBODY = "http://127.0.0.1:1"
+
+
 def configure(directory: Path, redis: RedisProcess) -> dict[str, str]:
     """Plant all secret settings, in the environment, the file, and files of their own in turn.
 
@@ -112,6 +115,16 @@ def configure(directory: Path, redis: RedisProcess) -> dict[str, str]:
             "keys": "hmac",
         },
         "encryption": {"namespaces": "acme"},
+        # To a file that is read afterwards, and to where nobody listens: why is logged.
+        "delivery": {
+            "file": str(directory / "journal" / "delivered.jsonl"),
+            "stream": "flowcache:audit",
+            "url": NOBODY,
+        },
+        "cxone": {
+            **{"api_base": NOBODY, "auth_base": NOBODY, "audit_path": "/audit"},
+            **{"grant": "access_key", "client_id": "id", "access_key_id": "id"},
+        },
     }
     environment = {
         "REDIS_NODES": f"127.0.0.1:{redis.port}",

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from flowcache.http import supervisor
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.supervisor import Service, serve
 from flowcache.http.worker import ServerSettings
@@ -62,7 +63,30 @@ async def deaf(scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
 
-APPS = {"good": app, "failing": failing, "hanging": hanging, "stumbling": stumbling, "deaf": deaf}
+async def raising(scope: Scope, receive: Receive, send: Send) -> None:
+    """Know of no lifespan, and say so as an application does (ASGI specification)."""
+    raise RuntimeError("no")
+
+
+async def lucky(scope: Scope, receive: Receive, send: Send) -> None:
+    """Start in the first worker that comes, and in no other."""
+    if scope["type"] == "lifespan":
+        try:
+            os.mkdir(f"{sys.argv[1]}.taken")
+        except FileExistsError:
+            await hanging(scope, receive, send)
+    await app(scope, receive, send)
+
+
+APPS = {
+    "good": app,
+    "failing": failing,
+    "hanging": hanging,
+    "raising": raising,
+    "lucky": lucky,
+    "stumbling": stumbling,
+    "deaf": deaf,
+}
 
 
 def _said(what: str) -> None:
@@ -109,16 +133,14 @@ def main() -> None:
 
     def read() -> Service:
         usual = {"app": "good", "port": port, "workers": 1, "grace": 5.0, "struck": []}
-        usual["companion"] = None
+        usual |= {"companion": None, "start_seconds": 30.0}
         wanted = usual | json.loads(plan.read_text())
         chosen = APPS[wanted["app"]]
         companion = COMPANIONS.get(wanted["companion"])
         struck.extend(wanted["struck"])
-        return Service(
-            lambda: chosen,
-            ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"]),
-            companion,
-        )
+        supervisor._START_SECONDS = wanted["start_seconds"]
+        settings = ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"])
+        return Service(lambda: chosen, settings, companion)
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowcache.ports import Mode
+from flowcache.ports import Mode, Order
 from flowcache.telemetry.wishes import Wishes
 from tests.contract.together import together
 from tests.servers import Cluster, RedisProcess, eventually
@@ -176,7 +176,7 @@ def test_an_order_of_which_nobody_was_told_is_followed_at_the_next_question(two:
     """A worker that dies once it has written a wish leaves it to the others to find."""
     assert statuses(two, READ) == {200}
     (directory,) = two.directory.glob("flowcache-*")
-    Wishes(directory, lambda _: 0).add(Mode.FORCED_OPEN, None, None, "control", 1.5)
+    Wishes(directory, lambda _: 0).add(Order(Mode.FORCED_OPEN), "control", 1.5)
     assert two.request("GET", "/metrics").status == 200
     assert statuses(two, READ) == {503}
 

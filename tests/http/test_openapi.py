@@ -26,16 +26,16 @@ from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page
 from flowcache.http.inspector.circuits import (
     Control,
-    Order,
     Switched,
     circuits_view,
     read_order,
+    told,
 )
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
 from flowcache.http.pages import PagesSettings, pages
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.ports import Access, AuditRecord, Mode
+from flowcache.ports import Access, AuditRecord, Mode, Order
 from flowcache.status import (
     CircuitWish,
     DeliveryStatus,
@@ -310,13 +310,13 @@ def test_the_inspector_fits_its_schema() -> None:
     assert set(shown) == set(SCHEMAS["Inspector"]["properties"])
     assert set(shown["circuits"][0]) == set(SCHEMAS["Circuit"]["properties"])
     wishes = [
-        CircuitWish(1, Mode.DISABLED, None, None, "control", 2.5),
-        CircuitWish(2, Mode.AUTO, "127.0.0.1:6379", Access.READ, "control", 3.5),
+        CircuitWish(Order(Mode.DISABLED), "control", 2.5),
+        CircuitWish(Order(None, "127.0.0.1:6379", Access.READ), "control", 3.5),
     ]
     circuits = circuits_view([worker, worker], wishes, Mode.OBSERVE)
     validator(SCHEMAS["Circuits"]).validate(json.loads(msgspec.json.encode(circuits)))
     assert set(circuits) == set(SCHEMAS["Circuits"]["properties"])
-    switched = Order(Mode.AUTO, None, Access.READ)._asdict() | Switched(6, 2, 0)._asdict()
+    switched = told(Order(None, None, Access.READ)) | Switched(6, 2, 0)._asdict()
     validator(SCHEMAS["CircuitsSwitched"]).validate(json.loads(msgspec.json.encode(switched)))
     assert set(switched) == set(SCHEMAS["CircuitsSwitched"]["properties"])
     assert set(shown["auditLogs"][0]) == set(SCHEMAS["AuditEntry"]["properties"])

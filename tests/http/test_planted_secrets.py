@@ -63,6 +63,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
                 operator.set(f"customer:{MARKERS['subject of an erasure']}:1", "x")
             found = commands(environment, directory, redis.port, running.url)
             found |= drive.outputs()
+            with redis.client(password=MARKERS["redis.password"]) as operator:
+                found["stream in Redis"] = repr(operator.xrange("flowcache:audit")).encode()
             assert running.stop() == 0
             found["standard output and error"] = running.log.encode()
         settings = load(directory / "flowcache.toml", environment)
@@ -92,6 +94,8 @@ def test_the_search_would_find_it(outputs: Outputs) -> None:
     for where in ("/inspector?limit=1000", "audit query", "audit export", "audit export, CSV"):
         for recorded in RECORDED.values():
             assert recorded.encode() in outputs[where], where
+    for where in ("file delivered.jsonl, at the end", "stream in Redis"):
+        assert RECORDED["flowId"].encode() in outputs[where], where
     journal = b"".join(output for where, output in outputs.items() if where.startswith("file "))
     assert RECORDED["flowId"].encode() in journal
     for where, words in (

@@ -35,6 +35,11 @@ class Supervised:
         (self._folder / "plan").write_text(json.dumps(plan))
         self.process.send_signal(signal.SIGHUP)
 
+    def children(self) -> set[int]:
+        """Return the pids of all workers, whatever they do."""
+        pid = self.process.pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
     def worker(self) -> int:
         """Return the pid of a worker that answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -43,6 +48,18 @@ class Supervised:
             return int(connection.getresponse().read())
         finally:
             connection.close()
+
+
+def serving(running: Supervised, count: int) -> set[int]:
+    """Wait until so many workers have answered; return their pids."""
+    seen: set[int] = set()
+
+    def all_have() -> bool:
+        seen.add(running.worker())
+        return len(seen) == count
+
+    eventually(all_have, what=f"{count} workers", ignoring=(OSError,))
+    return seen
 
 
 @contextmanager
@@ -87,18 +104,77 @@ def test_a_worker_that_hangs_at_its_start_holds_nothing_up(tmp_path: Path) -> No
         running.reload(app="hanging")
         eventually(lambda: running.log.count("hangs") == 1, what="a worker that hangs")
         assert running.worker() == before
+        running.reload(app="hanging")
+        eventually(lambda: running.log.count("hangs") == 2, what="another worker that hangs")
+        eventually(lambda: len(running.children()) == 2, what="the first that hangs to be ended")
         running.reload(app="good")
         after = eventually(lambda: (now := running.worker()) != before and now, what="a new worker")
         running.reload(app="hanging")
-        eventually(lambda: running.log.count("hangs") == 2, what="a worker that hangs")
+        eventually(lambda: running.log.count("hangs") == 3, what="a worker that hangs")
         assert running.worker() == after
         running.process.terminate()
         assert running.process.wait(10) == 0
 
 
-def test_a_service_whose_workers_keep_dying_ends(tmp_path: Path) -> None:
+def test_workers_are_replaced_one_by_one(tmp_path: Path) -> None:
+    """An old worker goes when a new one serves, and the next starts only then.
+
+    So while it starts as many serve as are wanted, and there is one process more.
+    """
+    with supervised(tmp_path, workers=3) as running:
+        before = serving(running, 3)
+        running.reload(app="lucky", workers=3)
+        eventually(lambda: "hangs" in running.log, what="a second new worker")
+        eventually(lambda: len(running.children()) == 4, what="one old worker to have gone")
+        assert len(serving(running, 3) & before) == 2
+
+
+def test_a_new_worker_that_served_and_died_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    """Only a service that never came up is given up for the one before."""
+    with supervised(tmp_path, workers=2) as running:
+        before = serving(running, 2)
+        running.reload(app="lucky", workers=2)
+        eventually(lambda: "hangs" in running.log, what="a second new worker")
+        eventually(lambda: len(running.children()) == 3, what="one old worker to have gone")
+        (new,) = serving(running, 2) - before
+        os.kill(new, signal.SIGKILL)
+        eventually(lambda: "a worker died" in running.log, what="its death to be noticed")
+        running.reload(workers=2)
+        eventually(lambda: not serving(running, 2) & before, what="two new workers")
+        assert "does not come up" not in running.log
+
+
+@pytest.mark.parametrize("fault", ["hanging", "stopped"])
+def test_a_worker_that_takes_too_long_is_killed(tmp_path: Path, fault: str) -> None:
+    """Who does not start in time, or does not end in time, is killed; who serves has no end."""
+    with supervised(tmp_path, start_seconds=1.0, grace=0.1) as running:
+        worker = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        if fault == "hanging":
+            running.reload(app="hanging", start_seconds=1.0)
+            eventually(lambda: "it took too long" in running.log, what="the new one to be killed")
+            eventually(lambda: "does not come up" in running.log, what="it to be given up")
+            assert running.worker() == worker, "it has been serving for longer than that"
+        else:
+            os.kill(worker, signal.SIGSTOP)
+            running.process.terminate()
+            assert running.process.wait(20) == 0
+            assert f"pid={worker}" in running.log
+
+
+def test_signals_of_a_terminal_are_the_supervisors(tmp_path: Path) -> None:
+    """Ctrl-C reaches the foreground's process group: workers have their own, and don't heed it."""
+    with supervised(tmp_path) as running:
+        worker = eventually(running.worker, what="a worker", ignoring=(OSError,))
+        assert os.getpgid(worker) == worker
+        for _ in range(3):
+            os.kill(worker, signal.SIGINT)
+            assert running.worker() == worker
+
+
+@pytest.mark.parametrize("app", ["failing", "raising"])
+def test_a_service_whose_workers_keep_dying_ends(tmp_path: Path, app: str) -> None:
     """What can't be mended by starting anew ends with exit code 1, after ten deaths."""
-    with supervised(tmp_path, app="failing") as running:
+    with supervised(tmp_path, app=app) as running:
         assert running.process.wait(30) == 1
         assert running.log.count("a worker died") == 10
 
@@ -115,13 +191,7 @@ def test_an_address_changes_only_at_a_restart(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -> None:
     """Whatever dies meanwhile, there are in the end as many new workers as are wanted."""
     with supervised(tmp_path, workers=2) as running:
-        before: set[int] = set()
-
-        def both() -> bool:
-            before.add(running.worker())
-            return len(before) == 2
-
-        eventually(both, what="both workers", ignoring=(OSError,))
+        before = serving(running, 2)
         running.reload(workers=2)
         os.kill(min(before), signal.SIGKILL)
         after: set[int] = set()

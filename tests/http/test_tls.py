@@ -139,6 +139,15 @@ def test_a_certificate_is_a_credential(running: Service, made: Certificates) -> 
     assert ask(running, trusting(made), authorization=f"Bearer {TOKEN}").status == 200
 
 
+@pytest.mark.parametrize("path", ["/docs", "/readyz", "/nowhere", "/inspector"])
+def test_a_browser_is_told_to_come_by_tls_only(
+    running: Service, made: Certificates, path: str
+) -> None:
+    """On pages, those that are refused too; over plain HTTP nothing of the kind is said."""
+    answer = ask(running, trusting(made), "GET", path, None)
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+
+
 def test_two_clients_at_once_are_refused_and_on_record(
     running: Service, made: Certificates
 ) -> None:

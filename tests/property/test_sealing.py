@@ -20,6 +20,7 @@ from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.sealing.vault import Vault
 from flowcache.secret import Secret
 from tests.envelopes import KEYS, Sealer
+from tests.places import Place
 from tests.property.strategies import json_values, modest, stored, texts
 
 PROVIDER = WrittenKeys(Secret(KEYS))
@@ -38,7 +39,7 @@ class Memory:
     def __init__(self) -> None:
         self.held: dict[bytes, Any] = {}
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
         key, args = command.key, command.args
         match command.name:
             case b"SET":
@@ -50,8 +51,9 @@ class Memory:
                 return len(pairs)
         return self.held.get(key)
 
-    def place(self, key: bytes) -> None:
-        """Know no shard."""
+    def shard(self, key: bytes) -> Place:
+        """Return the only one."""
+        return Place()
 
 
 def run(
@@ -63,7 +65,7 @@ def run(
     async def call() -> Reply:
         reply: Reply = None
         for command in commands:
-            reply = await vault.execute(command, 0.0)
+            reply = await vault.execute_at(Place(), command, 0.0)
         return reply
 
     return asyncio.run(call())
@@ -85,7 +87,7 @@ def test_any_json_comes_back(key: bytes, value: object, active: str, other: str)
     look, read = planned("GET", key)
     memory, clear = Memory(), Memory()
     run(memory, write, active=active)
-    asyncio.run(clear.execute(write, 0.0))
+    asyncio.run(clear.execute_at(Place(), write, 0.0))
     told = read(run(memory, look, active=other))
     assert told == read(clear.held[key])
     assert Sealer(active).open(memory.held[key], key) == clear.held[key]
@@ -105,7 +107,7 @@ def test_any_hash_comes_back(
     memory, clear = Memory(), Memory()
     for write, by in zip(writes, (active, other), strict=True):
         run(memory, write, active=by)
-        asyncio.run(clear.execute(write, 0.0))
+        asyncio.run(clear.execute_at(Place(), write, 0.0))
     assert memory.held[key].keys() == clear.held[key].keys()
     assert read(run(memory, look)) == read(clear.held[key])
 

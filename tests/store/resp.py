@@ -5,7 +5,19 @@ from __future__ import annotations
 from flowcache.store.settings import Address
 from flowcache.store.slots import SLOTS
 
-__all__ = ["NULL", "OK", "array", "bulk", "error", "hello", "integer", "push", "serving", "words"]
+__all__ = [
+    "NULL",
+    "OK",
+    "array",
+    "bulk",
+    "error",
+    "hello",
+    "integer",
+    "push",
+    "serving",
+    "sharing",
+    "words",
+]
 
 OK = b"+OK\r\n"
 NULL = b"_\r\n"
@@ -46,8 +58,17 @@ def hello(mode: str) -> bytes:
 
 def serving(primary: Address, *replicas: Address) -> bytes:
     """Return a reply to CLUSTER SLOTS where one shard has them all."""
+    return array(_shard(0, SLOTS - 1, primary, *replicas))
+
+
+def sharing(last: int, one: Address, other: Address | None) -> bytes:
+    """Return one where ``one`` has the slots up to ``last``, and ``other`` the rest, or nobody."""
+    rest = () if other is None else (_shard(last + 1, SLOTS - 1, other),)
+    return array(_shard(0, last, one), *rest)
+
+
+def _shard(first: int, last: int, *servers: Address) -> bytes:
     nodes = (
-        array(bulk(node.host), integer(node.port), bulk(f"id of {node.port}"))
-        for node in (primary, *replicas)
+        array(bulk(node.host), integer(node.port), bulk(f"id of {node.port}")) for node in servers
     )
-    return array(array(integer(0), integer(SLOTS - 1), *nodes))
+    return array(integer(first), integer(last), *nodes)

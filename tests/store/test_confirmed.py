@@ -22,11 +22,13 @@ ONCE = Once(b"token", b"fingerprint", 60_000)
 FAILOVER_SECONDS = 30.0
 
 
-async def is_not_confirmed(store: RedisStore, command: Command) -> DeadlineExceeded:
+async def is_not_confirmed(
+    store: RedisStore, command: Command, seconds: float = 0.3
+) -> DeadlineExceeded:
     began = monotonic()
     with pytest.raises(DeadlineExceeded, match="did not confirm") as caught:
-        await store.execute(command, in_time(0.3))
-    assert monotonic() - began < 0.3 + SLACK
+        await store.execute(command, in_time(seconds))
+    assert monotonic() - began < seconds + SLACK
     return caught.value
 
 
@@ -58,12 +60,10 @@ async def test_without_replicas_nothing_is_promised() -> None:
             await store.execute(incr(b"script", ONCE), in_time())
             pair.replica.pause()
             try:
-                writing = asyncio.ensure_future(is_not_confirmed(store, incr(b"n")))
+                writing = asyncio.ensure_future(is_not_confirmed(store, incr(b"n"), 2.0))
                 await asyncio.sleep(0)
-                began = monotonic()
                 assert await store.execute(get(b"other"), in_time(10)) is None
-                reading = monotonic() - began
-                assert not writing.done() or reading > 0.25, "it waited behind the write"
+                assert not writing.done(), "it waited behind the write"
                 assert (await writing).retryable is False
                 assert pair.primary.cli("GET", "n") == "1"
                 assert (await is_not_confirmed(store, incr(b"n", ONCE))).retryable is True

@@ -206,10 +206,13 @@ class TestLoss:
             await asyncio.sleep(0)  # the turn ends, and they leave
             await asyncio.sleep(0)
             now = 10.0
-            unsent = link.send(words("INCR", "unsent"), 60.0, after=words("INCR", "unsent"))
+            unsent = [
+                link.send(words("INCR", "unsent"), 60.0),
+                link.send(words("INCR", "unsent"), 60.0, after=words("INCR", "unsent")),
+            ]
             link.reset_if_overdue(now)
             assert await asyncio.gather(*sent) == [LOST, LOST]
-            assert await unsent is NOT_SENT
+            assert await asyncio.gather(*unsent) == [NOT_SENT, NOT_SENT]
         fresh_standalone.resume()
         assert await asyncio.to_thread(fresh_standalone.cli, "EXISTS", "unsent") == 0
 

@@ -99,6 +99,28 @@ async def test_fast_replies_are_never_slow() -> None:
         assert reply == b"x"
 
 
+async def test_stuck() -> None:
+    """A link is no good source when its oldest reply is late, however busy it is, or it is down."""
+    now = 1000.0
+    async with Scripted() as server, link_to(server.address, clock=lambda: now) as link:
+        now += 60.0
+        assert not link.is_stuck(now), "nobody waits"
+        calls = [link.send(words("GET", "a"), now + 600.0)]
+        now += 0.2
+        calls.append(link.send(words("GET", "b"), now + 600.0))
+        assert not link.is_stuck(now)
+        now += 0.1
+        assert link.is_stuck(now), "the first is late, though the second is not"
+        await server.asked(2)
+        server.talking.say(bulk("a"))
+        assert await calls[0] == b"a"
+        assert not link.is_stuck(now)
+        del server.handshake[b"HELLO"]  # nobody is greeted any more
+        server.talking.hang_up()
+        assert await calls[1] is LOST
+        assert link.is_stuck(now)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -153,6 +175,21 @@ async def test_reply_without_end_resets(start: bytes) -> None:
             await asyncio.sleep(0)
         assert await asyncio.gather(*replies) == [OVERSIZED, LOST]
         assert link.status().fault == "a reply is larger than 100000 bytes"
+
+
+async def test_torn_replies_are_not_one_large() -> None:
+    """Replies that come in pieces are each measured for themselves."""
+    async with Scripted() as server, link_to(server.address, max_reply=1000) as link:
+        reply = bulk("x" * 500)
+        for number in range(1, 5):
+            waiting = link.send(words("GET", "a"), in_time())
+            await server.asked(number)
+            for piece in (reply[:300], reply[300:]):
+                server.talking.say(piece)
+                for _ in range(5):  # it is read before the next one comes
+                    await asyncio.sleep(0)
+            assert await waiting == b"x" * 500
+        assert link.status().losses == 0
 
 
 async def test_pushes_before_between_and_after() -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 
 from flowcache.errors import DeadlineExceeded, Declined, Failure, RedisUnavailable, TooLarge
-from flowcache.ports import Command, Once
+from flowcache.ports import Command, Once, Stale
 from flowcache.store.pursuit import TRIES
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.replies import REACTIONS, Reaction
@@ -83,6 +83,7 @@ class TestErrors:
             "MOVED 1",
             "MOVED 1 nowhere",
             "MOVED one 127.0.0.1:1",
+            "MOVED 16384 127.0.0.1:1",
             "MOVED 99999 127.0.0.1:1",
             "MOVED -1 127.0.0.1:1",
             "MOVED 1 127.0.0.1:99999",
@@ -154,6 +155,38 @@ class TestTries:
             assert caught.value.retryable is (tries > 1)
             assert len(server.requests) == tries
 
+    async def test_every_call_pays_for_retries(self) -> None:
+        """Once what was saved is spent, calls are what pays for sending again."""
+        async with (
+            Scripted(always(bulk("1"))) as server,
+            store_at(server.address, retry_share=1.0) as store,
+        ):
+            while store._retries.withdraw(monotonic()):
+                pass
+            await asyncio.gather(*(store.execute(READ, in_time()) for _ in range(50)))
+            spent = store.status().retries
+            while store._retries.withdraw(monotonic()):
+                pass
+            assert store.status().retries - spent >= 50
+
+    async def test_time_is_left_for_another_try(self) -> None:
+        """Who is to be asked next is waited for during half of the time, the rest is for asking.
+
+        Here nobody tells, and the server that refused has become a primary in the meantime.
+        """
+        async with Scripted() as server, store_at(server.address, connect_timeout=600) as store:
+            server.script = first(error("READONLY You can't write"), then=integer(2))
+            server.handshake[b"HELLO"] = b""
+            assert await store.execute(WRITE, in_time(2.0)) == 2
+
+    async def test_a_connection_that_is_not_made_again(self) -> None:
+        """The same for a lost connection: who waited in vain is told so before its deadline."""
+        async with Scripted() as server, store_at(server.address, connect_timeout=600) as store:
+            server.script = lambda peer, request: peer.hang_up()
+            server.handshake[b"HELLO"] = b""
+            with pytest.raises(RedisUnavailable, match="connection to Redis was lost"):
+                await store.execute(READ, in_time(2.0))
+
     async def test_slot_on_the_move_is_tried_until_the_deadline(self) -> None:
         """While a slot moves a command is tried on, and is answered when the slot has arrived."""
         again = error("TRYAGAIN Multiple keys request during rehashing of slot")
@@ -212,6 +245,25 @@ class TestRedirections:
             assert await store.execute(WRITE, in_time()) == 2
             assert there.requests == [[b"ASKING"], [b"INCR", b"k"]]
             assert await store.execute(WRITE, in_time()) == 3
+
+    @pytest.mark.parametrize("hangs_up", [False, True])
+    async def test_asking_is_said_once(self, hangs_up: bool) -> None:
+        """ASKING stands before what an ASK was for; sent on from there, that goes bare."""
+        async with Scripted(mode="cluster") as here:
+
+            def script(peer: Peer, request: Request) -> None:
+                if request == [b"ASKING"]:
+                    peer.say(OK)
+                elif hangs_up:
+                    peer.hang_up()
+                else:
+                    peer.say(error(f"MOVED {SLOT} {here.address}"))
+
+            async with Scripted(script) as there, store_at(here.address) as store:
+                here.script = first(error(f"ASK {SLOT} {there.address}"), then=integer(2))
+                assert await store.execute(WRITE_ONCE, in_time()) == 2
+                assert [request[0] for request in there.requests] == [b"ASKING", b"EVALSHA"]
+                assert [request[0] for request in here.requests] == [b"EVALSHA", b"EVALSHA"]
 
     async def test_ask_and_a_script_that_is_not_there(self) -> None:
         """The script's text goes behind an ASKING of its own."""
@@ -299,6 +351,45 @@ class TestReplicas:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
                 assert await guarded(store).execute(READ, in_time()) == b"1"
                 assert replica.requests
+
+    async def test_a_fallback_that_redirects_to_the_primary(self) -> None:
+        """What is stale is what a replica said, and not who was asked first."""
+        async with (
+            Scripted(mode="cluster") as replica,
+            Scripted(mode="cluster") as primary,
+        ):
+            primary.script = first(error("LOADING Redis is loading"), then=bulk("fresh"))
+            replica.script = always(error(f"MOVED {SLOT} {primary.address}"))
+            primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+            async with store_at(primary.address) as store:
+                await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
+                assert await guarded(store).execute(READ, in_time()) == b"fresh"
+                assert replica.requests
+
+    async def test_a_primary_with_a_replica_is_tried_once(self) -> None:
+        """Who has somebody else to ask asks there at once, and tries nothing a second time."""
+        async with (
+            Scripted(always(bulk("1")), mode="cluster") as replica,
+            Scripted(lambda peer, request: peer.hang_up(), mode="cluster") as primary,
+        ):
+            primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+            async with store_at(primary.address) as store:
+                await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
+                reply = await guarded(store).execute(READ, in_time())
+                assert isinstance(reply, Stale)
+                assert reply.reply == b"1"
+                assert len(primary.requests) == 1
+
+    async def test_without_replicas_there_is_no_second_chance(self) -> None:
+        """Where reads go to replicas, and there are none, the primary is asked once."""
+        async with (
+            Scripted(always(error("LOADING Redis is loading")), mode="cluster") as primary,
+            store_at(primary.address, read_from=ReadFrom.REPLICA) as store,
+        ):
+            assert not store.shard(b"k").has_fallback()
+            with pytest.raises(RedisUnavailable):
+                await guarded(store).execute(READ, in_time())
+            assert len(primary.requests) == 1
 
     async def test_replica_that_moved_away(self) -> None:
         """A replica that follows another primary now redirects, and its redirection is followed."""

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import typer
 
 from flowcache.cli.common import give_up
+from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.ports import Access, Mode
 
 __all__ = ["app"]
@@ -37,7 +38,7 @@ Examples:
 
     flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
 
-    flowcache circuits set auto
+    flowcache circuits clear
 """
 
 app = typer.Typer(
@@ -46,6 +47,10 @@ app = typer.Typer(
 
 _HERE = "http://127.0.0.1:3000"
 
+Shard = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One shard, by the name in the list.")
+]
+Kind = Annotated[Access | None, typer.Option(help="One kind of access.")]
 Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help=f"Where the service is ({_HERE}).")
 ]
@@ -79,6 +84,15 @@ CertFile = Annotated[
 ]
 
 
+class _Where(NamedTuple):
+    """What the options say of the service and of who asks."""
+
+    url: str | None
+    token_file: Path | None
+    ca_file: Path | None
+    cert_file: Path | None
+
+
 class _Service(NamedTuple):
     """Where it is, and how it is known there who is who."""
 
@@ -104,7 +118,7 @@ def show(
     """
     if context.invoked_subcommand is not None:
         # Written before the command, they are meant for it.
-        context.obj = url, token_file, ca_file, cert_file
+        context.obj = _Where(url, token_file, ca_file, cert_file)
         return
     service = _Service(url or _HERE, ca_file, cert_file)
     told = _call(service, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
@@ -120,10 +134,8 @@ def switch(
     mode: Annotated[
         Mode, typer.Argument(metavar="MODE", help="auto, forced-open, disabled or observe.")
     ],
-    shard: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One shard, by the name in the list.")
-    ] = None,
-    access: Annotated[Access | None, typer.Option(help="One kind of access.")] = None,
+    shard: Shard = None,
+    access: Kind = None,
     url: Url = None,
     token_file: TokenFile = None,
     ca_file: CaFile = None,
@@ -134,19 +146,52 @@ def switch(
     `auto`: the circuit decides. `forced-open`: nothing is let through. `disabled`: everything is.
     `observe`: the circuit judges and tells, and refuses nobody.
 
-    It holds in all workers until another order covers it or the service ends.
+    It holds in all workers until another order covers it, it is taken back with `circuits clear`,
+    or the service ends.
 
     Example:
 
         flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
     """
-    order = {"mode": mode.value, "shard": shard, "access": access and access.value}
-    before_url, before_token, before_ca, before_cert = context.obj
-    token_file = token_file or before_token
-    service = _Service(url or before_url or _HERE, ca_file or before_ca, cert_file or before_cert)
-    told = _call(service, "POST", json.dumps(order).encode(), _token(token_file, _CONTROL))
-    where = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
-    print(f"{mode}: {where}; {told['circuits']} circuits in {told['workers']} workers.")
+    _order(context, mode.value, shard, access, _Where(url, token_file, ca_file, cert_file))
+
+
+@app.command()
+def clear(
+    context: typer.Context,
+    shard: Shard = None,
+    access: Kind = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
+) -> None:
+    """Take back what was asked of circuits: of all, or those of a shard, a kind of access, or both.
+
+    They are as `breaker.mode` has them again, though a wider order be in force.
+
+    Example:
+
+        flowcache circuits clear --shard 10.0.0.7:6379
+    """
+    _order(context, CONFIGURED, shard, access, _Where(url, token_file, ca_file, cert_file))
+
+
+def _order(
+    context: typer.Context, mode: str, shard: str | None, access: Access | None, where: _Where
+) -> None:
+    """Give an order, and tell what became of it; ``where`` has the first word."""
+    order = {"mode": mode, "shard": shard, "access": access and access.value}
+    before: _Where = context.obj
+    service = _Service(
+        where.url or before.url or _HERE,
+        where.ca_file or before.ca_file,
+        where.cert_file or before.cert_file,
+    )
+    token = _token(where.token_file or before.token_file, _CONTROL)
+    told = _call(service, "POST", json.dumps(order).encode(), token)
+    circuits = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
+    print(f"{mode}: {circuits}; {told['circuits']} circuits in {told['workers']} workers.")
     if told["silent"]:
         print(
             f"flowcache: {told['silent']} workers did not answer in time; they follow as soon as "

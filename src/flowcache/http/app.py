@@ -14,6 +14,7 @@ __all__ = ["ROUTE", "App", "Lifespan"]
 ROUTE = "/data-action/redis"
 """A slash at its end changes nothing: a redirect would lose the body of a POST."""
 
+_ROUTES = (ROUTE, ROUTE + "/")
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ class App:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            if scope["path"] in (ROUTE, ROUTE + "/") and scope["method"] == "POST":
+            if scope["path"] in _ROUTES and scope["method"] == "POST":
                 return self._data_action(scope, receive, send)
             return self._pages(scope, receive, send)
         if scope["type"] == "lifespan":

@@ -280,6 +280,8 @@ class Connection(asyncio.Protocol):
         if not exchange.is_complete:
             rest = self._feed(exchange, rest)
         self._ahead = rest
+        if len(data) > _READ_AHEAD:
+            self._pause_if_full()
         exchange.task = self.loop.create_task(self._run(exchange))
 
     def _feed(self, exchange: Exchange, data: bytes) -> bytes:
@@ -292,15 +294,17 @@ class Connection(asyncio.Protocol):
     def _read_ahead(self, data: bytes) -> None:
         """Read while a request is under way: its body, or what comes after it."""
         exchange = self._exchange
-        unread = 0
         if exchange is not None:
             if exchange.is_broken:
                 return
             if not exchange.is_complete:
                 data = self._feed(exchange, data)
-            unread = len(exchange.unread)
         if data:
             self._ahead += data
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        unread = 0 if self._exchange is None else len(self._exchange.unread)
         if self._reads and unread + len(self._ahead) > _READ_AHEAD:
             self._reads = False
             assert self._transport is not None

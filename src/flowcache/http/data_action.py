@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from time import time
+from typing import Generic
 
 import msgspec
 import structlog
@@ -30,7 +31,16 @@ from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
 from flowcache.policy.gate import Gate
 from flowcache.policy.verdict import Deny, judge, placed, refusal
-from flowcache.ports import AuditRecord, AuditSink, Clock, Metrics, Reply, ShardedExecutor, Stale
+from flowcache.ports import (
+    AuditRecord,
+    AuditSink,
+    Clock,
+    Metrics,
+    Reply,
+    ShardedExecutor,
+    ShardT,
+    Stale,
+)
 
 __all__ = ["DataAction", "DataActionSettings"]
 
@@ -110,14 +120,14 @@ class _Call:
         """Whether nothing was done that could be done twice."""
 
 
-class DataAction:
+class DataAction(Generic[ShardT]):
     """The ASGI endpoint ``POST /data-action/redis``."""
 
     def __init__(
         self,
         settings: DataActionSettings,
         gate: Gate,
-        store: ShardedExecutor,
+        store: ShardedExecutor[ShardT],
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
@@ -235,15 +245,18 @@ class DataAction:
             raise refusal(verdict)
         command = placed(command, principal.prefix)
         call.deadline = deadline = began + self._patience(wanted)
-        call.shard = self._store.place(command.key)
+        shard = self._store.shard(command.key)
+        call.shard = shard.name
         self._audit.admit()
         self.at_work += 1
         try:
             if command.writes:
                 if self._audit.wants_intents:
                     await self._intend(call, began)
+                    shard = self._store.shard(command.key)  # the disk may have taken its time
+                    call.shard = shard.name
                 call.repeatable = command.once is not None
-            reply = await self._store.execute(command, deadline)
+            reply = await self._store.execute_at(shard, command, deadline)
         finally:
             self.at_work -= 1
         if reply.__class__ is Stale:

@@ -22,7 +22,11 @@ def request_ids() -> Callable[[], str]:
     return lambda: f"{prefix}-{next(numbers):08x}"
 
 
-JSON_HEADERS = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+JSON_HEADERS = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
 
 
 def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:

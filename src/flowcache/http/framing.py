@@ -2,7 +2,9 @@
 
 llhttp (by httptools) judges every byte of a head and of a chunked body, with none of its
 leniencies: bare LF, folded lines, space before a colon, two lengths, a length beside chunks are
-refused. It has two habits that a server can't live with, so it is never fed beyond an end:
+refused. It knows RTSP and ICE as well, and allows several blanks before the version; what stands
+there is looked at here. It has two habits that a server can't live with, so it is never fed beyond
+an end:
 
 - it can't be stopped: whatever follows a message in the same bytes is parsed as the next one, and
   a client could make it queue thousands of requests. The end of a head and that of a chunked
@@ -31,6 +33,7 @@ MAX_HEAD = 32 * 1024
 MAX_FIELDS = 100
 """Lines of a head after the first."""
 
+_LINE_END = b"\r\n"
 _EMPTY_LINE = b"\r\n\r\n"
 _STRADDLE = len(_EMPTY_LINE) - 1
 _NAMES = {
@@ -138,7 +141,7 @@ class Head:
 class HeadReader:
     """Read one head after the other from a connection's bytes."""
 
-    __slots__ = ("_head", "_method", "_opening", "_parser", "_size", "_tail")
+    __slots__ = ("_head", "_line", "_method", "_opening", "_parser", "_size", "_tail")
 
     def __init__(self) -> None:
         self._opening = b""
@@ -148,6 +151,8 @@ class HeadReader:
     def _start(self) -> None:
         self._parser: HttpRequestParser | None = None
         self._head: Head
+        self._line = b""
+        """What came of a head that is not complete, until its first line is."""
         self._method = ""
         self._size = 0
         self._tail = b""
@@ -184,8 +189,13 @@ class HeadReader:
             raise _refused(_reason(fault)) from None
         if not end:
             self._tail = (self._tail + data)[-_STRADDLE:]
+            if _LINE_END not in self._line:
+                self._line += data
             return None
         head = self._head
+        line = self._line + data if self._line else data
+        if not line.startswith(b"HTTP/", len(parser.get_method()) + len(head.target) + 2):
+            raise _refused("HTTP/1.1 and HTTP/1.0 are spoken here")
         head.settle(self._method or _NAMES[parser.get_method()], parser.get_http_version())
         if self._method or self._tail:
             self._start()

@@ -28,7 +28,7 @@ from flowcache.errors import (
 )
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
-from flowcache.http.docs import page
+from flowcache.http.docs import page, policy
 from flowcache.http.envelope import bug, failure_headers
 from flowcache.http.inspector.aside import Aside
 from flowcache.http.inspector.circuits import (
@@ -37,6 +37,7 @@ from flowcache.http.inspector.circuits import (
     circuits_view,
     read_order,
     shards_of,
+    told,
 )
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.openapi import document
@@ -58,8 +59,22 @@ _log = structlog.get_logger(__name__)
 _MAX_ORDER_BYTES = 4096
 _ORDER_SECONDS = 2.0
 
+_SHIELD = (
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+)
+"""What keeps a browser from doing more with a page than showing it (OWASP Secure Headers)."""
+
+_HSTS = "max-age=31536000"
+"""For a year a browser asks this host by TLS only; other names in its domain are not ours."""
+
 Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 Deliveries = Callable[[], Awaitable[Sequence[DeliveryStatus]]]
 History = Callable[[AuditFilter], Sequence[AuditRecord]]
 
@@ -190,13 +205,14 @@ def pages(
             refused(request, principal.name, SWITCH, failure)
             raise
         switched = await control.switch(order, principal.name, next_id())
-        return _json(order._asdict() | switched._asdict())
+        return _json(told(order) | switched._asdict())
 
     async def openapi(_: Request) -> Response:
         return _json(document(settings.version, settings.data_action))
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page(settings.version, settings.data_action, str(request.base_url)))
+        html = page(settings.version, settings.data_action, str(request.base_url))
+        return HTMLResponse(html, headers={"content-security-policy": policy(html)})
 
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = getattr(request.state, "id", None) or next_id()
@@ -208,19 +224,34 @@ def pages(
         if isinstance(fault, HTTPException):
             on_route = request.url.path.rstrip("/") == ROUTE
             response.headers.update({"allow": "POST"} if on_route else fault.headers or {})
-        return response
+        return _shielded(request, response)
+
+    def served(endpoint: Endpoint) -> Endpoint:
+        """Answer what ``endpoint`` raises, too.
+
+        Starlette's own handler of bugs raises them once more: they would be logged twice, and the
+        connection be cut.
+        """
+
+        async def serve(request: Request) -> Response:
+            try:
+                return _shielded(request, await endpoint(request))
+            except Exception as fault:
+                return await failed(request, fault)
+
+        return serve
 
     application = Starlette(
         routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Route("/inspector", inspector),
-            Route("/inspector/circuits", circuits, methods=["GET", "POST"]),
-            Route("/openapi.json", openapi),
-            Route("/docs", docs),
+            Route("/healthz", served(healthz)),
+            Route("/readyz", served(readyz)),
+            Route("/metrics", served(metrics)),
+            Route("/inspector", served(inspector)),
+            Route("/inspector/circuits", served(circuits), methods=["GET", "POST"]),
+            Route("/openapi.json", served(openapi)),
+            Route("/docs", served(docs)),
         ],
-        exception_handlers={Failure: failed, HTTPException: failed, Exception: failed},
+        exception_handlers={HTTPException: failed},
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application
@@ -273,7 +304,12 @@ def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:
 
 
 def _json(content: object, status: int = 200) -> Response:
-    headers = {"cache-control": "no-store"}
-    return Response(
-        msgspec.json.encode(content), status, headers=headers, media_type="application/json"
-    )
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _shielded(request: Request, response: Response) -> Response:
+    for name, value in _SHIELD:
+        response.headers.setdefault(name, value)
+    if request.scope["scheme"] == "https":  # said in clear, it would count for nothing (RFC 6797)
+        response.headers["strict-transport-security"] = _HSTS
+    return response

@@ -21,7 +21,7 @@ The first attempt goes on when another reply was faster, and settles its permit 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Set
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence, Set
 from typing import Any, Generic, NamedTuple
 
 import structlog
@@ -34,7 +34,7 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Access, Clock, Command, Mode, Reply, ShardT, Slow, Store
+from flowcache.ports import Access, Clock, Command, Mode, Order, Reply, ShardT, Slow, Store
 from flowcache.resilience.breaker import (
     Breaker,
     BreakerSettings,
@@ -68,17 +68,6 @@ class GuardSettings(NamedTuple):
     """Who decides about circuits until somebody switches them."""
 
 
-class _Wish(NamedTuple):
-    """What an operator wants of the circuits of a shard and an access; None: of all."""
-
-    mode: Mode
-    shard: str | None
-    access: Access | None
-
-    def concerns(self, shard: str | None, access: Access | None) -> bool:
-        return self.shard in (None, shard) and self.access in (None, access)
-
-
 class _Circuits:
     """The circuits of a shard, and how long its reads take."""
 
@@ -106,21 +95,28 @@ class Guard(Generic[ShardT]):
         self._clock = clock
         self._circuits: dict[str, _Circuits] = {}
         self._hedges = Budget(settings.hedge_share)
-        self._wishes: list[_Wish] = []
+        self._orders: Sequence[Order] = ()
         """The last one that concerns a circuit counts."""
         self._rescues = 0
         self._elsewheres = 0
         self._beside: set[asyncio.Task[Reply | Failure]] = set()
         """Attempts that go on beside the call that made them."""
 
+    def shard(self, key: bytes) -> ShardT:
+        """Return the shard that holds ``key``; see `ports.ShardedExecutor.shard`."""
+        return self._store.shard(key)
+
     async def execute(self, command: Command, deadline: float) -> Reply:
+        """Run ``command`` where its key lives, as `execute_at`."""
+        return await self.execute_at(self._store.shard(command.key), command, deadline)
+
+    async def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Reply:
         """Run ``command`` within ``deadline``, unless the shard's circuit is open.
 
         Raises:
             CircuitOpen: nothing was sent; ``retry_after`` is when the next probe may go.
             Failure: as `Store.execute_at`.
         """
-        shard = self._store.shard(command.key)
         circuits = self._circuits.get(shard.name) or self._new_circuits(shard.name)
         clock = self._clock
         began = clock()
@@ -155,13 +151,6 @@ class Guard(Generic[ShardT]):
         if slow_at is not None:
             circuits.patience.observe(now - began)
         return reply
-
-    def place(self, key: bytes) -> str | None:
-        """Return the name of the shard that holds ``key`` now; None when none is known."""
-        try:
-            return self._store.shard(key).name
-        except RedisUnavailable:
-            return None
 
     # -- second chances ---------------------------------------------------------------------------
 
@@ -285,30 +274,24 @@ class Guard(Generic[ShardT]):
                 if access in accesses:
                     circuit.invite(now)
 
-    def switch(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> int:
-        """Switch circuits to ``mode``: those there are, and those that are made later.
+    def obey(self, orders: Sequence[Order]) -> int:
+        """Take up the orders in force, oldest first, in place of those before.
 
-        Without ``shard`` or ``access`` it concerns all of them. Returns how many there are.
+        They hold for the circuits there are and those that are made later. Returns how many
+        circuits changed their mode.
         """
-        wish = _Wish(mode, shard, access)
-        # What the new wish concerns entirely has no more say: so the list stays short.
-        self._wishes = [w for w in self._wishes if not wish.concerns(w.shard, w.access)]
-        self._wishes.append(wish)
+        self._orders = tuple(orders)
         now = self._clock()
-        concerned = [
-            circuit
-            for name, circuits in self._circuits.items()
-            for kind, circuit in circuits
-            if wish.concerns(name, kind)
-        ]
-        for circuit in concerned:
-            circuit.switch(mode, now)
-        return len(concerned)
+        return sum(
+            circuit.switch(self._mode(shard, access), now)
+            for shard, circuits in self._circuits.items()
+            for access, circuit in circuits
+        )
 
     def _mode(self, shard: str, access: Access) -> Mode:
-        """Return the mode that a new circuit begins in."""
-        wishes = (w.mode for w in reversed(self._wishes) if w.concerns(shard, access))
-        return next(wishes, self._settings.mode)
+        """Return the mode that the last order about a circuit wants, or else the configuration."""
+        modes = (each.mode for each in reversed(self._orders) if each.covers(shard, access))
+        return next(modes, None) or self._settings.mode
 
     def circuits(self) -> list[CircuitStatus]:
         """Return the circuits of each shard that has been called."""

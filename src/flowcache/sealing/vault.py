@@ -15,7 +15,7 @@ lives, and when it is used. What it can't find: that Redis gave back an older va
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Any, Generic, NoReturn
 
 from msgspec import structs
 
@@ -27,6 +27,7 @@ from flowcache.ports import (
     Once,
     Reply,
     ShardedExecutor,
+    ShardT,
     Stale,
 )
 from flowcache.sealing.envelope import Flaw, field_of, string_of
@@ -45,7 +46,7 @@ _WHY = {
 """What a caller is told: nothing of what is stored."""
 
 
-class Vault:
+class Vault(Generic[ShardT]):
     """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
 
     __slots__ = (
@@ -56,10 +57,10 @@ class Vault:
         "_ring",
         "_sealed",
         "_writes_plaintext",
-        "place",
+        "shard",
     )
 
-    def __init__(self, inner: ShardedExecutor, settings: SealingSettings) -> None:
+    def __init__(self, inner: ShardedExecutor[ShardT], settings: SealingSettings) -> None:
         self._inner = inner
         self._ring = Keyring(settings.provider.fetch(), settings.active)
         self._covers = _everything if settings.spaces is None else _these(settings.spaces)
@@ -67,19 +68,19 @@ class Vault:
         self._writes_plaintext = settings.plaintext is Plaintext.WRITE
         self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
         self._flaws = dict.fromkeys(Flaw, 0)
-        self.place: Callable[[bytes], str | None] = inner.place
-        """Names the shard of a key: sealing moves nothing."""
+        self.shard: Callable[[bytes], ShardT] = inner.shard
+        """Where a key is: sealing moves nothing."""
 
-    def execute(self, command: Command, deadline: float) -> Awaitable[Reply]:
-        """Run ``command``, as `Executor.execute`.
+    def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
+        """Run ``command``, as `ShardedExecutor.execute_at`.
 
         Raises:
             InvalidResponse: what is stored can't be opened.
             Forbidden: the command can't work on what is sealed.
         """
         if self._covers(command.key):
-            return self._execute_sealed(command, deadline)
-        return self._inner.execute(command, deadline)
+            return self._execute_sealed(shard, command, deadline)
+        return self._inner.execute_at(shard, command, deadline)
 
     def status(self) -> SealingStatus:
         """Return what was counted since the worker started."""
@@ -91,7 +92,7 @@ class Vault:
             {flaw.value: count for flaw, count in self._flaws.items()},
         )
 
-    async def _execute_sealed(self, command: Command, deadline: float) -> Reply:
+    async def _execute_sealed(self, shard: ShardT, command: Command, deadline: float) -> Reply:
         name, key, once = command.name, command.key, command.once
         seal, opened = self._sealed.get(name), _OPENED.get(name)
         if seal is None and opened is None:
@@ -101,7 +102,7 @@ class Vault:
             if once is not None:
                 once = self._keyed(once, key)
             command = structs.replace(command, args=args, once=once)
-        reply = await self._inner.execute(command, deadline)
+        reply = await self._inner.execute_at(shard, command, deadline)
         if opened is None:
             return reply
         if reply.__class__ is Stale:
@@ -195,7 +196,7 @@ _SEALED: dict[bytes, Callable[[Keyring, bytes, _Args], _Args]] = {
 }
 """Write -> its arguments as they go to Redis."""
 
-_OPENED: dict[bytes, Callable[[Vault, bytes, Reply], Reply]] = {
+_OPENED: dict[bytes, Callable[[Vault[Any], bytes, Reply], Reply]] = {
     b"GET": Vault.open_value,
     b"HGETALL": Vault.open_fields,
 }

@@ -12,6 +12,9 @@ again. The rules of sending again:
   unless the shard has a fallback, which the guard then asks at once;
 - what is sent again because a server failed, and not because it redirected, takes from a budget:
   an outage must not be multiplied.
+
+Known weakness: a read that was sent to another server is not hedged there. Who could be asked
+beside it, the shard's fallback, is of the shard that sent it away, and would send it there again.
 """
 
 from __future__ import annotations

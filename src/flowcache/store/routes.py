@@ -10,7 +10,7 @@ led to is kept for a while: a server that is about to take slots over belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from enum import StrEnum
 from itertools import count
 
@@ -68,7 +68,7 @@ class ShardRoute:
     ``writer`` is the link for writes, which is the primary's own unless they wait for replicas.
     """
 
-    __slots__ = ("_from_replica", "_turn", "name", "primary", "replicas", "slots", "writer")
+    __slots__ = ("_from_replica", "name", "primary", "replicas", "slots", "turn", "writer")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class ShardRoute:
         writer: Link,
         replicas: tuple[Link, ...] = (),
         read_from: ReadFrom = ReadFrom.PRIMARY,
+        turn: Iterator[int] | None = None,
     ) -> None:
         # Named for its primary: a replica that takes over starts with circuits of its own.
         self.name = str(shard.primary)
@@ -85,7 +86,8 @@ class ShardRoute:
         self.writer = writer
         self.replicas = replicas
         self._from_replica = read_from is ReadFrom.REPLICA
-        self._turn = count()
+        self.turn = turn or count()
+        """Whose turn it is among the replicas; it outlives a refresh."""
 
     def essential(self) -> tuple[Link, ...]:
         """Return the links without which some calls fail."""
@@ -121,7 +123,7 @@ class ShardRoute:
 
     def _replica(self) -> Link | None:
         ready = [link for link in self.replicas if link.state is LinkState.READY]
-        return ready[next(self._turn) % len(ready)] if ready else None
+        return ready[next(self.turn) % len(ready)] if ready else None
 
 
 class Routes:
@@ -335,7 +337,15 @@ class Routes:
 
     def _adopt(self, shard: ShardMap) -> ShardRoute:
         primary, writer, *replicas = (self._link(*place) for place in self._places(shard))
-        return ShardRoute(shard, primary, writer, tuple(replicas), self._settings.read_from)
+        before = self.shards.get(str(shard.primary))
+        return ShardRoute(
+            shard,
+            primary,
+            writer,
+            tuple(replicas),
+            self._settings.read_from,
+            before.turn if before else None,
+        )
 
     def _link(self, address: Address, role: Role) -> Link:
         link = self._links.get((address, role))

@@ -1,68 +1,83 @@
 """What operators want of circuits, known to all workers of one host.
 
-The wishes in force lie in one file in the fleet's directory, oldest first, each with a number that
-only grows. A worker applies what is newer than the last it knows, in order. So it makes no
-difference whether it heard of a wish at once, late, or by being spawned after it; and repeating
-costs nothing. The file ends with the service: what shall outlast it belongs into the configuration.
+The orders in force lie in one file in the fleet's directory, oldest first, under a number that
+grows with each. A worker that finds a higher number than the last it knows takes up all of them. So
+it makes no difference whether it heard of an order at once, late, or by being spawned after it; and
+repeating costs nothing. The file ends with the service: what shall outlast it belongs into the
+configuration.
 
-A later wish replaces those that it covers, so that there are never more than there are circuits.
+An order replaces those that it covers, so that there are never more than there are circuits. One
+that takes others back stays only while there is something left beneath it to hold off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from flowcache.ports import Access, Mode
+from flowcache.ports import Order
 from flowcache.status import CircuitWish
 from flowcache.telemetry.shared_file import SharedFile
 
 __all__ = ["Wishes"]
 
 _log = structlog.get_logger(__name__)
-_decode = msgspec.json.Decoder(list[CircuitWish]).decode
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """The file: how many orders were given, and which are in force."""
+
+    number: int
+    wishes: list[CircuitWish]
+
+
+_decode = msgspec.json.Decoder(_Written).decode
+_NOTHING = _Written(0, [])
 
 
 class Wishes:
-    """The wishes in force. ``apply`` switches circuits and returns how many there were."""
+    """The wishes in force. ``obey`` takes up orders, and returns how many circuits changed."""
 
-    def __init__(self, directory: Path, apply: Callable[[CircuitWish], int]) -> None:
+    def __init__(self, directory: Path, obey: Callable[[Sequence[Order]], int]) -> None:
         self._file = SharedFile(directory / "circuits.json")
-        self._apply = apply
+        self._obey = obey
         self._last = 0
 
     def in_force(self) -> list[CircuitWish]:
-        """Return the wishes that are in force, oldest first."""
+        """Return the wishes that are in force, oldest first; of two for one circuit the later
+        counts."""
+        return self._read().wishes
+
+    def add(self, order: Order, by: str, at: float) -> None:
+        """Put an order in force, for this worker and the others to `follow`."""
+        with self._file.alone():
+            before = self._read()
+            others = [w for w in before.wishes if not order.covers(w.order.shard, w.order.access)]
+            kept: list[CircuitWish] = []
+            for wish in (*others, CircuitWish(order, by, at)):
+                beneath = any(wish.order.meets(each.order) for each in kept)
+                if wish.order.mode is not None or beneath:
+                    kept.append(wish)
+            self._file.replace(msgspec.json.encode(_Written(before.number + 1, kept)))
+
+    def follow(self) -> int:
+        """Take up the orders in force, if some are new; return how many circuits changed."""
+        written = self._read()
+        if written.number <= self._last:
+            return 0
+        self._last = written.number
+        return self._obey([wish.order for wish in written.wishes])
+
+    def _read(self) -> _Written:
         written = self._file.read()
         if written is None:
-            return []
+            return _NOTHING
         try:
             return _decode(written)
         except msgspec.MsgspecError as fault:
             # Only another version of flowcache could have written it. Circuits go on as they are.
             _log.error("the wishes about circuits can't be read", fault=str(fault))
-            return []
-
-    def add(
-        self, mode: Mode, shard: str | None, access: Access | None, by: str, at: float
-    ) -> CircuitWish:
-        """Put a wish in force, for this worker and the others to `follow`."""
-        with self._file.alone():
-            before = self.in_force()
-            number = max((wish.number for wish in before), default=0) + 1
-            wish = CircuitWish(number, mode, shard, access, by, at)
-            kept = [old for old in before if not wish.covers(old)]
-            self._file.replace(msgspec.json.encode([*kept, wish]))
-        return wish
-
-    def follow(self) -> int:
-        """Apply what is newer than the last that was applied; return how many circuits it met."""
-        met = 0
-        for wish in self.in_force():
-            if wish.number > self._last:
-                met += self._apply(wish)
-                self._last = wish.number
-        return met
+            return _Written(self._last, [])

@@ -19,6 +19,7 @@ from flowcache.policy.principals import Credential, Principal, Principals
 from flowcache.policy.rates import Bucket, Rate
 from flowcache.policy.tokens import Token, digest
 from flowcache.ports import AuditRecord, Command, Reply
+from tests.places import Place
 
 __all__ = [
     "GONE",
@@ -169,18 +170,24 @@ class Executor:
 
     reply: Reply = ...
     calls: list[tuple[Command, float]] = field(default_factory=list)
+    shards: list[str] = field(default_factory=lambda: ["127.0.0.1:7000"])
+    """Which shard holds a key, each time somebody asks; the last for all times."""
+    asked: list[bytes] = field(default_factory=list)
+    at: list[str] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
         self.calls.append((command, deadline))
+        self.at.append(shard.name)
         if self.meanwhile is not None:
             await self.meanwhile()
         if isinstance(self.reply, BaseException):
             raise self.reply
         return REPLIES[command.name] if self.reply is ... else self.reply
 
-    def place(self, key: bytes) -> str | None:
-        return "127.0.0.1:7000"
+    def shard(self, key: bytes) -> Place:
+        self.asked.append(key)
+        return Place(self.shards.pop(0) if len(self.shards) > 1 else self.shards[0])
 
 
 class Endpoint:

@@ -272,6 +272,25 @@ async def test_the_oldest_of_too_many_bodies_is_ended(clock: Clock) -> None:
     assert is_idle(reader)
 
 
+async def test_as_many_give_way_as_come_at_once(clock: Clock) -> None:
+    """Who has been told to end, and has had no turn to do so, gives way to one and not to two."""
+    reader = BodyReader(MOST, TIMEOUT, clock, most=2)
+    old = [reading(reader) for _ in range(2)]
+    await asyncio.sleep(0)
+    new = [reading(reader) for _ in range(2)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert list(reader._reading) == new
+    for task in old:
+        with pytest.raises(Overloaded):
+            await task
+    for task in new:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert is_idle(reader)
+
+
 async def test_the_oldest_gives_way_to_what_is_held_in_all(clock: Clock) -> None:
     """Bytes of unfinished bodies are bounded together; a body that is whole is not one of them."""
     reader = BodyReader(MOST, TIMEOUT, clock, max_held=15)

@@ -121,6 +121,12 @@ def test_what_two_servers_might_read_differently_is_refused(lines: tuple[str, ..
         head(start="GET /\x01 HTTP/1.1"),
         head(start="GET /\xff HTTP/1.1"),
         head(start="GET\t/ HTTP/1.1"),
+        head(start="GET /  HTTP/1.1"),
+        head(start="POST / RTSP/1.0"),
+        head(start="OPTIONS * RTSP/1.1"),
+        head(start="STRANGE / RTSP/1.0"),
+        head(start="GET /HTTP/1.1 RTSP/1.0"),
+        head(start="GET / ICE/1.0"),
         head(start="G(T / HTTP/1.1"),
         head(start=f"{'X' * 33} / HTTP/1.1"),
         head("Transfer-Encoding: chunked", start="POST / HTTP/1.0"),
@@ -144,6 +150,17 @@ def test_who_speaks_another_protocol_is_told_which() -> None:
     """TLS and HTTP/2 are frequent mistakes, and easy to tell."""
     assert "TLS" in refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     assert "HTTP/2" in refused(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_another_protocol_is_refused_however_it_is_cut(size: int) -> None:
+    """What stands before the version is looked at, wherever the network has cut the first line."""
+    data = b"\r\n" + head("X-One: HTTP/1.1", start="POST / RTSP/1.0")
+    reader, last = HeadReader(), (len(data) - 1) // size * size
+    for at in range(0, last, size):
+        assert reader.feed(data[at : at + size]) is None
+    with pytest.raises(InvalidRequest, match=r"HTTP/1\.1 and HTTP/1\.0 are spoken here"):
+        reader.feed(data[last:])
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "TRACE", "QUERY", "post", "M-SEARCH"])
@@ -204,6 +221,26 @@ def test_who_wants_the_connection_to_stay(
 ) -> None:
     """Persistence is as RFC 9112, 9.3, has it; an offer to upgrade changes nothing."""
     assert read(head(*lines, start=f"POST / HTTP/{version}")).keep_alive is stays
+
+
+def test_what_follows_a_connect_is_for_somebody_else() -> None:
+    """A tunnel is not made here, and its client may have sent ahead what it meant for it."""
+    assert not read(head(start="CONNECT x:1 HTTP/1.1", host="Host: x:1")).keep_alive
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "expects"),
+    [
+        ("Expect: 100-Continue", "1.1", True),
+        ("Expect: 100-continue", "1.0", False),
+        ("Expect: a miracle", "1.1", False),
+        ("X: 100-continue", "1.1", False),
+    ],
+)
+def test_who_waits_to_be_told_to_go_on(line: str, version: str, expects: bool) -> None:
+    """An old client does not know of that, and would take it for the answer (RFC 9110, 10.1.1)."""
+    found = read(head(line, "Content-Length: 2", start=f"POST / HTTP/{version}"))
+    assert found.expects_continue is expects
 
 
 def test_a_length_is_read_whatever_stands_before_it() -> None:
@@ -269,6 +306,21 @@ def test_what_chunks_carry_beside_the_body_is_bounded(begun: bytes, endless: byt
     body.feed(begun + endless * 3)
     with pytest.raises(InvalidRequest, match="carry too little"):
         body.feed(endless * 3)
+
+
+def test_chunks_that_carry_too_little_are_refused() -> None:
+    """A byte now and then does not pay for extensions without an end."""
+    body = ChunkedBody()
+    chunks = (b"1;" + b"a" * 100 + b"\r\nx\r\n") * 100
+    assert body.feed(chunks) == (b"x" * 100, b"")
+    with pytest.raises(InvalidRequest, match="carry too little"):
+        body.feed(chunks)
+
+
+def test_what_follows_the_chunks_is_not_charged_to_them() -> None:
+    """Requests that were sent ahead are none of the body's business, many as they may be."""
+    after = b"POST / HTTP/1.1\r\n" * 10_000
+    assert ChunkedBody().feed(b"1\r\nx\r\n0\r\n\r\n" + after) == (b"x", after)
 
 
 def test_the_smallest_chunks_are_no_waste() -> None:

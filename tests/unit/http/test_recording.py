@@ -184,3 +184,21 @@ async def test_a_record_says_where_and_whence() -> None:
     await action.act(operation="FLY", key="k")
     assert [record.address for record in action.sink.records] == ["127.0.0.1"] * 2
     assert [record.shard for record in action.sink.records] == ["127.0.0.1:7000", None]
+
+
+async def test_a_write_goes_where_its_key_is_when_its_intent_is_on_disk() -> None:
+    """A disk may take as long as a failover: what held the key before is not what holds it now."""
+    action = Action(KEPT)
+    action.executor.shards = ["old", "new"]
+    assert (await action.act(**WRITE)).status == 200
+    assert action.executor.at == ["new"]
+    assert [record.shard for record in action.sink.records] == ["old", "new"]
+
+
+async def test_a_read_asks_once_where_its_key_is() -> None:
+    """What the record says of it is where it was sent."""
+    action = Action(KEPT)
+    action.executor.shards = ["only", "other"]
+    assert (await action.act(**READ)).status == 200
+    assert (action.executor.asked, action.executor.at) == ([b"k"], ["only"])
+    assert [record.shard for record in action.sink.records] == ["only"]

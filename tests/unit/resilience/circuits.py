@@ -52,6 +52,11 @@ def trip(breaker: Breaker, now: float = 0.0) -> None:
         fail(breaker, now)
 
 
+def probes_out(breaker: Breaker, now: float) -> int:
+    """Count the probes that still have their place."""
+    return sum(now < expiry for expiry in breaker._out.values())
+
+
 def steps(heard: list[Transition]) -> list[tuple[State, State]]:
     return [(transition.before, transition.after) for transition in heard]
 

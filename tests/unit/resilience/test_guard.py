@@ -33,7 +33,7 @@ from flowcache.errors import (
     WrongType,
     all_failures,
 )
-from flowcache.ports import Access, Command, Mode, Reply, Slow, Stale
+from flowcache.ports import Access, Command, Mode, Order, Reply, Slow, Stale
 from flowcache.resilience.breaker import BreakerSettings
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.status import CircuitStatus
@@ -487,23 +487,26 @@ def test_a_circuit_is_the_story_of_its_shard(story: list[tuple[str, Failure | No
     asyncio.run(live())
 
 
-class TestSwitch:
+class TestOrders:
     async def test_all_circuits(self, guarded: Guarded) -> None:
-        """A switch without a name concerns every circuit, those that come later too."""
+        """An order without a name is about every circuit, those that come later too."""
         await guarded.call(key=b"a")
-        assert guarded.guard.switch(Mode.FORCED_OPEN) == 3
+        assert guarded.guard.obey([Order(Mode.FORCED_OPEN)]) == 3
         assert await guarded.refused(b"a") == pytest.approx(SETTINGS.open_seconds)
         await guarded.refused(b"b")
         assert {c.mode for c in guarded.guard.circuits()} == {"forced-open"}
-        assert guarded.guard.switch(Mode.AUTO) == 6
+        assert guarded.guard.obey([Order(Mode.AUTO)]) == 6
         assert await guarded.call(key=b"a") == await guarded.call(key=b"b") == b"reply"
 
     async def test_one_shard_or_one_access(self, guarded: Guarded) -> None:
-        """What is not named stays as it is; the last wish that concerns a circuit counts."""
+        """What is not named stays as it is; the last order about a circuit counts."""
         await guarded.call(key=b"a")
-        assert guarded.guard.switch(Mode.DISABLED, access=Access.WRITE) == 1
-        assert guarded.guard.switch(Mode.OBSERVE, "b") == 0
-        assert guarded.guard.switch(Mode.FORCED_OPEN, "b", Access.FALLBACK) == 0
+        orders = [
+            Order(Mode.DISABLED, access=Access.WRITE),
+            Order(Mode.OBSERVE, "b"),
+            Order(Mode.FORCED_OPEN, "b", Access.FALLBACK),
+        ]
+        assert guarded.guard.obey(orders) == 1
         await guarded.call(key=b"b")
         assert {(c.shard, c.access): c.mode for c in guarded.guard.circuits()} == {
             ("a", "read"): "auto",
@@ -514,29 +517,31 @@ class TestSwitch:
             ("b", "fallback"): "forced-open",
         }
 
-    async def test_wishes_do_not_pile_up(self, guarded: Guarded) -> None:
-        """A wish that concerns all that an older one did takes its place."""
-        for _ in range(100):
-            for mode in Mode:
-                for access in (*Access, None):
-                    guarded.guard.switch(mode, "a", access)
-        assert len(guarded.guard._wishes) == 1
-        guarded.guard.switch(Mode.AUTO, "b", Access.READ)
-        assert len(guarded.guard._wishes) == 2
-        guarded.guard.switch(Mode.AUTO)
-        assert len(guarded.guard._wishes) == 1
+    async def test_what_is_in_force_is_all_that_is(self, guarded: Guarded) -> None:
+        """An order that is gone holds no circuit, nor one that is made later."""
+        await guarded.call(key=b"a")
+        guarded.guard.obey([Order(Mode.FORCED_OPEN), Order(None, "a", Access.READ)])
+        assert await guarded.call(key=b"a") == b"reply"
+        await guarded.refused(b"b")
+        assert guarded.guard.obey([]) == 5
+        assert await guarded.call(key=b"b") == b"reply"
+        assert {c.mode for c in guarded.guard.circuits()} == {"auto"}
 
     async def test_configured_mode(self) -> None:
-        """Until somebody switches, circuits are in the mode that was configured."""
+        """Circuits about which there is no order are in the mode that was configured."""
         settings = GuardSettings(SETTINGS, MIN_BUDGET, mode=Mode.FORCED_OPEN)
         guarded = Guarded()
         guarded.guard = Guard(guarded.store, settings, lambda: guarded.now)
+        await guarded.refused()
+        guarded.guard.obey([Order(Mode.AUTO)])
+        assert await guarded.call() == b"reply"
+        guarded.guard.obey([Order(Mode.AUTO), Order(None)])
         await guarded.refused()
 
     async def test_forced_open_reads_go_elsewhere(self, guarded: Guarded) -> None:
         """An operator who keeps calls from a primary does not keep readers from its replica."""
         guarded.store.elsewhere = b"from the replica"
-        guarded.guard.switch(Mode.FORCED_OPEN, access=Access.READ)
+        guarded.guard.obey([Order(Mode.FORCED_OPEN, access=Access.READ)])
         reply = await guarded.call()
         assert isinstance(reply, Stale)
         assert guarded.store.calls == []

@@ -21,6 +21,7 @@ from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.sealing.vault import Vault
 from flowcache.secret import Secret
 from tests.envelopes import KEYS, SECRETS, Sealer, line
+from tests.places import Place
 
 ACME = namespace_prefix("acme")
 
@@ -32,12 +33,12 @@ class Redis:
         self.reply = reply
         self.commands: list[Command] = []
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
         self.commands.append(command)
         return self.reply
 
-    def place(self, key: bytes) -> str | None:
-        return f"shard of {key.decode()}"
+    def shard(self, key: bytes) -> Place:
+        return Place(f"shard of {key.decode()}")
 
 
 def vault(
@@ -47,7 +48,7 @@ def vault(
     active: str = "k1",
     spaces: Iterable[bytes] | None = None,
     plaintext: Plaintext = Plaintext.REFUSE,
-) -> Vault:
+) -> Vault[Place]:
     chosen = None if spaces is None else tuple(spaces)
     return Vault(redis, SealingSettings(WrittenKeys(Secret(keys)), active, chosen, plaintext))
 
@@ -56,7 +57,7 @@ def run(redis: Redis, command: Command, **chosen: Any) -> tuple[Reply, Command]:
     """Return the reply and the command that reached Redis."""
 
     async def call() -> Reply:
-        return await vault(redis, **chosen).execute(command, 0.0)
+        return await vault(redis, **chosen).execute_at(Place(), command, 0.0)
 
     return asyncio.run(call()), redis.commands[-1]
 
@@ -189,8 +190,8 @@ def test_what_can_not_be_opened_is_refused_and_counted(stored: bytes, flaw: str)
         assert counted == {flaw: 1}
 
 
-async def _execute(watched: Vault, command: Command) -> Reply:
-    return await watched.execute(command, 0.0)
+async def _execute(watched: Vault[Place], command: Command) -> Reply:
+    return await watched.execute_at(Place(), command, 0.0)
 
 
 def test_plaintext_passes_where_that_was_chosen() -> None:
@@ -270,7 +271,7 @@ def test_a_key_is_sealed_by_where_it_lies(
 
 def test_places_are_those_of_the_store() -> None:
     """Sealing moves no key."""
-    assert vault(Redis()).place(b"k") == "shard of k"
+    assert vault(Redis()).shard(b"k") == Place("shard of k")
 
 
 # -- written once ----------------------------------------------------------------------------------
@@ -334,13 +335,15 @@ def test_the_fingerprint_in_clear_is_known_while_values_are_in_clear() -> None:
 def test_keys_tell_how_often_they_were_used() -> None:
     """By id: which one is active, what each sealed and opened; secrets are not among it."""
 
-    async def use() -> Vault:
+    async def use() -> Vault[Place]:
         redis = Redis()
         watched = vault(redis, active="k2")
-        await watched.execute(Command(b"SET", b"k", (b"1",), 60, True), 0.0)
-        await watched.execute(Command(b"HSET", b"k", (b"a", b"1", b"b", b"2"), 60, True), 0.0)
+        await watched.execute_at(Place(), Command(b"SET", b"k", (b"1",), 60, True), 0.0)
+        await watched.execute_at(
+            Place(), Command(b"HSET", b"k", (b"a", b"1", b"b", b"2"), 60, True), 0.0
+        )
         redis.reply = sealed(b"1", by="k1")
-        await watched.execute(Command(b"GET", b"k"), 0.0)
+        await watched.execute_at(Place(), Command(b"GET", b"k"), 0.0)
         return watched
 
     told = asyncio.run(use()).status()

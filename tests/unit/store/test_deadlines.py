@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowcache.store.deadlines import TICK, Deadlines, Waiter
-from flowcache.store.replies import EXPIRED
+from flowcache.store.replies import EXPIRED, SlowReply
 
 MS = 0.001
 """What a timer may be late by, because it is set to the next whole millisecond."""
@@ -210,6 +210,23 @@ class TestAnswers:
         waiter.answer(b"reply")
         loop.run_until(2.0)
         assert gone.cancelled()
+
+    def test_who_has_gone_away_is_not_slow(self) -> None:
+        """Nor is anybody told that a reply is slow who does not wait for it any more."""
+        loop = HandLoop()
+        slowness = Deadlines(cast(asyncio.AbstractEventLoop, loop), loop.clock, Waiter.tell_slow)
+        gone, answered, waiting = futures = [loop.create_future() for _ in range(3)]
+        waiters = [Waiter(future, 0.0) for future in futures]
+        for waiter in waiters:
+            slowness.add(waiter, 1.0)
+        gone.cancel()
+        waiters[1].answer(b"reply")
+        loop.run_until(2.0)
+        assert gone.cancelled()
+        assert answered.result() == b"reply"
+        assert isinstance(waiting.result(), SlowReply)
+        waiters[2].answer(b"at last")
+        assert waiting.result().rest.result() == b"at last"
 
     def test_nobody_waits(self) -> None:
         """A place in the queue that nobody waits at takes any answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,30 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from flowcache.ports import Access, Mode
+from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish
 from flowcache.telemetry.wishes import Wishes
 
 SHARDS = ("a:1", "b:2")
 CIRCUITS = list(itertools.product(SHARDS, Access))
+CONFIGURED = Mode.AUTO
 
 
 class Worker:
-    """A worker that has every circuit there is, and the mode that each was switched to."""
+    """A worker that has every circuit there is, and the mode that each is in."""
 
     def __init__(self, directory: Path) -> None:
-        self.modes = dict.fromkeys(CIRCUITS, Mode.AUTO)
-        self.applied: list[CircuitWish] = []
-        self.wishes = Wishes(directory, self.apply)
+        self.modes = dict.fromkeys(CIRCUITS, CONFIGURED)
+        self.obeyed: list[Sequence[Order]] = []
+        self.wishes = Wishes(directory, self.obey)
 
-    def apply(self, wish: CircuitWish) -> int:
-        self.applied.append(wish)
-        met = [c for c in CIRCUITS if wish.shard in (None, c[0]) and wish.access in (None, c[1])]
-        self.modes |= dict.fromkeys(met, wish.mode)
-        return len(met)
+    def obey(self, orders: Sequence[Order]) -> int:
+        self.obeyed.append(orders)
+        before, self.modes = self.modes, dict.fromkeys(CIRCUITS, CONFIGURED)
+        for order in orders:
+            met = [
+                c for c in CIRCUITS if order.shard in (None, c[0]) and order.access in (None, c[1])
+            ]
+            self.modes |= dict.fromkeys(met, order.mode or CONFIGURED)
+        return sum(before[circuit] != mode for circuit, mode in self.modes.items())
 
-    def wish(self, mode: Mode, shard: str | None = None, access: Access | None = None) -> None:
-        self.wishes.add(mode, shard, access, "control", 1.5)
+    def wish(
+        self, mode: Mode | None, shard: str | None = None, access: Access | None = None
+    ) -> None:
+        self.wishes.add(Order(mode, shard, access), "control", 1.5)
+
+    def in_force(self) -> list[Order]:
+        return [wish.order for wish in self.wishes.in_force()]
 
 
 @pytest.fixture
@@ -48,13 +59,24 @@ def test_nobody_has_a_wish_at_first(worker: Worker) -> None:
     assert worker.wishes.follow() == 0
 
 
+def test_who_reads_meanwhile_reads_what_was_there(worker: Worker, tmp_path: Path) -> None:
+    """A sibling that has begun to read finds the wishes of before, whole."""
+    worker.wish(Mode.FORCED_OPEN, "a:1")
+    before = (tmp_path / "circuits.json").read_bytes()
+    with (tmp_path / "circuits.json").open("rb", buffering=0) as reading:
+        begun = reading.read(5)
+        worker.wish(Mode.DISABLED)
+        assert begun + reading.read() == before
+    assert [wish.order.mode for wish in worker.wishes.in_force()] == [Mode.DISABLED]
+
+
 def test_a_wish_is_followed_once(worker: Worker) -> None:
-    """It tells how many circuits it met; repeated following meets none again."""
+    """It tells how many circuits changed; repeated following takes nothing up again."""
     worker.wish(Mode.FORCED_OPEN, "a:1")
     assert [worker.wishes.follow(), worker.wishes.follow()] == [len(Access), 0]
-    (wish,) = worker.applied
-    assert wish == CircuitWish(1, Mode.FORCED_OPEN, "a:1", None, "control", 1.5)
-    assert worker.wishes.in_force() == [wish]
+    order = Order(Mode.FORCED_OPEN, "a:1")
+    assert worker.obeyed == [[order]]
+    assert worker.wishes.in_force() == [CircuitWish(order, "control", 1.5)]
 
 
 def test_a_sibling_follows_as_well(worker: Worker, tmp_path: Path) -> None:
@@ -62,7 +84,7 @@ def test_a_sibling_follows_as_well(worker: Worker, tmp_path: Path) -> None:
     sibling = Worker(tmp_path)
     worker.wish(Mode.DISABLED, None, Access.READ)
     assert sibling.wishes.follow() == len(SHARDS)
-    assert sibling.applied == worker.wishes.in_force()
+    assert sibling.obeyed == [worker.in_force()]
 
 
 @pytest.mark.parametrize(
@@ -88,13 +110,54 @@ def test_a_wish_replaces_those_it_covers(
     """What no circuit follows any more is not kept; what some do, is."""
     worker.wish(Mode.DISABLED, *first)
     worker.wish(Mode.AUTO, *second)
-    assert len(worker.wishes.in_force()) == left
+    assert len(worker.in_force()) == left
+
+
+def test_what_was_asked_can_be_taken_back(worker: Worker) -> None:
+    """Nothing is left of it, and circuits are as they are configured."""
+    worker.wish(Mode.DISABLED, "a:1")
+    worker.wishes.follow()
+    worker.wish(None, "a:1")
+    assert worker.in_force() == []
+    assert worker.wishes.follow() == len(Access)
+    assert set(worker.modes.values()) == {CONFIGURED}
+
+
+def test_a_part_can_be_taken_back(worker: Worker) -> None:
+    """It holds what is beneath it off that part, and goes when nothing is beneath it any more."""
+    worker.wish(Mode.DISABLED)
+    worker.wish(None, None, Access.WRITE)
+    worker.wish(Mode.OBSERVE, "a:1", Access.READ)
+    worker.wishes.follow()
+    assert worker.modes == {
+        circuit: Mode.OBSERVE
+        if circuit == ("a:1", Access.READ)
+        else CONFIGURED
+        if circuit[1] is Access.WRITE
+        else Mode.DISABLED
+        for circuit in CIRCUITS
+    }
+    worker.wish(None, "b:2")
+    assert worker.in_force()[1:] == [
+        Order(None, None, Access.WRITE),
+        Order(Mode.OBSERVE, "a:1", Access.READ),
+        Order(None, "b:2"),
+    ]
+    worker.wish(None)
+    assert worker.in_force() == []
+
+
+def test_what_is_taken_back_beside_an_order_leaves_nothing(worker: Worker) -> None:
+    """Nothing was asked of that shard."""
+    worker.wish(Mode.DISABLED, "a:1")
+    worker.wish(None, "b:2")
+    assert worker.in_force() == [Order(Mode.DISABLED, "a:1")]
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(Mode),
+            st.sampled_from([None, *Mode]),
             st.sampled_from([None, *SHARDS]),
             st.sampled_from([None, *Access]),
             st.booleans(),
@@ -104,20 +167,24 @@ def test_a_wish_replaces_those_it_covers(
 )
 def test_late_early_or_new_all_workers_agree(
     tmp_path_factory: pytest.TempPathFactory,
-    wishes: list[tuple[Mode, str | None, Access | None, bool]],
+    wishes: list[tuple[Mode | None, str | None, Access | None, bool]],
 ) -> None:
     """One that hears of every wish, one that misses some, and one spawned after all of them."""
     directory = tmp_path_factory.mktemp("fleet")
     prompt, late = Worker(directory), Worker(directory)
+    modes = dict.fromkeys(CIRCUITS, CONFIGURED)
     for mode, shard, access, heard in wishes:
         prompt.wish(mode, shard, access)
+        for circuit in CIRCUITS:
+            if shard in (None, circuit[0]) and access in (None, circuit[1]):
+                modes[circuit] = mode or CONFIGURED
         prompt.wishes.follow()
         if heard:
             late.wishes.follow()
     spawned = Worker(directory)
     late.wishes.follow()
     spawned.wishes.follow()
-    assert prompt.modes == late.modes == spawned.modes
+    assert prompt.modes == late.modes == spawned.modes == modes
     assert len(prompt.wishes.in_force()) <= (len(SHARDS) + 1) * (len(Access) + 1)
 
 
@@ -130,9 +197,9 @@ def test_wishes_of_the_same_moment_are_all_kept(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(40)))
-    wishes = workers[0].wishes.in_force()
-    assert [wish.number for wish in wishes] == list(range(1, 41))
-    assert {wish.shard for wish in wishes} == {f"s:{number}" for number in range(40)}
+    orders = workers[0].in_force()
+    assert len(orders) == 40
+    assert {order.shard for order in orders} == {f"s:{number}" for number in range(40)}
 
 
 def test_what_cannot_be_read_stops_nobody(worker: Worker, tmp_path: Path) -> None:

@@ -1,44 +1,47 @@
 """Circuits at run time: what an operator asks of them, and what became of it.
 
-A wish is for all circuits, or those of one shard, one kind of access, or both. It holds until
-another wish covers it or the service ends, in all workers, those to come included.
+An order is about all circuits, or those of one shard, one kind of access, or both. It holds until
+another covers it or takes it back, or the service ends, in all workers, those to come included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
 from flowcache.contract.coercion import kind
 from flowcache.errors import InvalidRequest
 from flowcache.http.inspector.view import circuits_of, iso
-from flowcache.ports import Access, Mode
+from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish, WorkerStatus
 
-__all__ = ["SWITCH", "Control", "Order", "Switched", "circuits_view", "read_order", "shards_of"]
+__all__ = [
+    "CONFIGURED",
+    "SWITCH",
+    "Control",
+    "Switched",
+    "circuits_view",
+    "read_order",
+    "shards_of",
+    "told",
+]
 
-E = TypeVar("E", bound=StrEnum)
+CONFIGURED = "configured"
+"""In place of a mode: what was asked is taken back, and the configuration has the say."""
+
+_MODES = (*Mode, CONFIGURED)
 
 SWITCH = "SWITCH"
 """What the audit calls an order. The mode follows, of one that was carried out."""
 
 
-class Order(NamedTuple):
-    """What an operator asks for. None is all."""
-
-    mode: Mode
-    shard: str | None
-    access: Access | None
-
-
 class Switched(NamedTuple):
     """What became of an order.
 
-    ``circuits``: how many there were to switch; those of shards that nobody called yet are made
-    in their mode. ``workers``: how many have followed. ``silent``: how many did not answer in
+    ``circuits``: how many go by another mode now; those of shards that nobody called yet are made
+    in theirs. ``workers``: how many have followed. ``silent``: how many did not answer in
     time; they follow at the next scrape or look at the inspector at the latest.
     """
 
@@ -68,28 +71,32 @@ def read_order(body: bytes, shards: Set[str]) -> Order:
         InvalidRequest: naming the field, and what it wanted.
     """
     try:
-        told = msgspec.json.decode(body)
+        asked = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
         raise InvalidRequest(f"body: no JSON: {fault}.") from None
-    if not isinstance(told, dict):
-        raise InvalidRequest(f"body: expected an object, got {kind(told)}.")
-    unknown = told.keys() - set(Order._fields)
+    if not isinstance(asked, dict):
+        raise InvalidRequest(f"body: expected an object, got {kind(asked)}.")
+    fields = Order.__struct_fields__
+    unknown = asked.keys() - set(fields)
     if unknown:
-        raise InvalidRequest(f"{min(unknown)[:64]}: unknown; there are {', '.join(Order._fields)}.")
-    if "mode" not in told:
-        raise InvalidRequest(f"mode: missing; expected {_choices(Mode)}.")
+        raise InvalidRequest(f"{min(unknown)[:64]}: unknown; there are {', '.join(fields)}.")
+    if "mode" not in asked:
+        raise InvalidRequest(f"mode: missing; expected {' or '.join(_MODES)}.")
+    mode = _one_of(_MODES, asked, "mode")
     return Order(
-        _one_of(Mode, told, "mode"),
-        _shard(told["shard"], shards) if told.get("shard") is not None else None,
-        _one_of(Access, told, "access") if told.get("access") is not None else None,
+        None if mode == CONFIGURED else Mode(mode),
+        _shard(asked["shard"], shards) if asked.get("shard") is not None else None,
+        Access(_one_of(tuple(Access), asked, "access"))
+        if asked.get("access") is not None
+        else None,
     )
 
 
-def _one_of(kinds: type[E], told: Mapping[str, Any], field: str) -> E:
-    value = told[field]
-    if isinstance(value, str) and value in list(kinds):
-        return kinds(value)
-    raise InvalidRequest(f"{field}: expected {_choices(kinds)}, got {_shown(value)}.")
+def _one_of(choices: Sequence[str], asked: Mapping[str, Any], field: str) -> str:
+    value = asked[field]
+    if isinstance(value, str) and value in choices:
+        return value
+    raise InvalidRequest(f"{field}: expected {' or '.join(choices)}, got {_shown(value)}.")
 
 
 def _shard(value: object, shards: Set[str]) -> str:
@@ -101,12 +108,17 @@ def _shard(value: object, shards: Set[str]) -> str:
     )
 
 
-def _choices(kinds: type[StrEnum]) -> str:
-    return " or ".join(kinds)
-
-
 def _shown(value: object) -> str:
     return f"{value[:64]!r}" if isinstance(value, str) else kind(value)
+
+
+def told(order: Order) -> dict[str, Any]:
+    """Return an order as it is told."""
+    return {
+        "mode": CONFIGURED if order.mode is None else order.mode.value,
+        "shard": order.shard,
+        "access": order.access,
+    }
 
 
 def shards_of(workers: Sequence[WorkerStatus], wishes: Sequence[CircuitWish]) -> set[str]:
@@ -115,7 +127,7 @@ def shards_of(workers: Sequence[WorkerStatus], wishes: Sequence[CircuitWish]) ->
     return {
         *(shard.name for worker in living for shard in worker.store.shards),
         *(circuit.shard for worker in living for circuit in worker.circuits),
-        *(wish.shard for wish in wishes if wish.shard is not None),
+        *(wish.order.shard for wish in wishes if wish.order.shard is not None),
     }
 
 
@@ -125,15 +137,6 @@ def circuits_view(
     """Return the circuits of all workers, and what was asked of them; the later wish counts."""
     return {
         "configured": configured.value,
-        "wishes": [
-            {
-                "mode": wish.mode.value,
-                "shard": wish.shard,
-                "access": wish.access,
-                "by": wish.by,
-                "at": iso(wish.at),
-            }
-            for wish in wishes
-        ],
+        "wishes": [told(wish.order) | {"by": wish.by, "at": iso(wish.at)} for wish in wishes],
         "circuits": circuits_of(workers),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.http.openapi.schema import Schema, obj, ref
 from flowcache.ports import Access, Mode
 from flowcache.status import CIRCUIT_STATES
@@ -16,6 +17,7 @@ def inspector_schemas() -> dict[str, Schema]:
     number: Schema = {"type": "number", "minimum": 0}
     maybe_text: Schema = {"type": ["string", "null"]}
     state: Schema = {"enum": list(CIRCUIT_STATES)}
+    modes = [*Mode, CONFIGURED]
     percentile: Schema = {"type": ["number", "null"], "description": "Null without calls."}
     metrics = {
         "totalRequests": whole,
@@ -115,10 +117,10 @@ def inspector_schemas() -> dict[str, Schema]:
             "order covers it or the service ends.",
             "properties": {
                 "mode": {
-                    "enum": list(Mode),
+                    "enum": modes,
                     "description": "Who decides: the circuit (`auto`), or you: nothing is let "
                     "through (`forced-open`), everything is (`disabled`), or the circuit judges "
-                    "and refuses nobody (`observe`).",
+                    "and refuses nobody (`observe`). `configured` takes back what was asked.",
                 },
                 "shard": maybe_text | {"description": "The name of a shard; without one, all."},
                 "access": {
@@ -132,10 +134,10 @@ def inspector_schemas() -> dict[str, Schema]:
         },
         "CircuitsSwitched": obj(
             {
-                "mode": {"enum": list(Mode)},
+                "mode": {"enum": modes},
                 "shard": maybe_text,
                 "access": {"enum": [*Access, None]},
-                "circuits": whole | {"description": "How many there were to switch."},
+                "circuits": whole | {"description": "How many go by another mode now."},
                 "workers": whole | {"description": "How many have followed."},
                 "silent": whole | {"description": "How many did not answer; they follow later."},
             },
@@ -148,7 +150,7 @@ def inspector_schemas() -> dict[str, Schema]:
                     "type": "array",
                     "items": obj(
                         {
-                            "mode": {"enum": list(Mode)},
+                            "mode": {"enum": modes},
                             "shard": maybe_text,
                             "access": {"enum": [*Access, None]},
                             "by": text | {"description": "Whose credential it was."},

@@ -144,7 +144,6 @@ class Breaker:
         "_mode",
         "_on_transition",
         "_open_seconds",
-        "_opened_at",
         "_out",
         "_permits",
         "_random",
@@ -174,19 +173,12 @@ class Breaker:
         self._reopened = 0
         self._transitions = dict.fromkeys(State, 0)
         self._open_seconds = settings.open_seconds  # the last open time, without its chance
-        self._opened_at: float | None
         self._barred_until: float
         self._standing: Permit | None  # None unless closed
         self._out: dict[Permit, float]  # probes, and when each loses its place
         self._judge: Judge
         self._state = State.CLOSED
         self._begin(HOME[mode], 0.0)
-        self._opened_at = None  # nobody said when
-
-    @property
-    def mode(self) -> Mode:
-        """Who has the say: the circuit, or an operator."""
-        return self._mode
 
     def acquire(self, now: float) -> Permit | Refused:
         """Ask for one call: a permit, or the time to come back.
@@ -234,15 +226,17 @@ class Breaker:
             self._barred_until = at
             self._invited = True
 
-    def switch(self, mode: Mode, now: float) -> None:
+    def switch(self, mode: Mode, now: float) -> bool:
         """Change who has the say. The circuit begins anew, and calls in flight don't count.
 
-        A switch to the present mode changes nothing, so that it may be repeated.
+        A switch to the present mode changes nothing, so that it may be repeated. Returns whether it
+        was another.
         """
         if mode is self._mode:
-            return
+            return False
         self._mode = mode
         self._on_transition(self._enter(HOME[mode], now, Reason.SWITCHED))
+        return True
 
     def state(self, now: float) -> State:
         """Return the state a caller would meet: an open time that is over counts as half-open."""
@@ -260,10 +254,8 @@ class Breaker:
             calls=calls,
             failure_rate=failed / calls if calls else None,
             slow_rate=slow / calls if calls else None,
-            opened_at=self._opened_at,
             reopened=self._reopened,
             retry_after=self._wait(now) if self._refuses(now) else 0.0,
-            probes=sum(now < expiry for expiry in self._out.values()),
             refused=self._refused,
             would_refuse=self._would_refuse,
             transitions=dict(self._transitions),
@@ -338,11 +330,9 @@ class Breaker:
         if state is State.HALF_OPEN:
             self._judge = judge_of_probes(self._settings)
         elif state is State.OPEN:
-            self._opened_at = now
             self._barred_until = now + self._open_time(again)
         else:
             self._standing = self._new_permit()
-            self._opened_at = None
             self._reopened = 0
             if self._mode is not Mode.DISABLED:
                 self._judge = judge_of_calls(self._settings)

@@ -71,10 +71,8 @@ class Snapshot:
     ``failures``: failures in a row; 0 unless closed.
     ``calls``: results that the rates are taken of: the window's, or the probes' while half-open.
     ``failure_rate``, ``slow_rate``: shares of them; None while there are none.
-    ``opened_at``: when it last opened or reopened, as monotonic seconds; None while closed.
     ``reopened``: how often it opened again since it was last closed.
     ``retry_after``: what a caller would be told now, in seconds; 0.0 if one would be let through.
-    ``probes``: probes that are out and still have their place.
     ``refused``: callers that were refused since the circuit was made.
     ``would_refuse``: callers that were let through in mode observe and only there.
     ``transitions``: how often each state was entered since the circuit was made; one for each
@@ -87,10 +85,8 @@ class Snapshot:
     calls: int
     failure_rate: float | None
     slow_rate: float | None
-    opened_at: float | None
     reopened: int
     retry_after: float
-    probes: int
     refused: int
     would_refuse: int
     transitions: Mapping[State, int]

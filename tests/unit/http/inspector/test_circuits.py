@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowcache.errors import InvalidRequest
-from flowcache.http.inspector.circuits import Order, circuits_view, read_order, shards_of
-from flowcache.ports import Access, Mode
+from flowcache.http.inspector.circuits import circuits_view, read_order, shards_of
+from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish
 from tests.unit.telemetry.statuses import circuit, link, shard, worker
 
@@ -29,11 +29,19 @@ def fault(body: bytes, shards: set[str] = SHARDS) -> str:
     return caught.value.message
 
 
+MODES = "auto or forced-open or disabled or observe or configured"
+
+
 @pytest.mark.parametrize("mode", Mode)
 def test_a_mode_alone_is_for_all(mode: Mode) -> None:
     """Whoever names no shard and no access means each."""
     assert read(mode=mode) == Order(mode, None, None)
     assert read(mode=mode, shard=None, access=None) == Order(mode, None, None)
+
+
+def test_what_was_asked_is_taken_back_in_a_word() -> None:
+    """Not by null: whoever sends a variable that is not set must not undo what another did."""
+    assert read(mode="configured", access="read") == Order(None, None, Access.READ)
 
 
 @pytest.mark.parametrize("access", Access)
@@ -51,13 +59,22 @@ def test_a_shard_and_an_access_narrow_it(access: Access) -> None:
         (b"[" * 2000, "body: no JSON: "),
         (b"[]", "body: expected an object, got an array."),
         (b'"auto"', "body: expected an object, got a string."),
-        (b"{}", "mode: missing; expected auto or forced-open or disabled or observe."),
+        (
+            b"{}",
+            f"mode: missing; expected {MODES}.",
+        ),
         (
             b'{"mode":"open"}',
-            "mode: expected auto or forced-open or disabled or observe, got 'open'.",
+            f"mode: expected {MODES}, got 'open'.",
         ),
-        (b'{"mode":null}', "mode: expected auto or forced-open or disabled or observe, got null."),
-        (b'{"mode":["auto"]}', "mode: expected auto or forced-open or disabled or observe, got an"),
+        (
+            b'{"mode":null}',
+            f"mode: expected {MODES}, got null.",
+        ),
+        (
+            b'{"mode":["auto"]}',
+            f"mode: expected {MODES}, got an",
+        ),
         (
             b'{"mode":"auto","shard":"c:3"}',
             "shard: expected the name of one, got 'c:3'; there are a:1, b:2. Leave it out for all.",
@@ -113,7 +130,7 @@ def test_any_body_is_an_order_or_a_fault(body: bytes) -> None:
 
 def test_shards_are_those_there_are_and_those_with_a_wish() -> None:
     """One that nobody called, one that has a circuit, one whose wish is to be undone."""
-    wishes = [CircuitWish(1, Mode.DISABLED, "w:4", None, "control", 0.0)]
+    wishes = [CircuitWish(Order(Mode.DISABLED, "w:4"), "control", 0.0)]
     workers = [
         worker(1, shards=[shard(link("a:1"))]),
         worker(2, circuits=[circuit(shard="b:2")]),
@@ -125,8 +142,8 @@ def test_shards_are_those_there_are_and_those_with_a_wish() -> None:
 def test_the_view_shows_circuits_and_wishes() -> None:
     """Each circuit with its worker; each wish with whose it was and when; the mode without any."""
     wishes = [
-        CircuitWish(3, Mode.FORCED_OPEN, None, None, "control", 0.0),
-        CircuitWish(4, Mode.AUTO, "a:1", Access.READ, "control", 1.5),
+        CircuitWish(Order(Mode.FORCED_OPEN), "control", 0.0),
+        CircuitWish(Order(None, "a:1", Access.READ), "control", 1.5),
     ]
     shown = circuits_view([worker(7, circuits=[circuit()])], wishes, Mode.OBSERVE)
     assert shown["configured"] == "observe"
@@ -139,7 +156,7 @@ def test_the_view_shows_circuits_and_wishes() -> None:
             "at": "1970-01-01T00:00:00.000Z",
         },
         {
-            "mode": "auto",
+            "mode": "configured",
             "shard": "a:1",
             "access": "read",
             "by": "control",

@@ -16,7 +16,17 @@ from flowcache.http.connection import State
 from flowcache.http.listener import ConnectionLimits, Listener
 from tests.unit.http.asgi import Answered, Clock
 
-__all__ = ["Application", "Client", "Secure", "Served", "TlsPair", "happens", "post", "served"]
+__all__ = [
+    "WAIT",
+    "Application",
+    "Client",
+    "Secure",
+    "Served",
+    "TlsPair",
+    "happens",
+    "post",
+    "served",
+]
 
 WAIT = 10.0
 """Seconds after which a test that waits for the server has failed."""
@@ -64,6 +74,17 @@ class Application:
 
     async def unread(self, scope: Scope, receive: Receive, send: Send) -> None:
         await reply(send, b"unread", 401)
+
+    async def late_unread(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.gate.wait()
+        await reply(send, b"unread", 401)
+
+    async def listens(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        listening = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        await reply(send, b"answered")
+        self.messages.append((await listening)["type"])
 
     async def wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.gate.wait()

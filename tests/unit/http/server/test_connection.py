@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,7 +15,19 @@ from structlog.testing import capture_logs
 from flowcache.http.connection import Connection, State
 from flowcache.http.listener import ConnectionLimits
 from tests.unit.http.asgi import Answered
-from tests.unit.http.server.serving import Client, Secure, Served, TlsPair, happens, post, served
+from tests.unit.http.server.serving import (
+    WAIT,
+    Client,
+    Secure,
+    Served,
+    TlsPair,
+    happens,
+    post,
+    served,
+)
+
+MOST_HELD = (64 + 256 + 16) * 1024
+"""Bytes: what is read ahead, one read of the transport's, and a record of TLS."""
 
 
 @pytest.fixture
@@ -105,11 +120,24 @@ async def test_what_comes_ahead_of_time_is_bounded(there: Served) -> None:
     held = len(connection._ahead)
     for _ in range(100):
         await asyncio.sleep(0)
-    assert len(connection._ahead) == held <= (64 + 256) * 1024
+    assert len(connection._ahead) == held <= MOST_HELD
     there.app.gate.set()
     for _ in range(1 + 100_000 // 100):
         assert (await client.receive()).status == 200
     await client.close()
+
+
+async def test_what_came_ahead_of_time_is_all_answered(there: Served) -> None:
+    """A connection that was not read from for a while is read from again, to its last request."""
+    client = await there.connect()
+    client.send(post("/wait"))
+    await there.until(State.BUSY)
+    (connection,) = there.listener.connections
+    client.send(post("/empty", b"", f"Padding: {'x' * 5000}") * 300)
+    await happens(lambda: not connection._reads)
+    there.app.gate.set()
+    statuses = [(await client.receive()).status for _ in range(301)]
+    assert statuses == [200] + [204] * 300
 
 
 async def test_a_body_that_nobody_takes_is_bounded(there: Served) -> None:
@@ -120,7 +148,7 @@ async def test_a_body_that_nobody_takes_is_bounded(there: Served) -> None:
     (connection,) = there.listener.connections
     await happens(lambda: not connection._reads)
     assert connection._exchange is not None
-    assert len(connection._exchange.unread) <= (64 + 256) * 1024
+    assert len(connection._exchange.unread) <= MOST_HELD
     there.app.gate.set()
     assert len((await client.receive()).json["body"]) == 10_000_000
 
@@ -152,6 +180,43 @@ async def test_an_answer_that_did_not_wait_for_the_body_closes(
     assert await client.is_over()
 
 
+async def test_whoever_sends_a_body_that_nobody_wants_can_end_it(there: Served) -> None:
+    """Also where it was not read from for a while: what still comes is dropped, and no reset."""
+    client = await there.connect()
+    body = b"x" * 16_000_000
+    client.send(post("/late-unread", body))
+    await there.until(State.BUSY)
+    (connection,) = there.listener.connections
+    await happens(lambda: not connection._reads)
+    there.app.gate.set()
+    assert (await client.receive()).status == 401
+    await asyncio.wait_for(client.writer.drain(), WAIT)
+    client.end()
+    assert await client.is_over()
+
+
+async def test_what_is_dropped_at_the_end_is_bounded(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes on sending for ever after the last answer is cut, before its time is over."""
+    monkeypatch.setattr("flowcache.http.connection._DROPPED", 100_000)
+    client = await there.connect()
+    client.send(b"GARBAGE\r\n\r\n")
+    refused(await client.receive())
+    await there.until(State.CLOSING)
+    client.send(b"x" * 1_000_000)
+    await there.until()
+
+
+async def test_who_listens_for_the_end_hears_of_the_answers(there: Served) -> None:
+    """An application may wait for its client to go; once it has answered there is nobody to go."""
+    client = await there.connect()
+    assert (await client.ask("/listens")).body == b"answered"
+    await happens(lambda: there.app.ended == ["/listens"])
+    assert there.app.messages == ["http.disconnect"]
+    assert (await client.ask("/")).status == 200
+
+
 async def test_a_head_is_answered_without_a_body(there: Served) -> None:
     """HEAD has the length of what GET would get, and none of it."""
     client = await there.connect()
@@ -162,15 +227,25 @@ async def test_a_head_is_answered_without_a_body(there: Served) -> None:
     assert (await client.receive()).status == 200
 
 
+async def test_a_head_of_what_comes_in_parts(there: Served) -> None:
+    """Nor is there a last chunk: it would be read as the begin of the next answer."""
+    client = await there.connect()
+    client.send(post("/stream", method="HEAD") + post("/after"))
+    answer = await client.receive(has_body=False)
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert (await client.receive()).json["path"] == "/after"
+
+
 async def test_http_1_0_closes_unless_asked(there: Served) -> None:
     """An old client is answered in its own way."""
     old = post("/").replace(b"1.1", b"1.0")
     client = await there.connect()
     client.send(old.replace(b"Host: x", b"Connection: keep-alive"))
     assert (await client.receive()).headers["connection"] == "keep-alive"
-    client.send(old.replace(b"/ ", b"/stream "))
+    client.send(old.replace(b"/ ", b"/stream ").replace(b"Host: x", b"Connection: keep-alive"))
     answer = await client.receive()
     assert answer.headers.keys() == {"date", "connection"}
+    assert answer.headers["connection"] == "close", "the end of the connection is that of the body"
     assert await client.reader.read() == b"onetwothree"
 
 
@@ -206,9 +281,11 @@ async def test_a_bug_is_answered(there: Served, path: str) -> None:
 async def test_an_answer_that_fails_halfway_is_cut(there: Served) -> None:
     """Half an answer must not look like a whole one."""
     client = await there.connect()
-    client.send(post("/fail-late"))
+    client.send(post("/fail-late") + post("/after"))
     with capture_logs(), pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
         await client.receive()
+    await there.until()
+    assert there.app.begun == ["/fail-late"], "nothing is begun that nobody could be told of"
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -463,6 +540,21 @@ async def test_a_sweep_that_fails_is_not_the_last(
     assert [each["event"] for each in logs] == ["a bug"]
 
 
+async def test_whoever_has_taken_something_has_its_time_anew(there: Served) -> None:
+    """Between two looks at it a client need not take anything, as long as its time is not over."""
+    client = await stuffed(there, "/big?20000000", 0)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    await client.reader.readuntil(b"\r\n\r\n")
+    await client.reader.readexactly(1_000_000)
+    there.later(10.1)
+    for _ in range(20):
+        there.later(0.1)
+        await asyncio.sleep(0)
+    assert there.states == [State.STALLED]
+    await client.reader.readexactly(19_000_000)
+    assert (await client.receive()).json["path"] == "/after"
+
+
 # -- room ------------------------------------------------------------------------------------------
 
 
@@ -519,6 +611,46 @@ async def test_with_all_at_work_the_next_waits_its_turn(tls: TlsPair | None) -> 
         assert (await (await waiting).ask("/next")).json["path"] == "/next"
 
 
+async def test_room_is_made_by_who_is_closed() -> None:
+    """An idle connection whose next request has just come makes no room: the new one waits."""
+    async with served(ConnectionLimits(connections=1)) as there:
+        client = await there.connect()
+        await client.ask("/")
+        await there.until(State.IDLE)
+        late = socket.socket()
+        # Past the loop, so that it has no turn between the request and the look.
+        os.write(client.writer.get_extra_info("socket").fileno(), post("/wait"))
+        late.connect(("127.0.0.1", there.port))
+        there.listener._accept(1)
+        assert len(there.listener.connections) == 1
+        late.close()
+        await there.until(State.BUSY)
+        there.app.gate.set()
+        assert (await client.receive()).json["path"] == "/wait"
+
+
+async def test_without_file_descriptors_the_next_try_is_later(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says at once and without end that somebody waits: it is asked twice a second."""
+    tries = 0
+
+    def starved(listening: socket.socket) -> NoReturn:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as starving, capture_logs() as logged:
+        starving.setattr(socket.socket, "accept", starved)
+        connecting = asyncio.create_task(there.connect())  # with TLS it takes the server to connect
+        await happens(lambda: tries > 0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert tries == len(logged) == 1
+    client = await connecting
+    assert (await client.ask("/")).status == 200
+
+
 # -- the end ---------------------------------------------------------------------------------------
 
 
@@ -549,6 +681,23 @@ async def test_a_drain_answers_all_that_was_sent(there: Served) -> None:
         await there.connect()
 
 
+async def test_a_drain_gives_every_idle_connection_its_time(there: Served) -> None:
+    """However long it has been idle: its client learns of the end no sooner than others."""
+    client = await there.connect()
+    await client.ask("/")
+    await there.until(State.IDLE)
+    there.later(30)
+    drain = asyncio.create_task(there.listener.drain(1.0, 10.0))
+    await asyncio.sleep(0)
+    there.later(0.9)
+    assert there.states == [State.IDLE]
+    answer = await client.ask("/idle")
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await client.is_over()
+    await client.close()
+    await asyncio.wait_for(drain, 10)
+
+
 async def test_a_last_look_finds_what_has_just_come(there: Served) -> None:
     """A connection with bytes that nobody has read yet is not idle."""
     client = await there.connect()
@@ -565,12 +714,12 @@ async def test_a_last_look_finds_what_has_just_come(there: Served) -> None:
 
 
 async def test_the_grace_ends_what_does_not(there: Served) -> None:
-    """A request without an end is cut, and its application is told."""
+    """A request without an end is cut, and its application is told; nothing is begun after it."""
     client = await there.connect()
-    client.send(post("/wait"))
+    client.send(post("/wait") + post("/after"))
     await there.until(State.BUSY)
     await asyncio.wait_for(there.listener.drain(0, 0.05), 10)
-    assert there.app.ended == ["/wait"]
+    assert there.app.begun == there.app.ended == ["/wait"]
     assert await client.is_over()
 
 
