@@ -72,7 +72,7 @@ def _call(clients: int, *, narrow: bool, token: str | None = None) -> Callable[[
         who = gate.identify(headers, address)
         gate.admit(who)
         assert judge(who, permission, "GET", command) is ALLOW
-        return placed(command, who.prefix)
+        return placed(command, who)
 
     def refused() -> None:
         with suppress(RateLimited, Unauthorized):

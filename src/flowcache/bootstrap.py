@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 
 from flowcache import __version__
+from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault
 from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
@@ -22,6 +24,7 @@ from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
 from flowcache.delivery.overview import overview
 from flowcache.delivery.settings import DeliverySettings
+from flowcache.errors import Unrecorded
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
@@ -36,7 +39,7 @@ from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
 from flowcache.policy.principals import Principals
 from flowcache.policy.rates import Bucket, Limiter
-from flowcache.ports import AuditRecord, Executor, Order, ShardedExecutor
+from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
 from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
@@ -50,6 +53,7 @@ from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
 
 if TYPE_CHECKING:
+    from flowcache.policy.jwks import KeySet
     from flowcache.sealing.vault import Vault
 
 __all__ = ["application", "service"]
@@ -57,6 +61,10 @@ __all__ = ["application", "service"]
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
+_RECORD_SECONDS = 2.0
+"""How long an order waits for its record."""
+_CLOSING_SECONDS = 1.0
+"""How long the audit journal has at the end, whatever is left of the grace."""
 _READY_SECONDS = 0.5
 """How long Redis has to answer for ``/readyz``."""
 
@@ -106,9 +114,14 @@ class Worker:
         self._guard = Guard(self._store, settings.guard, monotonic)
         self._counters = Counters(CATALOGUE)
         audit = settings.audit
-        self._ring = AuditRing(audit.ring, redaction(audit.keys, audit.hmac_secret))
-        self._journal = None if audit.journal is None else Journal(audit, monotonic, time)
-        self._audit = self._journal or self._ring
+        self._journal = self._ring = None
+        self._audit: Journal | AuditRing
+        if audit.journal is not None:
+            self._audit = self._journal = Journal(audit, monotonic, time)
+        else:
+            self._audit = self._ring = AuditRing(
+                audit.ring, redaction(audit.keys, audit.hmac_secret)
+            )
         self._fleet = Fleet(fleet_directory, self._report, _fold)
         self._limiters = _limiters(settings, self._guard)
         known = Principals(settings.credentials, time)
@@ -118,7 +131,9 @@ class Worker:
             from flowcache.policy.jwt import Jwts
 
             stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
-            self._keys = keys = KeyRefresh(settings.jwt.keys, settings.jwt.refresh, stated.use)
+            self._keys = keys = KeyRefresh(
+                settings.jwt.keys, settings.jwt.refresh, lambda read: _told(stated.use(read))
+            )
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._wishes = Wishes(fleet_directory, self._guard.obey)
@@ -155,9 +170,10 @@ class Worker:
         self._wishes.follow()  # one that nobody could tell us of a moment ago
 
     async def close(self) -> None:
+        began = monotonic()
         await self.data_action.finish(self._grace)
         if self._journal is not None:
-            await self._journal.close()
+            await self._journal.close(max(_CLOSING_SECONDS, began + self._grace - monotonic()))
         await self._fleet.close()
         if self._keys is not None:
             await self._keys.close()
@@ -171,9 +187,39 @@ class Worker:
         self._audit.admit()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
-    async def _switch(self, order: Order, by: str, request_id: str) -> Switched:
-        """Carry an order about circuits out in all workers, and keep a record of who gave it."""
+    async def _switch(
+        self, order: Order, by: str, address: str | None, request_id: str
+    ) -> Switched:
+        """Carry an order about circuits out in all workers, and keep a record of who gave it.
+
+        Raises:
+            Unrecorded: in strict mode; the sentence says whether it was carried out.
+        """
+        self._audit.admit()
         at = time()
+        what = told(order)
+
+        def record(outcome: str, kind: Kind, **more: object) -> Awaitable[bool] | None:
+            return self._audit.record(
+                AuditRecord(
+                    at=time(),
+                    request_id=request_id,
+                    client=by,
+                    flow_id=None,
+                    interaction_id=None,
+                    operation=f"{SWITCH} {what['mode']}".upper(),
+                    key=None,
+                    outcome=outcome,
+                    hit=None,
+                    latency_ms=round((time() - at) * 1000, 3),
+                    address=address,
+                    kind=kind.value,
+                    detail=msgspec.json.encode(what | more).decode(),
+                )
+            )
+
+        if self._audit.wants_intents:
+            await _on_disk(record(INTENDED, Kind.INTENT), "so nothing was switched")
         self._wishes.add(order, by, at)
         answers, silent = await self._fleet.tell(Question.WISHES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
@@ -181,23 +227,11 @@ class Worker:
             "circuits switched",
             by=by,
             request_id=request_id,
-            **told(order),
+            **what,
             **switched._asdict(),
         )
-        self._audit.record(
-            AuditRecord(
-                at=at,
-                request_id=request_id,
-                client=by,
-                flow_id=None,
-                interaction_id=None,
-                operation=f"{SWITCH} {told(order)['mode']}".upper(),
-                key=f"{order.shard or '*'}/{order.access or '*'}".encode(),
-                outcome="ok",
-                hit=None,
-                latency_ms=round((time() - at) * 1000, 3),
-            )
-        )
+        kind = Kind.OUTCOME if self._audit.wants_intents else Kind.CALL
+        await _on_disk(record("ok", kind, **switched._asdict()), "and circuits were switched")
         return switched
 
     def _report(self, question: Question) -> bytes:
@@ -214,7 +248,7 @@ class Worker:
             at_work=self.data_action.at_work,
             overload_refusals=self.data_action.overload_refusals,
             operations=self._counters.stats(),
-            audit=self._ring.newest(self._ring.total) if with_audit else [],
+            audit=self._ring.newest(self._ring.total) if self._ring and with_audit else [],
             audit_total=self._audit.total,
             circuits=self._guard.circuits(),
             reads=self._guard.reads(),
@@ -242,6 +276,21 @@ def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
     }
 
 
+async def _on_disk(kept: Awaitable[bool] | None, otherwise: str) -> None:
+    """Wait until a record is on disk, where that is promised.
+
+    Raises:
+        Unrecorded: it is not, or not soon enough.
+    """
+    if kept is None:
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_RECORD_SECONDS):
+            if await kept:
+                return
+    raise Unrecorded(f"The audit record of this order can't be written, {otherwise}.")
+
+
 def _shown_certificate(settings: Settings) -> ShowsCertificate:
     """Return how to find out which certificate a call shows, and whose it is."""
     if not any(who.certificates for who in settings.principals):
@@ -253,6 +302,11 @@ def _shown_certificate(settings: Settings) -> ShowsCertificate:
     return Certificates(
         settings.principals, read_certificate, gate.proxies, gate.certificate_header
     ).shown
+
+
+def _told(keys: KeySet) -> None:
+    if keys.weak:
+        _log.warning("keys of the issuer are ignored", why="RSA under 2048 bits", keys=keys.weak)
 
 
 def _number(answer: bytes) -> int:

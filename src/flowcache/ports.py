@@ -13,6 +13,8 @@ import msgspec
 
 __all__ = [
     "APPEND",
+    "FAILED",
+    "INTENDED",
     "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
@@ -24,6 +26,7 @@ __all__ = [
     "Executor",
     "Metrics",
     "Mode",
+    "Now",
     "Once",
     "Order",
     "Reply",
@@ -33,6 +36,7 @@ __all__ = [
     "Slow",
     "Stale",
     "Store",
+    "has_failed",
 ]
 
 Reply = Any
@@ -40,6 +44,9 @@ Reply = Any
 
 Clock = Callable[[], float]
 """Seconds that only go forward, as ``time.monotonic``."""
+
+Now = Callable[[], float]
+"""Unix seconds, as ``time.time``: they go back and forth as the clock of the host is set."""
 
 
 RESERVED_PREFIX = b"flowcache:"
@@ -68,9 +75,10 @@ many microseconds all that was taken will have been earned (`store/scripts/rate.
 class Once(msgspec.Struct, frozen=True, gc=False):
     """The wish that a write be applied once, however often it is sent.
 
-    ``token`` names the write in the scope of its key; ``fingerprint`` tells the same body from
-    another; the record of it lives for ``lifetime_ms``. ``former`` are fingerprints that the same
-    body may have had before: a record with one of them is of this write, too.
+    ``token`` names the write in the scope of its key, and from `policy.verdict.placed` on in that
+    of its client; ``fingerprint`` tells the same body from another; the record of it lives for
+    ``lifetime_ms``. ``former`` are fingerprints that the same body may have had before: a record
+    with one of them is of this write, too.
     """
 
     token: bytes
@@ -236,8 +244,8 @@ class Metrics(Protocol):
 class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     """Who touched which key in which interaction, and what came of it.
 
-    ``at`` is Unix seconds, ``outcome`` is ``ok`` or a failure's code. ``kind`` is one of
-    `audit.chain.Kind`: what the record says of the call.
+    ``at`` is when the record was made, at the end of the call (Unix seconds); ``outcome`` is ``ok``
+    or a failure's code. ``kind`` is one of `audit.chain.Kind`: what the record says of the call.
     """
 
     at: float
@@ -259,6 +267,18 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     kind: str = "call"
     detail: str | None = None
     """JSON, of what is no call: more of what was done."""
+
+
+INTENDED = "intended"
+"""The outcome of a write that has not been done yet."""
+
+FAILED = "failed"
+"""In place of an outcome: whatever `has_failed`."""
+
+
+def has_failed(outcome: str | None) -> bool:
+    """Tell whether an outcome is that of an attempt that came to nothing, as far as is known."""
+    return outcome not in (None, "", "ok", INTENDED)
 
 
 class AuditSink(Protocol):

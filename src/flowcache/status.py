@@ -110,10 +110,12 @@ class CircuitWish(msgspec.Struct, frozen=True):
     at: float
 
 
-class JournalStatus(msgspec.Struct, frozen=True):
+class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker's writing to the audit journal does. ``fault`` is None while it is well.
 
-    ``commits`` counts commits by the bucket of their latency, ``commit_ms`` is the sum of it.
+    ``tampering`` says what it found wrong with what had been written. ``let_go`` records left by
+    retention, ``let_go_early`` of them before their time. ``commits`` counts commits by the bucket
+    of their latency, ``commit_ms`` is the sum of it.
     """
 
     path: str
@@ -125,6 +127,9 @@ class JournalStatus(msgspec.Struct, frozen=True):
     lost: int
     commits: list[int]
     commit_ms: float
+    tampering: str | None = None
+    let_go: int = 0
+    let_go_early: int = 0
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):

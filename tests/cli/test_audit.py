@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import stat
 from pathlib import Path
+from threading import Event, Thread
 from time import time
 
 import pytest
@@ -14,7 +16,7 @@ from flowcache.audit.settings import KeyNames
 from flowcache.audit.writing import ChainWriter
 from flowcache.secret import Secret
 from tests.cli.test_cli import flowcache
-from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, record, settings
+from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, checked, let_go, record, settings
 
 KEY = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
 
@@ -24,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"
 
 
-@pytest.mark.parametrize("command", ["verify", "query", "export"])
+@pytest.mark.parametrize("command", ["verify", "query", "export", "copy"])
 def test_help_has_an_example(command: str) -> None:
     """The help of a command shows how it is used."""
     shown = flowcache("audit", command, "--help")
@@ -78,6 +80,77 @@ def test_an_anchor_finds_what_was_taken_away(path: Path, tmp_path: Path) -> None
     done = flowcache(*verify, "--anchor", anchor, environment=KEY)
     assert done.returncode == 1
     assert "record 4: missing, though the anchor saw it" in done.stdout
+
+
+def test_the_first_run_writes_the_anchor_that_the_next_one_reads(
+    path: Path, tmp_path: Path
+) -> None:
+    """The daily command is the same from the first day on; that there was none is said loudly."""
+    chain(path)
+    anchor = str(tmp_path / "heads.json")
+    daily = ("audit", "verify", "-j", str(path), "--anchor", anchor, "--write-anchor", anchor)
+    first = flowcache(*daily, environment=KEY)
+    assert first.returncode == 0
+    assert "THERE IS NO ANCHOR YET" in first.stderr
+    again = flowcache(*daily, environment=KEY)
+    assert (again.returncode, "ANCHOR" in again.stderr) == (0, False)
+    other = str(tmp_path / "misspelt.json")
+    missing = flowcache("audit", "verify", "-j", str(path), "--anchor", other, environment=KEY)
+    assert missing.returncode == 2
+
+
+def test_an_anchor_that_can_not_be_written_stays_as_it_was(path: Path, tmp_path: Path) -> None:
+    """It is replaced as a whole or not at all."""
+    chain(path)
+    anchor = tmp_path / "heads.json"
+    verify = ("audit", "verify", "-j", str(path), "--write-anchor", str(anchor))
+    assert flowcache(*verify, environment=KEY).returncode == 0
+    before = anchor.read_bytes()
+    (tmp_path / "heads.json.new").mkdir()
+    done = flowcache(*verify, environment=KEY)
+    assert (done.returncode, anchor.read_bytes()) == (2, before)
+    assert "can't be written" in done.stderr
+
+
+def test_what_was_let_go_of_is_told(path: Path) -> None:
+    """How much, up to when, whether too early; and what nobody can know without the key."""
+    chain(path, [10])
+    assert let_go(path, 1_700_000_000.0 + 5 * 86_400) == 11
+    verify = ("audit", "verify", "--journal", str(path))
+    told = "11 records of 1 chains were let go of by retention, the newest of 2023-11-14T22:13:29"
+    sealed = flowcache(*verify, environment=KEY)
+    assert sealed.returncode == 0
+    assert told in sealed.stdout
+    assert "BEFORE" not in sealed.stdout
+    assert "only the signing key can tell" not in sealed.stdout
+    unsealed = flowcache(*verify)
+    assert told in unsealed.stdout
+    assert "only the signing key can tell; of 1 chains no record says so" in unsealed.stdout
+
+
+def test_what_was_let_go_of_too_early_is_told_loudly(path: Path) -> None:
+    """A journal that is too small for its time says so to who verifies it."""
+    writer = ChainWriter(settings(path, max_mb=1), time)
+    for _ in range(5):
+        writer.append([record(number, at=time()) for number in range(1000)])
+    while (gone := writer.retain(time())) is not None and gone.is_full:
+        pass
+    writer.close()
+    done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
+    assert done.returncode == 0
+    assert "OF THEM BEFORE audit.keep_days WAS OVER" in done.stdout
+
+
+def test_no_text_of_a_journal_steers_a_terminal(path: Path) -> None:
+    """Whoever can write the file can't write the verdict."""
+    chain(path, closed=False)
+    said = '{"host":"h\\u001b[2Jall is well.","pid":1,"heads":{}}'
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET detail = ? WHERE kind = 'open'", (said,))
+    done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert r"\x1b[2J" in done.stdout
 
 
 @pytest.mark.parametrize("content", [None, b"no database " * 500])
@@ -137,6 +210,61 @@ def test_a_hashed_key_is_looked_for_by_its_name(path: Path) -> None:
     assert "client-2" in done.stdout
 
 
+def test_a_key_that_is_not_found_may_be_kept_otherwise(path: Path) -> None:
+    """Without the service's configuration a hashed key is looked for as it is: that is said."""
+    chain(path)
+    done = flowcache("audit", "query", "-j", str(path), "--key", "nobody")
+    assert done.returncode == 0
+    assert done.stderr.startswith("0 records\nA key is found as the journal keeps it")
+
+
+def test_an_outcome_that_is_none(path: Path) -> None:
+    """A slip is told, not answered by no records."""
+    chain(path)
+    for command in ("query", "export"):
+        done = flowcache("audit", command, "-j", str(path), "--outcome", "okk")
+        assert done.returncode == 2
+        assert "--outcome okk: there are cancelled, circuit_open" in done.stderr
+
+
+def test_a_call_is_found_by_its_request_id_and_its_address(path: Path) -> None:
+    """What the caller was told, and where they spoke from."""
+    chain(path)
+    for asked in (("--request", "id-1"), ("--address", "10.0.0.1")):
+        done = flowcache("audit", "query", "-j", str(path), *asked)
+        assert (done.stderr, "client-1" in done.stdout) == ("1 records\n", True)
+
+
+def test_a_copy_is_whole_though_somebody_writes(path: Path, tmp_path: Path) -> None:
+    """It ends, verifies with the key, and is for its user alone; no file is overwritten."""
+    begun, over = Event(), Event()
+
+    def write() -> None:
+        writer = ChainWriter(settings(path), time)
+        while not over.is_set():
+            writer.append([record(1)])
+            begun.set()
+        writer.close()
+
+    busy = Thread(target=write)
+    busy.start()
+    copy = tmp_path / "copy.db"
+    try:
+        assert begun.wait(20)
+        done = flowcache("audit", "copy", "-j", str(path), str(copy))
+    finally:
+        over.set()
+        busy.join()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    report = checked(copy)
+    assert report.is_well
+    assert report.records >= 2
+    again = flowcache("audit", "copy", "-j", str(path), str(copy))
+    assert again.returncode == 2
+    assert "File exists" in again.stderr
+
+
 def test_a_time_that_is_none(path: Path) -> None:
     """The sentence shows how a time is written."""
     chain(path)
@@ -157,6 +285,7 @@ def test_an_export(path: Path, tmp_path: Path) -> None:
     assert flowcache(*arguments, "--client", "client-1").returncode == 0
     (row,) = csv.DictReader(io.StringIO(out.read_text(), newline=""))
     assert row["request_id"] == "id-1"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
     again = flowcache(*arguments)
     assert again.returncode == 2
     assert "File exists" in again.stderr

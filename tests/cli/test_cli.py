@@ -349,6 +349,12 @@ class TestClients:
         done = check(environment)
         assert done.returncode == 0, done.stderr
         assert "Keys of the issuer that can be used: 1 of 1." in done.stdout
+        assert "ignored" not in done.stdout
+        weak = {"kty": "RSA", "kid": "feeble\x1b", "e": "AQAB", "n": "_" * 171}
+        keys.write_text(json.dumps({"keys": [weak, key.as_dict(private=False)]}))
+        done = check(environment)
+        assert "Keys of the issuer that can be used: 1 of 2." in done.stdout
+        assert "ignored, RSA under 2048 bits: feeble\\x1b.\n" in done.stdout
         with issuer(b"garbage\r\n\r\n") as there:
             done = check(environment | {"FLOWCACHE_JWT_KEYS": there.url})
         assert done.returncode == 2

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
-from flowcache.audit.chain import Entry
+from flowcache.audit.chain import STRANGERS, Entry
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.verifying import Report, verify
 from tests.servers import RedisProcess, eventually
@@ -217,7 +218,8 @@ def test_every_attempt_is_in_the_journal(
     assert told(nosy) == ("flow", None, None, None, None, "forbidden", None, None)
     assert {e.address for e in found.values()} == {"127.0.0.1"}
     report = verified(path)
-    assert (report.chains, report.unfinished) == (2, []), log
+    assert report.unfinished == [], log
+    assert len({writer for writer in report.origins if not writer & STRANGERS}) == 2
     for file in tmp_path.iterdir():
         assert b"s3cr3t-value" not in file.read_bytes()
     assert "s3cr3t-value" not in log
@@ -386,6 +388,64 @@ def test_a_corrupted_journal_at_start(standalone_server: RedisProcess, tmp_path:
         assert running.inspect()["auditLogs"] == []
         assert "the audit journal can't be written" in running.log
     assert path.read_bytes() == spoilt
+
+
+def test_an_order_is_on_disk_before_it_is_carried_out(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """Strict: an intent, and what came of it; which circuits, however key names are kept."""
+    path = tmp_path / "audit.db"
+    environment = journalled(path, standalone_server, audit_mode="strict", audit_keys="masked")
+    with service(environment) as running:
+        assert switched(running, mode="observe", access="read") == 200
+        told = [entry for entry in entries(path) if entry.operation == "SWITCH OBSERVE"]
+    assert [(e.kind, e.outcome, e.client, e.address) for e in told] == [
+        ("intent", "intended", "control", "127.0.0.1"),
+        ("outcome", "ok", "control", "127.0.0.1"),
+    ]
+    assert json.loads(str(told[0].detail)) == {"mode": "observe", "shard": None, "access": "read"}
+    verified(path)
+
+
+def test_an_order_that_can_not_be_recorded_is_not_carried_out(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """Strict: nobody switches circuits unseen by breaking the journal first."""
+    path = tmp_path / "audit.db"
+    with service(journalled(path, standalone_server, audit_mode="strict")) as running:
+        path.rename(aside := tmp_path / "aside")
+        running.call(operation="GET", key="k")
+        eventually(lambda: broken(running), what="the journal to be missed")
+        assert switched(running, mode="disabled") == 503
+        headers = {"authorization": f"Bearer {running.inspector_token}"}
+        assert running.request("GET", "/inspector/circuits", None, headers).json["wishes"] == []
+        aside.rename(path)
+
+
+def test_who_knocks_too_often_fills_no_journal(
+    standalone_server: RedisProcess, tmp_path: Path
+) -> None:
+    """Past the limit of an address its refusals are counted; none of a client's records is lost."""
+    path = tmp_path / "audit.db"
+    environment = journalled(path, standalone_server, auth_failures_per_minute="5")
+    wrong = {"authorization": "Bearer nobody's"}
+    with service(environment) as running:
+        assert running.call(operation="GET", key="k").status == 200
+        statuses = [running.request("POST", ROUTE, b"{}", wrong).status for _ in range(200)]
+        assert statuses.count(429) > 150
+    verified(path)
+    strangers = [e for e in entries(path) if e.client is None and e.outcome is not None]
+    assert len(strangers) < 50
+    (summary,) = [e for e in strangers if e.kind == "refused"]
+    counted = json.loads(str(summary.detail))["more"]
+    assert len(strangers) - 1 + counted == 200
+
+
+def switched(running: Service, **order: Any) -> int:
+    headers = {"authorization": f"Bearer {running.control_token}"}
+    return running.request(
+        "POST", "/inspector/circuits", json.dumps(order).encode(), headers
+    ).status
 
 
 def test_faults_of_the_configuration(tmp_path: Path) -> None:

@@ -185,7 +185,10 @@ def test_an_order_is_on_record(two: Service) -> None:
     """Who switched what, and when: in the log, in the audit, and in the list of wishes."""
     switch(two, mode="observe", access="read")
     (entry,) = two.inspect("?operation=switch%20observe")["auditLogs"]
-    assert (entry["client"], entry["key"], entry["outcome"]) == ("control", "*/read", "ok")
+    assert (entry["client"], entry["address"], entry["outcome"]) == ("control", "127.0.0.1", "ok")
+    told = json.loads(entry["detail"])
+    assert (told["mode"], told["shard"], told["access"]) == ("observe", None, "read")
+    assert (told["workers"], told["silent"]) == (2, 0)
     (wish,) = listed(two)["wishes"]
     assert (wish["mode"], wish["shard"], wish["access"]) == ("observe", None, "read")
     assert wish["by"] == "control"

@@ -24,7 +24,9 @@ from tests.servers import Cluster, RedisProcess, eventually
 from tests.service import ROUTE, TOKEN, Answer, Service, service
 from tests.unit.issuer.issuers import answer, issuer
 
-TOKENS = {name: f"fc_{name}-{'x' * 40}" for name in ("acme", "next", "other", "reader", "old")}
+TOKENS = {
+    name: f"fc_{name}-{'x' * 40}" for name in ("acme", "next", "other", "reader", "old", "writer")
+}
 HASHES = {name: show_digest(Secret(token)) for name, token in TOKENS.items()}
 
 CLIENTS = f"""
@@ -43,6 +45,11 @@ max_value_bytes = 20
 [clients.reader]
 tokens = ["{HASHES["reader"]}", {{ hash = "{HASHES["old"]}", expires = 2020-01-01 }}]
 permissions = ["data:read", "inspect:read"]
+keys = ["customer:*"]
+
+[clients.writer]
+tokens = ["{HASHES["writer"]}"]
+permissions = ["data:write"]
 keys = ["customer:*"]
 """
 
@@ -198,6 +205,25 @@ def test_two_namespaces_never_meet(running: Service, cluster_servers: Cluster) -
             assert call(client, operation="DEL", key=key).data == 1
     for client, key in written - {(c, k) for c, k in written if c == "acme"}:
         assert call(client, operation="GET", key=key).data == client
+
+
+def test_an_idempotency_key_is_its_clients_own(running: Service) -> None:
+    """Who may only write learns nothing of another's write to the same key, and takes no token
+    before it; two tokens of one client are one client."""
+    secret = {"operation": "SET", "key": "customer:secret", "idempotencyKey": "i"}
+    assert running.call(**secret, value="4711").status == 200
+    assert act(running, "writer", **secret, value="4710").status == 200  # as any write of its own
+    assert act(running, "writer", **secret, value="4711").code == "conflict"  # with its own
+    running.call(operation="SET", key="customer:secret", value="changed")
+    assert running.call(**secret, value="4711").status == 200  # done already
+    assert running.call(operation="GET", key="customer:secret").data == "changed"
+    count = {"operation": "INCR", "key": "customer:count", "idempotencyKey": "next"}
+    assert act(running, "writer", **count).data == 1
+    assert running.call(**count).data == 2
+    assert running.call(**count).data == 2
+    assert act(running, "writer", **count).data == 1
+    mine = {"operation": "INCR", "key": "mine", "idempotencyKey": "i"}
+    assert act(running, "acme", **mine).data == act(running, "next", **mine).data == 1
 
 
 def test_keys_with_one_tag_share_a_slot_in_a_namespace(
@@ -370,10 +396,15 @@ def test_clients_and_tokens_come_and_go_with_sighup(
 
 
 def test_an_issuers_tokens_name_clients(standalone_server: RedisProcess, tmp_path: Path) -> None:
-    """What it signed for us is its subject, as far as its scope goes; nothing else gets in."""
+    """What it signed for us is its subject, as far as its scope goes; nothing else gets in.
+
+    It comes as other tokens do, and a key that is too weak is told in the log.
+    """
     key, stranger = (ECKey.generate_key("P-256", {"kid": "one"}) for _ in range(2))
     keys = tmp_path / "jwks.json"
-    keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    published = KeySet([key]).as_dict(private=False)
+    published["keys"].append({"kty": "RSA", "kid": "feeble", "e": "AQAB", "n": "_" * 171})
+    keys.write_text(json.dumps(published))
     text = f"""
 [jwt]
 keys = "{keys}"
@@ -390,11 +421,13 @@ namespace = "app"
         **{"exp": int(time()) + 3600, "scope": "data:read data:write"},
     }
 
+    def made(signer: ECKey, **changes: Any) -> str:
+        return jwt.encode({"alg": "ES256", "kid": "one"}, claims | changes, signer)
+
     def send(signer: ECKey, operation: str = "SET", **changes: Any) -> Answer:
         """Post a data action with a token that ``signer`` signed."""
-        token = jwt.encode({"alg": "ES256", "kid": "one"}, claims | changes, signer)
         body = json.dumps({"operation": operation, "key": "k", "value": 7}).encode()
-        header = {"authorization": f"Bearer {token}"}
+        header = {"authorization": f"Bearer {made(signer, **changes)}"}
         return served.request("POST", ROUTE, body, header)
 
     with serving(nodes(standalone_server), tmp_path, text) as served:
@@ -411,6 +444,11 @@ namespace = "app"
             send(key, sub="app-2"),
         ):
             assert refused.code == "unauthorized"
+        assert act_with(served, x_api_key=made(key)).status == 200
+        for name, status in (("app", 200), ("flow", 401)):
+            basic = b64encode(f"{name}:{made(key)}".encode()).decode()
+            assert act_with(served, authorization=f"Basic {basic}").status == status
+        assert '"keys": ["feeble"]' in served.log
 
 
 def test_an_issuer_that_is_away_and_changes_its_key_is_followed(

@@ -299,7 +299,17 @@ def test_the_inspector_fits_its_schema() -> None:
             None,
             (ShardStatus("127.0.0.1:6379", ((0, 5), (7, 7)), link, (link,)),),
         ),
-        journal=JournalStatus("/a.db", "strict", "0a", None, 1, 2, 0, [], 0.5),
+        journal=JournalStatus(
+            path="/a.db",
+            mode="strict",
+            writer="0a",
+            fault=None,
+            queued=1,
+            written=2,
+            lost=0,
+            commits=[],
+            commit_ms=0.5,
+        ),
         sealing=SealingStatus({"2027-01": SealingKeyStatus(True, 1, 2)}, {"altered": 1}),
     )
     allowed = validator(SCHEMAS["Inspector"])

@@ -86,7 +86,7 @@ async def play(segments: list[bytes], sock: socket.socket, *, end: bool) -> Memo
     ids = count()
     site = Site(echo, loop, lambda: 0.0, lambda: str(next(ids)), lambda: None)
     site.heads.tell_time(b"now")
-    connection, wire = Connection(site), Memory(sock)
+    connection, wire = Connection(site, ("127.0.0.1", 1)), Memory(sock)
     connection.connection_made(wire)
     for segment in segments:
         if wire.closed or not segment:

@@ -21,10 +21,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from flowcache.audit.chain import Kind, writer_name
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.verifying import Anchor, heads, verify
-from flowcache.audit.writing import ChainWriter
+from flowcache.audit.writing import ChainWriter, Note
 from flowcache.ports import AuditRecord
 from flowcache.secret import Secret
 
@@ -50,6 +51,10 @@ records = st.builds(
     stale=st.booleans(),
     kind=st.sampled_from(["call", "intent", "outcome"]),
 )
+
+
+def strangers_of(writer: ChainWriter) -> str:
+    return writer_name(writer._strangers.writer)
 
 
 class Lives(RuleBasedStateMachine):
@@ -80,14 +85,17 @@ class Lives(RuleBasedStateMachine):
 
     @rule(writer=writers, batch=st.lists(records, max_size=4), lost=st.integers(0, 2))
     def append(self, writer: ChainWriter, batch: list[AuditRecord], lost: int) -> None:
-        if not batch and not lost:
+        notes = [Note(Kind.LOST, {"records": lost})] * bool(lost)
+        if not batch and not notes:
             return
         stamped = [
             AuditRecord(self.now, *(getattr(r, f) for f in AuditRecord.__struct_fields__[1:]))
             for r in batch
         ]
-        writer.append(stamped, lost)
-        self.written[writer.name] += [(self.now, r.request_id) for r in stamped]
+        writer.append([*stamped, *notes])
+        for each in stamped:
+            name = writer.name if each.client is not None else strangers_of(writer)
+            self.written.setdefault(name, []).append((self.now, each.request_id))
 
     @rule(writer=writers)
     def stumble(self, writer: ChainWriter) -> None:
@@ -101,7 +109,7 @@ class Lives(RuleBasedStateMachine):
     @rule(writer=consumes(writers))
     def end(self, writer: ChainWriter) -> None:
         writer.close()
-        self.ended.add(writer.name)
+        self.ended |= {writer.name, strangers_of(writer)} & self.written.keys()
 
     @rule(hours=st.integers(1, 40))
     def wait(self, hours: int) -> None:
@@ -109,8 +117,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule(writer=writers)
     def retain(self, writer: ChainWriter) -> None:
-        while writer.retain():
+        while (gone := writer.retain(self.now)) is not None and gone.is_full:
             pass
+        assert writer.tampering is None
 
     @rule()
     def note(self) -> None:

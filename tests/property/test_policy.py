@@ -17,6 +17,7 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.policy.tokens import digest
 from flowcache.policy.verdict import Deny, judge, placed, refusal
+from flowcache.ports import Command, Once
 from flowcache.store.slots import key_slot, once_key
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
@@ -177,7 +178,7 @@ def key_in_redis(namespace: str | None, key: str) -> bytes | None:
         return None
     if isinstance(judge(who, Permission.DATA_READ, "GET", command), Deny):
         return None
-    return placed(command, who.prefix).key
+    return placed(command, who).key
 
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,5}", fullmatch=True) | st.sampled_from("ab")
@@ -201,6 +202,27 @@ def test_two_namespaces_never_meet(
     assert here is None or here != there
     if here is not None and there is not None:
         assert once_key(here, b"i") != once_key(there, b"i")
+
+
+client_names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,5}", fullmatch=True)
+
+
+@given(client_names, client_names, st.sampled_from([None, "a"]), st.data())
+def test_two_clients_never_share_a_record(
+    one: str, other: str, namespace: str | None, data: st.DataObject
+) -> None:
+    """No client has a record of another's idempotent write, whatever tokens both choose."""
+    tokens = st.sampled_from(["i", f"{one}:i", f"{other}:i", ":", f"{other}:{one}:i"])
+
+    def record(name: str) -> bytes:
+        who = Principal(name, frozenset(), prefix=namespace_prefix(namespace) if namespace else b"")
+        once = Once(data.draw(tokens).encode(), b"fingerprint", 1)
+        command = placed(Command(b"DEL", b"k", writes=True, once=once), who)
+        assert command.once is not None
+        return once_key(command.key, command.once.token)
+
+    assume(one != other)
+    assert record(one) != record(other)
 
 
 @given(names, st.text(min_size=1, max_size=20), st.text(max_size=20))

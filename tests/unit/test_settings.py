@@ -239,6 +239,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "jwt.issuer": ("iss", lambda s: s.jwt and s.jwt.issuer, "iss"),
     "jwt.audience": ("aud", lambda s: s.jwt and s.jwt.audience, "aud"),
     "jwt.refresh_seconds": ("60", lambda s: s.jwt and s.jwt.refresh, 60.0),
+    "jwt.leeway_seconds": ("0.5", lambda s: s.jwt and s.jwt.leeway, 0.5),
     "redis.nodes": (
         "a:1, b:2",
         lambda s: s.store.nodes,
@@ -367,7 +368,8 @@ NEEDS = {
     "redis.tls_cert_file": PAIR,
     "redis.tls_key_file": PAIR,
     "breaker.slow_ms": {"FLOWCACHE_BREAKER_WINDOW": "100 calls"},
-    **dict.fromkeys(("jwt.keys", "jwt.issuer", "jwt.audience", "jwt.refresh_seconds"), ISSUER),
+    **dict.fromkeys([f"jwt.{name}" for name in ("keys", "issuer", "audience")], ISSUER),
+    **dict.fromkeys([f"jwt.{name}_seconds" for name in ("refresh", "leeway")], ISSUER),
     "audit.mode": {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL},
     **{
         name: {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL} | needed
@@ -579,6 +581,7 @@ BAD: dict[str, str] = {
     "jwt.issuer": " ",
     "jwt.audience": " ",
     "jwt.refresh_seconds": "0",
+    "jwt.leeway_seconds": "61",
     "auth.failures_per_minute": "0",
     "auth.shared_rates": "sometimes",
     "http.host": "  ",

@@ -3,7 +3,8 @@
 Rules
 -----
 1. A *writer* is one worker's life with one journal. It has a random number, and its records have
-   sequence numbers from 0 without a gap.
+   sequence numbers from 0 without a gap. What strangers do, who showed no right credential, goes to
+   a chain of its own, which is begun with the first of them; its number says so (`STRANGERS`).
 2. A record's hash is SHA-256 over a domain, the hash of the record before (`GENESIS` for the
    first), and the record's own fields, its writer and number among them.
 3. Fields are encoded as one MessagePack array in the order of `Entry`, each number and length in
@@ -14,8 +15,11 @@ Rules
    that those had come so far.
 5. With a signing key, the last record of each commit carries a *seal*: HMAC-SHA256 over its hash.
    So the last record of every chain is sealed, and with it all that came before.
-6. Retention removes records from the front of a chain only, never its last one, and leaves a `Cut`
-   behind: the number and the hash that the chain goes on from, with a seal of its own.
+6. Each record knows its `offset`, the bytes of the records before it in its chain: so how much is
+   kept can be told without reading it, and nobody without the key can make it look like more.
+7. Retention removes records from the front of a chain only, never its last one, and leaves a `Cut`
+   behind: the number and the hash that the chain goes on from, with a seal of its own. It verifies
+   what it removes, up to a seal behind it, and a ``cut`` record of who did it says why.
 
 What follows
 ------------
@@ -35,6 +39,8 @@ Known weakness
   journal anew. Seals prevent it while the key is elsewhere; they don't prevent going back to an
   earlier state of the whole file, as restoring a backup would. Only what was noted elsewhere finds
   that: ``flowcache audit verify --anchor``, which takes heads that an earlier run wrote.
+- A cut without a seal may be anybody's. A ``cut`` record bears witness to it only until retention
+  lets go of that record, too.
 - Whoever holds the signing key, as every worker does, can write anything from the moment that they
   have it.
 """
@@ -45,35 +51,42 @@ import hmac
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 __all__ = [
     "GENESIS",
-    "INTENDED",
+    "STRANGERS",
     "Cut",
     "Entry",
     "Fault",
     "Head",
     "Kind",
     "Link",
+    "Number",
     "Walk",
     "cut_seal",
     "digest",
     "seal",
+    "weight",
     "writer_name",
 ]
 
 GENESIS = bytes(32)
 """What stands for the hash before the first record."""
 
-INTENDED = "intended"
-"""The outcome of a write that has not been done yet."""
+STRANGERS = 1 << 47
+"""What the writers' numbers of strangers' chains have in common: their names begin with 8 to f."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A record's number, as read from what somebody may have written: one that SQLite can look for."""
 
 _RECORD = b"flowcache audit record v1\0"
 _SEAL = b"flowcache audit seal v1\0"
 _CUT = b"flowcache audit cut v1\0"
+_OVERHEAD = 90
+"""Bytes beside a record's own: its hash, its place in the index, a page's share. Measured."""
 
 
 class Kind(StrEnum):
@@ -90,7 +103,11 @@ class Kind(StrEnum):
     OPEN = "open"
     CLOSE = "close"
     LOST = "lost"
-    """Records that could not be kept: ``detail`` says how many."""
+    """Records that could not be kept: ``detail`` says how many. They are missing at this place."""
+    REFUSED = "refused"
+    """More refusals of a stranger past the limit: ``detail`` says how many since when."""
+    CUT = "cut"
+    """What retention let go of: ``detail`` says of which chains, up to where, and why."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -114,6 +131,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     stale: int = 0
     detail: str | None = None
     """JSON, of records that are not about a call."""
+    offset: int = 0
+    """The `weight` of all records before it in its chain."""
 
 
 class Link(NamedTuple):
@@ -125,13 +144,19 @@ class Link(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Where a chain goes on after retention: at record ``seq``, after one with this ``hash``."""
+    """Where a chain goes on after retention: at record ``seq``, after one with this ``hash``.
+
+    Of all that it let go of, ``newest`` is the latest time, and ``early`` records were younger than
+    the journal had to keep them.
+    """
 
     writer: int
     seq: int
     hash: bytes
     at: float
-    seal: bytes | None
+    newest: float
+    early: int
+    seal: bytes | None = None
 
 
 class Head(NamedTuple):
@@ -169,7 +194,12 @@ def seal(key: bytes, hash_: bytes) -> bytes:
 
 def cut_seal(key: bytes, cut: Cut) -> bytes:
     """Return the seal that ``cut`` should have."""
-    return hmac.digest(key, _CUT + _encode(cut[:4]), "sha256")
+    return hmac.digest(key, _CUT + _encode(cut[:-1]), "sha256")
+
+
+def weight(entry: Entry) -> int:
+    """Return the bytes that a record takes in the file, about."""
+    return len(_encode(entry)) + _OVERHEAD
 
 
 class Walk:

@@ -11,10 +11,12 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from time import sleep
+from typing import Any, Self
 
-from flowcache.audit.chain import Entry
+from flowcache.audit.chain import Cut, Entry, Link
 
 __all__ = [
     "COLUMNS",
@@ -22,7 +24,12 @@ __all__ = [
     "Turns",
     "connect",
     "connect_read_only",
+    "cut",
+    "cuts",
+    "ends",
+    "heads",
     "identity",
+    "links",
     "number",
     "writers",
 ]
@@ -31,6 +38,8 @@ _APPLICATION = 0x666C6175
 """``flau``: what `file` and we know the journal by."""
 _VERSION = 1
 _BUSY_SECONDS = 5.0
+_PAUSE = 0.0002
+_TRIES = 10_000
 
 COLUMNS = ", ".join(Entry.__struct_fields__)
 """The columns of a record, in the order of `Entry`; ``hash`` and ``seal`` follow."""
@@ -54,6 +63,7 @@ _SCHEMA = (
         shard TEXT,
         stale INTEGER NOT NULL,
         detail TEXT,
+        offset INTEGER NOT NULL,
         hash BLOB NOT NULL,
         seal BLOB,
         PRIMARY KEY (writer, seq)
@@ -64,6 +74,8 @@ _SCHEMA = (
         seq INTEGER NOT NULL,
         hash BLOB NOT NULL,
         at REAL NOT NULL,
+        newest REAL NOT NULL,
+        early INTEGER NOT NULL,
         seal BLOB
     )""",
     f"PRAGMA application_id = {_APPLICATION}",
@@ -80,32 +92,63 @@ class Turns:
 
     Two locks, as a turnstile: who waits for the second holds the first, so that a writer that has
     just ended its turn can't be the next while another waits. The kernel lets go of the locks of a
-    process that died.
+    process that died, but not of one that was stopped: so nobody waits without end.
     """
 
     def __init__(self, journal: Path) -> None:
-        self._gate, self._desk = (
-            os.open(f"{journal}-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            for name in ("gate", "turn")
-        )
+        with ExitStack() as opened:
+            self._gate, self._desk = (
+                opened.enter_context(_Lock(Path(f"{journal}-{name}"))) for name in ("gate", "turn")
+            )
+            self._opened = opened.pop_all()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the turn, and have it for a while."""
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._desk, fcntl.LOCK_EX)
-        finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
-        try:
+        """Wait for the turn, and have it for a while.
+
+        Raises:
+            JournalFault: somebody else has it for too long.
+        """
+        with ExitStack() as at_desk:
+            with self._gate.held():
+                at_desk.enter_context(self._desk.held())
             yield
-        finally:
-            fcntl.flock(self._desk, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the locks."""
-        os.close(self._gate)
-        os.close(self._desk)
+        self._opened.close()
+
+
+class _Lock:
+    """A lock of the whole system, at a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        # The kernel knows no limit for this wait; the pauses are short beside a commit.
+        for _ in range(_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            sleep(_PAUSE)
+        else:
+            raise JournalFault(
+                f"{self._path}: another process has its turn to write for more than "
+                f"{_TRIES * _PAUSE:g} s; was it stopped, or does the disk hang?"
+            )
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -118,6 +161,7 @@ def connect(path: Path) -> sqlite3.Connection:
     # SQLite would leave the mode to the umask; its -wal and -shm take the mode of the file.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    connection.text_factory = _text
     try:
         if not number(connection, "PRAGMA schema_version"):
             connection.execute("PRAGMA journal_mode = WAL")
@@ -202,3 +246,58 @@ def writers(connection: sqlite3.Connection) -> list[int]:
 def number(connection: sqlite3.Connection, query: str) -> int:
     """Return the one number that ``query`` gives."""
     return int(connection.execute(query).fetchone()[0])
+
+
+def links(connection: sqlite3.Connection, writer: int, start: int, limit: int) -> list[Link]:
+    """Return the next records of a chain, from number ``start`` on; none when it has ended."""
+    return _links(connection, "writer = ? AND seq >= ? ORDER BY seq LIMIT ?", writer, start, limit)
+
+
+def ends(connection: sqlite3.Connection, writer: int) -> list[Link]:
+    """Return the last two records of a chain, or the only one, the last one first."""
+    return _links(connection, "writer = ? ORDER BY seq DESC LIMIT 2", writer)
+
+
+def heads(connection: sqlite3.Connection) -> list[Link]:
+    """Return the last record of each chain. It takes two look-ups each."""
+    found = (ends(connection, writer)[:1] for writer in writers(connection))
+    return [link for links in found for link in links]
+
+
+def _links(connection: sqlite3.Connection, which: str, *arguments: int) -> list[Link]:
+    query = (
+        f"SELECT {COLUMNS}, hash, seal FROM records "  # noqa: S608 - words of ours
+        f"WHERE typeof(seq) = 'integer' AND {which}"
+    )
+    with closing(connection.execute(query, arguments)) as rows:
+        return [Link(Entry(*row[:-2]), _bytes(row[-2]), _bytes_or_none(row[-1])) for row in rows]
+
+
+def cuts(connection: sqlite3.Connection) -> dict[int, Cut]:
+    """Return where chains go on after retention, by writer."""
+    with closing(connection.execute(f"{_CUTS} WHERE typeof(seq) = 'integer'")) as rows:
+        return {row[0]: _cut(row) for row in rows}
+
+
+def cut(connection: sqlite3.Connection, writer: int) -> Cut | None:
+    """Return where a chain goes on after retention."""
+    query = f"{_CUTS} WHERE writer = ? AND typeof(seq) = 'integer'"
+    with closing(connection.execute(query, (writer,))) as rows:
+        return next(map(_cut, rows), None)
+
+
+_CUTS = f"SELECT {', '.join(Cut._fields)} FROM cuts"  # noqa: S608 - names of ours
+
+
+def _cut(row: tuple[Any, ...]) -> Cut:
+    cut = Cut(*row)
+    return cut._replace(hash=_bytes(cut.hash), seal=_bytes_or_none(cut.seal))
+
+
+def _bytes(value: object) -> bytes:
+    """Return a hash as it was kept; what is none, since somebody changed it, fits nothing."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _bytes_or_none(value: object) -> bytes | None:
+    return None if value is None else _bytes(value)

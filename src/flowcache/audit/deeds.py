@@ -6,15 +6,15 @@ disk when a method returns; so a deed that a crash cut short has an intent witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from flowcache.audit.chain import INTENDED, Kind
+from flowcache.audit.chain import Kind
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.writing import ChainWriter
-from flowcache.ports import AuditRecord
+from flowcache.ports import INTENDED, AuditRecord, Now
 
 __all__ = ["Deed"]
 
@@ -28,7 +28,7 @@ class Deed:
     def __init__(
         self,
         settings: AuditSettings,
-        now: Callable[[], float],
+        now: Now,
         name: str,
         who: str,
         operation: str,

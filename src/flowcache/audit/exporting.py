@@ -12,7 +12,7 @@ import msgspec
 
 from flowcache.audit.chain import Entry, writer_name
 
-__all__ = ["Format", "fields", "moment", "write"]
+__all__ = ["Format", "fields", "moment", "printable", "write"]
 
 
 class Format(StrEnum):
@@ -63,18 +63,24 @@ def _csv(out: TextIO) -> Callable[[dict[str, Any]], None]:
     )
 
 
+def printable(text: str) -> str:
+    """Return a text that can't steer a terminal: a key may hold what callers like."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _discard(_: object) -> None:
     pass
 
 
 def _harmless(value: object) -> object:
-    """Keep a spreadsheet from running what a caller wrote into a key: it shows it instead.
+    """Keep spreadsheet and terminal from running what a caller wrote into a key: they show it.
 
     A quote in front is what OWASP advises against CSV injection. JSON lines are exact.
     """
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
-    return value
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
 
 
 _WRITERS = {Format.JSONL: _jsonl, Format.CSV: _csv}

@@ -4,8 +4,9 @@ A call puts a record into the queue, and that is all it costs there. The thread 
 gathered and commits it as one, to the disk itself (`synchronous = FULL`) in both modes. They differ
 in who waits:
 
-- *relaxed*: nobody. The thread commits every `FLUSH_SECONDS`. A crash loses what is newer than the
-  last commit: that many seconds and the time of a commit, and never more than `CAPACITY` records.
+- *relaxed*: nobody. The thread commits what has gathered for `FLUSH_SECONDS`. A crash loses what is
+  newer than the last commit: that many seconds and the time of a commit, and never more than
+  `CAPACITY` records.
 - *strict*: each call waits for the commit that holds its record. While one commit is under way the
   next one gathers, so that calls share what a commit costs.
 
@@ -13,6 +14,10 @@ When a commit fails, its records are kept and tried again every `RETRY_SECONDS`,
 queueing. What comes to a full queue is lost: it is counted, the log and the inspector say so, and
 so does a record in the chain, at the place where others are missing. In strict mode nobody is told
 of anything that is not on disk: while the journal is broken, calls are refused before they begin.
+A disk that hangs, or a neighbour that was stopped with the turn, raises nothing in the thread: so
+the worker looks itself how long the oldest record has waited (`STALLED_SECONDS`).
+
+Refusals of strangers past their limit are counted, not queued (`refusals`); nobody waits for them.
 """
 
 from __future__ import annotations
@@ -22,14 +27,18 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from threading import Lock
 
 import structlog
 
+from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault
+from flowcache.audit.refusals import INTERVAL_SECONDS, Refusals
+from flowcache.audit.retention import SteadyTime
 from flowcache.audit.settings import AuditSettings, Mode
-from flowcache.audit.writing import ChainWriter
-from flowcache.errors import Unrecorded
-from flowcache.ports import AuditRecord, Clock
+from flowcache.audit.writing import ChainWriter, Note
+from flowcache.errors import RateLimited, Unrecorded
+from flowcache.ports import AuditRecord, Clock, Now
 from flowcache.status import JournalStatus
 from flowcache.telemetry.latency import BUCKETS, bucket_of
 
@@ -42,15 +51,38 @@ FLUSH_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 _BATCH = 1000
 """The most records of one commit: the others who share the journal wait for it."""
+STALLED_SECONDS = 2.0
+"""How long a record may wait to be written before that is a fault."""
 _TIDY_SECONDS = 60.0
 """How often retention is looked after; while there is more to remove, after each commit."""
 _TIDY_PAUSE = 0.05
 _PATIENCE = 2.0
-"""How long the beginning and the end of a worker wait for the thread."""
+"""How long the beginning of a worker waits for the thread."""
 
 _log = structlog.get_logger(__name__)
 
 _Waiting = asyncio.Future[bool]
+
+
+class _Gap:
+    """Stands in the queue where records are missing: so many that there was no room for."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._records = 1
+        self._is_taken = False
+
+    def widen(self) -> bool:
+        """Count one more; False when it is too late, and another gap has to be made."""
+        with self._lock:
+            self._records += not self._is_taken
+            return not self._is_taken
+
+    def take(self) -> Note:
+        """Return the record of it, which will count no more."""
+        with self._lock:
+            self._is_taken = True
+            return Note(Kind.LOST, {"records": self._records})
 
 
 class Journal:
@@ -63,28 +95,39 @@ class Journal:
         self,
         settings: AuditSettings,
         clock: Clock,
-        now: Callable[[], float],
+        now: Now,
         capacity: int = CAPACITY,
     ) -> None:
         self.wants_intents = self._strict = settings.mode is Mode.STRICT
         self.total = 0
-        """How many records were made."""
+        """How many records were made, those that are only counted among them."""
         self._settings = settings
         self._clock = clock
+        self._now = now
         self._capacity = capacity
-        self._queue: deque[tuple[AuditRecord, _Waiting | None]] = deque()
+        self._refusals = Refusals()
+        self._queue: deque[tuple[AuditRecord | _Gap, _Waiting | None]] = deque()
+        self._queued_at = 0.0
+        """Since when there is something in the queue."""
+        self._gap: _Gap | None = None
+        """The last one."""
         self._wake = threading.Event()
         self._stopping = False
         self._lost = 0
         self._loop: asyncio.AbstractEventLoop
         # What follows is the thread's own; others only look.
         self._writer = ChainWriter(settings, now)
+        self._time: SteadyTime | None = None
         self._fault: str | None = None
-        self._batch: list[AuditRecord] = []
-        self._batch_lost = 0
+        self._tampering: str | None = None
+        self._batch: list[AuditRecord | Note] = []
+        self._taken_at: float | None = None
+        """Since when the oldest of the batch has waited; None while there is none."""
         self._waiting: list[_Waiting] = []
-        self._lost_told = 0
         self._written = 0
+        self._let_go = 0
+        self._let_go_early = 0
+        self._early_untold = 0
         self._commits = [0] * BUCKETS
         self._commit_ms = 0.0
         self._tidy_at = clock() + _TIDY_SECONDS
@@ -102,13 +145,13 @@ class Journal:
             async with asyncio.timeout(_PATIENCE):
                 await opened
 
-    async def close(self) -> None:
-        """Write what is queued, and end the chain."""
+    async def close(self, seconds: float) -> None:
+        """Write what is queued within ``seconds``, and end the chains; what is left is lost."""
+        self._sum_up()
         self._stopping = True
         self._wake.set()
-        await asyncio.to_thread(self._thread.join, _PATIENCE)
-        if self._thread.is_alive():
-            _log.error("the audit journal was not closed in time", queued=len(self._queue))
+        await asyncio.to_thread(self._thread.join, seconds)
+        self._give_up()
 
     def admit(self) -> None:
         """Pass while records are written, or need not be.
@@ -116,43 +159,89 @@ class Journal:
         Raises:
             Unrecorded: in strict mode, while the journal is broken.
         """
-        if self._strict and (self._fault is not None or len(self._queue) >= self._capacity):
+        if self._strict and (self._now_wrong() is not None or len(self._queue) >= self._capacity):
             raise Unrecorded("The audit journal can't be written, so nothing was done.")
 
     def record(self, record: AuditRecord) -> Awaitable[bool] | None:
         """Queue one record; in strict mode return what says whether it is on disk."""
         self.total += 1
+        if record.client is None and self._is_counted(record):
+            return None
         queued = len(self._queue)
         if queued >= self._capacity:
             self._lose()
             return self._refused() if self._strict else None
-        if self._fault is not None:
+        if not queued:
+            self._queued_at = self._clock()
+        if not self._strict:
             self._queue.append((record, None))
-            return self._refused() if self._strict else None
-        if self._strict:
-            waiting: _Waiting = self._loop.create_future()
-            self._queue.append((record, waiting))
-            if not self._wake.is_set():
+            if queued == _BATCH:  # a flush would be a long one
                 self._wake.set()
-            return waiting
-        self._queue.append((record, None))
-        if queued == _BATCH:  # a flush would be a long one
+            return None
+        if self._now_wrong() is not None:
+            self._queue.append((record, None))
+            return self._refused()
+        waiting: _Waiting = self._loop.create_future()
+        self._queue.append((record, waiting))
+        if not self._wake.is_set():
             self._wake.set()
-        return None
+        return waiting
 
     def status(self) -> JournalStatus:
         """Return how the writing does."""
         return JournalStatus(
-            str(self._settings.journal),
-            self._settings.mode.value,
-            self._writer.name,
-            self._fault,
-            len(self._queue) + len(self._batch),
-            self._written,
-            self._lost,
-            list(self._commits),
-            self._commit_ms,
+            path=str(self._settings.journal),
+            mode=self._settings.mode.value,
+            writer=self._writer.name,
+            fault=self._now_wrong(),
+            tampering=self._tampering,
+            queued=self._unwritten(),
+            written=self._written,
+            lost=self._lost,
+            let_go=self._let_go,
+            let_go_early=self._let_go_early,
+            commits=list(self._commits),
+            commit_ms=self._commit_ms,
         )
+
+    def _give_up(self) -> None:
+        """Count what is left as lost: the worker ends now."""
+        left = self._unwritten()
+        if left:
+            self._lost += left
+            _log.error("audit records were lost at the end", records=left, fault=self._now_wrong())
+
+    def _unwritten(self) -> int:
+        return len(self._queue) + len(self._batch)
+
+    def _now_wrong(self) -> str | None:
+        """Return what keeps records from being written, if anything does."""
+        if self._fault is not None:
+            return self._fault
+        since = self._taken_at
+        if since is None:
+            if not self._queue:
+                return None
+            since = self._queued_at
+        waited = self._clock() - since
+        if waited < STALLED_SECONDS:
+            return None
+        return (
+            f"{self._settings.journal}: a record has waited for {waited:.1f} s to be written: "
+            "the disk hangs, or another process has its turn and keeps it."
+        )
+
+    def _is_counted(self, record: AuditRecord) -> bool:
+        """Tell whether a stranger's record is only counted."""
+        if record.outcome != RateLimited.code or record.kind == Kind.REFUSED:
+            return False
+        if not self._refusals:
+            self._loop.call_later(INTERVAL_SECONDS, self._sum_up)
+        return not self._refusals.count(record)
+
+    def _sum_up(self) -> None:
+        for record in self._refusals.told(self._now()):
+            self.record(record)
 
     def _refused(self) -> Awaitable[bool]:
         refused: _Waiting = self._loop.create_future()
@@ -161,8 +250,10 @@ class Journal:
 
     def _lose(self) -> None:
         self._lost += 1
-        if self._lost - self._lost_told == 1:
-            _log.error("audit records are being lost: their queue is full", fault=self._fault)
+        if self._gap is None or not self._gap.widen():
+            self._gap = _Gap()
+            self._queue.append((self._gap, None))
+            _log.error("audit records are being lost: their queue is full", fault=self._now_wrong())
 
     # -- the thread's side ------------------------------------------------------------------------
 
@@ -173,15 +264,11 @@ class Journal:
             self._wake.wait(self._pause())
             self._wake.clear()
             while self._step():
-                pass
+                self._tidy()
             self._tidy()
-        while self._step():
+        while self._step() or (self._unwritten() and self._fault is None):
             pass
         self._attempt(self._writer.close)
-        left = len(self._batch) + len(self._queue)
-        if left:
-            self._lost += left
-            _log.error("audit records were lost at the end", records=left, fault=self._fault)
 
     def _pause(self) -> float:
         """Return how long to wait for a wake-up, in seconds."""
@@ -193,40 +280,65 @@ class Journal:
 
     def _step(self) -> bool:
         """Commit what has gathered; tell whether there is more to commit at once."""
-        if not self._batch and not self._batch_lost:
-            while self._queue and len(self._batch) < _BATCH:
-                record, waiting = self._queue.popleft()
-                self._batch.append(record)
-                if waiting is not None:
-                    self._waiting.append(waiting)
-            self._batch_lost = self._lost - self._lost_told
-            if not self._batch and not self._batch_lost:
+        if not self._batch:
+            self._take()
+            if not self._batch:
                 if self._fault is not None:
                     self._attempt(self._writer.open)
                 return False
         began = self._clock()
-        done = self._attempt(lambda: self._writer.append(self._batch, self._batch_lost))
+        done = self._attempt(lambda: self._writer.append(self._batch))
+        is_full = len(self._batch) >= _BATCH
         if done:
             ms = (self._clock() - began) * 1000
             self._commit_ms += ms
             self._commits[bucket_of(ms)] += 1
-            self._written += len(self._batch)
-            self._lost_told += self._batch_lost
-            self._batch, self._batch_lost = [], 0
+            self._written += sum(isinstance(each, AuditRecord) for each in self._batch)
+            self._batch, self._taken_at = [], None
         self._settle(done)
-        return done and bool(self._queue)
+        return done and (is_full if not self._strict else bool(self._queue))
+
+    def _take(self) -> None:
+        """Take a batch from the queue."""
+        if not self._queue:
+            return
+        batch: list[AuditRecord | Note] = []
+        self._taken_at = self._queued_at
+        while self._queue and len(batch) < _BATCH:
+            item, waiting = self._queue.popleft()
+            batch.append(item.take() if isinstance(item, _Gap) else item)
+            if waiting is not None:
+                self._waiting.append(waiting)
+        self._queued_at = self._clock()  # what is left came at that time or a little before
+        self._batch = batch
 
     def _tidy(self) -> None:
         now = self._clock()
-        if self._fault is None and now >= self._tidy_at:
-            more = False
+        if self._fault is not None or now < self._tidy_at:
+            return
+        self._tidy_at = now + _TIDY_SECONDS
+        self._attempt(self._retain)
 
-            def retain() -> None:
-                nonlocal more
-                more = self._writer.retain()
-
-            self._attempt(retain)
-            self._tidy_at = now if more else now + _TIDY_SECONDS
+    def _retain(self) -> None:
+        if self._time is None:
+            # Of an hour ago: what workers write that begin with us says what their clock says.
+            known = self._writer.newest_before(self._now() - 3600)
+            self._time = SteadyTime(self._now, self._clock, known)
+        gone = self._writer.retain(self._time())
+        if gone is not None:
+            self._let_go += gone.records
+            self._let_go_early += gone.early
+            self._early_untold += gone.early
+            if gone.is_full:
+                self._tidy_at = self._clock()
+                return
+        if self._early_untold:
+            _log.warning(
+                "audit records were let go of before audit.keep_days: there is more than "
+                "audit.max_mb",
+                records=self._early_untold,
+            )
+            self._early_untold = 0
 
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Do ``work`` on the journal; tell whether it went well, and the log when that changed."""
@@ -237,13 +349,17 @@ class Journal:
             return False
         except Exception as bug:
             # Not to be met again and again: what can't be written must not hold up all the rest.
-            _log.error("a bug in the audit journal", records=len(self._batch), exc_info=bug)
-            self._lost += len(self._batch)
-            self._batch = []
+            records = sum(isinstance(each, AuditRecord) for each in self._batch)
+            _log.error("a bug in the audit journal", records=records, exc_info=bug)
+            self._lost += records
+            self._batch = [Note(Kind.LOST, {"records": records})] if records else []
             return False
         if self._fault is not None:
             self._fault = None
             _log.warning("the audit journal is written again", lost=self._lost)
+        if self._writer.tampering != self._tampering:
+            self._tampering = self._writer.tampering
+            _log.error("the audit journal was tampered with", found=self._tampering)
         return True
 
     def _broken(self, fault: str) -> None:

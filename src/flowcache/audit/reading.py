@@ -6,6 +6,7 @@ SQLite can't fold the -wal file back while a reader looks at an old state.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -16,13 +17,16 @@ from typing import Any, Self
 import msgspec
 
 from flowcache.audit import database
-from flowcache.audit.chain import INTENDED, Cut, Entry, Head, Kind, Link
+from flowcache.audit.chain import Cut, Entry, Head, Kind, Link
 from flowcache.audit.database import COLUMNS, JournalFault
+from flowcache.ports import FAILED, has_failed
 
 __all__ = ["Query", "Reader"]
 
 _PART = 5000
-_WITHOUT_CALL = (Kind.OPEN, Kind.CLOSE)
+_WITHOUT_CALL = (Kind.OPEN, Kind.CLOSE, Kind.CUT)
+_LONGEST_CALL = 100_000
+"""The most records of a chain between an intent and its outcome: far more than wait for Redis."""
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -35,6 +39,8 @@ class Query(msgspec.Struct, frozen=True):
     flow: str | None = None
     interaction: str | None = None
     client: str | None = None
+    address: str | None = None
+    request: str | None = None
     key: str | None = None
     operation: str | None = None
     outcome: str | None = None
@@ -46,6 +52,8 @@ _CONDITIONS = {
     "flow": "flow = ?",
     "interaction": "interaction = ?",
     "client": "client = ?",
+    "address": "address = ?",
+    "request": "request_id = ?",
     "key": "key = ?",
     "operation": "operation = ?",
     "since": "at >= ?",
@@ -88,8 +96,41 @@ class Reader:
         Of a write, which has two records in strict mode, the intent is left out when its outcome is
         there. With ``within``, no more than that many of the newest records are looked at.
         """
-        fitting = _calls(self._through(query, "DESC", within), query.outcome)
+        fitting = self._calls(self._through(query, "DESC", within), query.outcome)
         return islice(fitting, query.limit)
+
+    def _calls(self, entries: Iterable[Entry], outcome: str | None) -> Iterator[Entry]:
+        """Yield what is about calls, of ``entries`` from the newest on."""
+        answered: set[tuple[int, str | None]] = set()
+        for entry in entries:
+            call = (entry.writer, entry.request_id)
+            if entry.kind == Kind.OUTCOME:
+                answered.add(call)
+            elif entry.kind == Kind.INTENT:
+                if call in answered:
+                    answered.discard(call)
+                    continue
+                if self._has_ended(entry):
+                    continue
+            if entry.kind not in _WITHOUT_CALL and _has_outcome(entry, outcome):
+                yield entry
+
+    def _has_ended(self, intent: Entry) -> bool:
+        """Tell whether an intent's outcome is in its chain: by the time, if a clock was set back,
+        it may come first, and by what was asked for it may not come at all."""
+        return bool(
+            self._all(
+                "SELECT 1 FROM records WHERE writer = ? AND seq > ? AND seq < ? "
+                "AND request_id = ? AND kind = ? LIMIT 1",
+                (
+                    intent.writer,
+                    intent.seq,
+                    intent.seq + _LONGEST_CALL,
+                    intent.request_id,
+                    Kind.OUTCOME.value,
+                ),
+            )
+        )
 
     def _through(self, query: Query, order: str, within: int | None = None) -> Iterator[Entry]:
         """Yield what fits all of ``query`` but its outcome, in the order of time."""
@@ -131,26 +172,19 @@ class Reader:
 
     def cuts(self) -> dict[int, Cut]:
         """Return where chains go on after retention, by writer."""
-        rows = self._all(
-            "SELECT writer, seq, hash, at, seal FROM cuts WHERE typeof(seq) = 'integer'", ()
-        )
-        return {row[0]: Cut(row[0], row[1], _bytes(row[2]), row[3], row[4]) for row in rows}
+        with self._told():
+            return database.cuts(self._connection)
 
     def cut(self, writer: int, behind: int = -1) -> Cut | None:
         """Return where a chain goes on after retention, if that is behind a number."""
-        cut = self.cuts().get(writer)
+        with self._told():
+            cut = database.cut(self._connection, writer)
         return cut if cut is not None and cut.seq > behind else None
 
     def links(self, writer: int, start: int, limit: int = _PART) -> list[Link]:
         """Return the next records of a chain, from number ``start`` on; none when it has ended."""
-        rows = self._all(
-            f"SELECT {COLUMNS}, hash, seal FROM records "  # noqa: S608 - names of ours
-            "WHERE writer = ? AND seq >= ? AND typeof(seq) = 'integer' ORDER BY seq LIMIT ?",
-            (writer, start, limit),
-        )
-        return [
-            Link(Entry(*row[:-2]), _bytes(row[-2]), row[-1] and _bytes(row[-1])) for row in rows
-        ]
+        with self._told():
+            return database.links(self._connection, writer, start, limit)
 
     def version(self) -> int:
         """Return a number that is another one when somebody has written since it was asked for."""
@@ -167,6 +201,20 @@ class Reader:
             "SELECT seq, hash FROM records WHERE writer = ? ORDER BY seq DESC LIMIT 1", (writer,)
         )
         return Head(*rows[0])
+
+    def copy(self, to: Path) -> None:
+        """Write all of the journal, as it is at this moment, to a new file for its user alone.
+
+        Raises:
+            OSError: there is such a file, or it can't be made.
+        """
+        os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            # SQLite's backup begins anew whenever somebody writes: beside workers it never ends.
+            self._all("VACUUM INTO ?", (str(to),))
+        except BaseException:
+            to.unlink()
+            raise
 
     def damage(self) -> list[str]:
         """Return what SQLite finds wrong with the file, and what no writer of ours would write."""
@@ -195,26 +243,7 @@ class Reader:
             raise JournalFault(f"{self.path}: can't be read: {fault}") from None
 
 
-def _calls(entries: Iterable[Entry], outcome: str | None) -> Iterator[Entry]:
-    """Yield what is about calls, of ``entries`` from the newest on."""
-    answered: set[tuple[int, str | None]] = set()
-    for entry in entries:
-        call = (entry.writer, entry.request_id)
-        if entry.kind == Kind.OUTCOME:
-            answered.add(call)
-        elif entry.kind == Kind.INTENT and call in answered:
-            answered.discard(call)
-            continue
-        if entry.kind not in _WITHOUT_CALL and _has_outcome(entry, outcome):
-            yield entry
-
-
 def _has_outcome(entry: Entry, wanted: str | None) -> bool:
-    if wanted == "failed":
-        return entry.outcome is not None and entry.outcome not in ("ok", INTENDED)
+    if wanted == FAILED:
+        return has_failed(entry.outcome)
     return wanted is None or entry.outcome == wanted
-
-
-def _bytes(value: object) -> bytes:
-    """Return a hash as it was kept; what is none, since somebody changed it, fits nothing."""
-    return value if isinstance(value, bytes) else b""

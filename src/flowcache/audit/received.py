@@ -1,7 +1,8 @@
 """A journal as a receiver of its delivery has it: lines of JSON, in any order, some more than once.
 
     {"writer": …, "seq": …, "kind": "call", …, "at_unix": …, "hash": …, "seal": …}
-    {"writer": …, "seq": …, "kind": "gap", "until": …, "at_unix": …, "hash": …, "seal": …}
+    {"writer": …, "seq": …, "kind": "gap", "until": …, "at_unix": …, "newest": …, "early": …,
+     "hash": …, "seal": …}
 
 A record has what `exporting.fields` names, and what its chain is verified by: ``at_unix``, the time
 exactly as it was hashed, ``hash`` and ``seal``. A gap stands for records ``seq`` to ``until``: the
@@ -45,6 +46,8 @@ def gap_line(writer: int, first: int, last: int, cut: Cut | None) -> bytes:
         named |= {
             "at": moment(cut.at),
             "at_unix": cut.at,
+            "newest": cut.newest,
+            "early": cut.early,
             "hash": cut.hash.hex(),
             "seal": None if cut.seal is None else cut.seal.hex(),
         }
@@ -71,7 +74,15 @@ class Received:
         if named["kind"] == _GAP:
             if named.get("hash") is not None:
                 start, hash_ = named["until"] + 1, bytes.fromhex(named["hash"])
-                cut = Cut(writer, start, hash_, named["at_unix"], _bytes(named["seal"]))
+                cut = Cut(
+                    writer,
+                    start,
+                    hash_,
+                    named["at_unix"],
+                    named["newest"],
+                    named["early"],
+                    _bytes(named["seal"]),
+                )
                 self._cuts.setdefault(writer, {})[start] = cut
             return
         link = Link(_entry(writer, named), bytes.fromhex(named["hash"]), _bytes(named["seal"]))

@@ -6,21 +6,46 @@ what is added or let go of meanwhile disturbs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import msgspec
 
-from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Walk, writer_name
+from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Number, Walk, writer_name
 from flowcache.audit.database import JournalFault
-from flowcache.audit.writing import Witness
+from flowcache.audit.witness import Witness
 
-__all__ = ["Anchor", "Chains", "Report", "heads", "verify"]
+__all__ = ["Anchor", "Chains", "Gone", "Report", "heads", "verify"]
 
-Anchor = Mapping[str, tuple[int, str]]
+Anchor = Mapping[str, tuple[Number, str]]
 """How far chains had come: number and hash of a record of each, by the writer's name."""
 
 _decode_witness = msgspec.json.Decoder(Witness).decode
+
+
+class _Step(msgspec.Struct):
+    """What the record of a step of retention says: where chains go on, by the writer's name."""
+
+    chains: dict[str, tuple[Number, str]]
+
+
+_decode_cuts = msgspec.json.Decoder(_Step).decode
+
+
+class Gone(NamedTuple):
+    """What retention has let go of, as the cuts say.
+
+    So many ``records`` of so many ``chains``, the latest of ``newest`` (Unix time); ``early`` of
+    them were younger than they had to be kept. ``untold`` chains have a cut that no record tells
+    of: that record was let go of, too, or there never was one.
+    """
+
+    records: int = 0
+    chains: int = 0
+    newest: float = 0.0
+    early: int = 0
+    untold: int = 0
 
 
 class Report(NamedTuple):
@@ -36,6 +61,7 @@ class Report(NamedTuple):
     faults: list[Fault]
     unfinished: list[int]
     origins: dict[int, str]
+    gone: Gone = Gone()
 
     @property
     def is_well(self) -> bool:
@@ -85,6 +111,7 @@ def verify(
     A file that can't be read to its end is damage, not an error.
     """
     report = Report(0, 0, reader.damage(), [], [], {})
+    told: set[tuple[int, int]] = set()
     claims: list[tuple[str, Anchor]] = [("the anchor", anchor)] if anchor else []
     try:
         for writer in sorted({*reader.writers(), *reader.cuts()}):
@@ -92,9 +119,11 @@ def verify(
             for links in _walk(reader, writer, key, report):
                 report = report._replace(records=report.records + len(links))
                 claims.extend(_claims(links, report))
+                told.update(_told_cuts(links))
                 if on_progress is not None:
                     on_progress(len(links))
         cuts = reader.cuts()
+        report = report._replace(gone=_gone(cuts, told))
         for by, witnessed in claims:
             report.faults.extend(_missed(reader, cuts, by, witnessed))
     except (
@@ -136,6 +165,29 @@ def _claims(links: Sequence[Link], report: Report) -> Iterator[tuple[str, Anchor
         yield f"writer {writer_name(entry.writer)}", witness.heads
 
 
+def _told_cuts(links: Sequence[Link]) -> Iterator[tuple[int, int]]:
+    """Yield which chains ``links`` say were cut, and where they go on."""
+    for entry, _, _ in links:
+        if entry.kind == Kind.CUT:
+            with suppress(msgspec.MsgspecError, ValueError):
+                for name, (seq, _) in _decode_cuts(entry.detail or "").chains.items():
+                    yield int(name, 16), seq
+
+
+def _gone(cuts: Mapping[int, Cut], told: Set[tuple[int, int]]) -> Gone:
+    # What somebody put there in place of a number is a fault of its cut; here it counts as nothing.
+    sound = [
+        cut for cut in cuts.values() if isinstance(cut.newest, float) and isinstance(cut.early, int)
+    ]
+    return Gone(
+        sum(cut.seq for cut in sound),
+        len(cuts),
+        max((cut.newest for cut in sound), default=0.0),
+        sum(cut.early for cut in sound),
+        sum((writer, cut.seq) not in told for writer, cut in cuts.items()),
+    )
+
+
 def heads(reader: Chains) -> Anchor:
     """Return how far each chain has come, to be noted elsewhere."""
     found = {writer: reader.head(writer) for writer in reader.writers()}
@@ -148,12 +200,14 @@ def _missed(reader: Chains, cuts: Mapping[int, Cut], by: str, witnessed: Anchor)
             writer, head = int(name, 16), Head(seq, bytes.fromhex(hash_))
         except ValueError:
             continue  # no witness of ours writes so: its own hash tells that it was changed
+        if not 0 <= writer < 1 << 63:
+            continue  # likewise
         found = reader.hash_of(writer, head.seq)
         if found == head.hash:
             continue
         if found is not None:
             yield Fault(writer, seq, f"is another one than {by} saw")
-        elif writer not in cuts or cuts[writer].seq <= seq:
+        elif (writer not in cuts or cuts[writer].seq <= seq) and reader.cut(writer, seq) is None:
             yield Fault(writer, seq, f"missing, though {by} saw it")
 
 

@@ -1,4 +1,4 @@
-"""A worker's own chain in the journal: one life, from its opening record to its closing one.
+"""A worker's own chains in the journal: one life, from opening records to closing ones.
 
 All of it blocks and belongs to one thread. A commit holds all of a batch or nothing of it. When one
 fails, whether it reached the disk is not known until the file is opened again: then the batch is
@@ -8,26 +8,34 @@ either there, and is not written a second time, or it is not.
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from flowcache.audit import database
-from flowcache.audit.chain import GENESIS, Entry, Head, Kind, Link, digest, seal, writer_name
+from flowcache.audit.chain import (
+    GENESIS,
+    STRANGERS,
+    Entry,
+    Kind,
+    Link,
+    digest,
+    seal,
+    weight,
+    writer_name,
+)
 from flowcache.audit.database import COLUMNS, JournalFault, Turns
 from flowcache.audit.redaction import Redaction, redaction
-from flowcache.audit.retention import Retention
+from flowcache.audit.retention import LetGo, Retention, Tampered
 from flowcache.audit.settings import AuditSettings
-from flowcache.ports import AuditRecord
+from flowcache.audit.witness import look
+from flowcache.ports import AuditRecord, Now
 
-__all__ = ["ChainWriter", "Witness"]
-
-_WITNESSED = 100
-"""How many other chains an opening record names: those that were written to last."""
+__all__ = ["ChainWriter", "Note"]
 
 _INSERT = (
     f"INSERT INTO records ({COLUMNS}, hash, seal) "  # noqa: S608 - names of ours
@@ -35,26 +43,51 @@ _INSERT = (
 )
 
 
-class Witness(msgspec.Struct, frozen=True):
-    """The detail of a first and a last record: who writes, and how far other chains had come."""
+class Note(NamedTuple):
+    """A record that is about no call: ``detail`` becomes JSON."""
 
-    host: str
-    pid: int
-    heads: dict[str, tuple[int, str]]
-    """By the writer's name: number and hash of the newest record."""
+    kind: Kind
+    detail: object
+
+
+class _Place(NamedTuple):
+    """A record that is the last of its chain, and the offset of the next one."""
+
+    seq: int
+    hash: bytes
+    offset: int
+
+
+_START = _Place(-1, GENESIS, 0)
+
+
+class _Chain:
+    """Where a chain of ours goes on."""
+
+    __slots__ = ("head", "uncertain", "writer")
+
+    def __init__(self, strangers: bool) -> None:
+        self.writer = int.from_bytes(os.urandom(6), "big") >> 1 | (STRANGERS if strangers else 0)
+        self.head: _Place | None = None
+        """The newest record that is known to be on disk; None before the opening one."""
+        self.uncertain: _Place | None = None
+        """The end of a batch of which it is not known whether it is on disk."""
 
 
 class ChainWriter:
-    """Write records to a chain of its own in the journal at ``settings.journal``.
+    """Write records to chains of their own in the journal at ``settings.journal``.
 
-    Nothing is opened before it is needed. After a `JournalFault`, `append` may be called again with
-    the very same batch.
+    Clients' records go to one, strangers' to another, which is begun with the first of them; a
+    batch is on disk in both or in none. Nothing is opened before it is needed. After a
+    `JournalFault`, `append` may be called again with the very same batch.
     """
 
-    def __init__(self, settings: AuditSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: AuditSettings, now: Now) -> None:
         assert settings.journal is not None
+        self.tampering: str | None = None
+        """What was found wrong with what is in the file already, if anything was."""
         self._path: Path = settings.journal
-        self._clock = clock
+        self._now = now
         self._redact = redaction(settings.keys, settings.hmac_secret)
         signing = settings.signing_key
         self._key = None if signing is None else signing.reveal().encode()
@@ -62,16 +95,16 @@ class ChainWriter:
         self._turns: Turns | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._writer = 0
-        self._head: Head | None = None
-        """The newest record that is known to be on disk; None before the opening one."""
-        self._uncertain: Head | None = None
-        """The end of a batch of which it is not known whether it is on disk."""
+        self._own, self._strangers = _Chain(False), _Chain(True)
+        self._tried: Sequence[AuditRecord | Note] | None = None
+        """The batch whose commit did not return."""
+        self._landed: Sequence[AuditRecord | Note] | None = None
+        """That batch, when it was found on disk after all."""
 
     @property
     def name(self) -> str:
         """The writer's name in the journal."""
-        return writer_name(self._writer)
+        return writer_name(self._own.writer)
 
     def open(self) -> None:
         """Open the file and the chain, unless they are.
@@ -82,32 +115,37 @@ class ChainWriter:
         with self._faults():
             self._open()
 
-    def append(self, records: Sequence[AuditRecord], lost: int = 0) -> None:
-        """Put ``records`` on disk, and after them that so many more were ``lost``.
+    def newest_before(self, at: float) -> float | None:
+        """Return the time of the newest record that is older than ``at``; None if there is none.
+
+        Raises:
+            JournalFault: it can't be read.
+        """
+        with self._faults():
+            query = "SELECT max(at) FROM records WHERE at < ?"
+            found = self._open().execute(query, (at,)).fetchone()[0]
+            return float(found) if found is not None else None
+
+    def append(self, records: Sequence[AuditRecord | Note]) -> None:
+        """Put ``records`` on disk.
 
         Raises:
             JournalFault: they are not there, or nobody knows.
         """
         with self._faults():
             connection = self._open()
-            if self._uncertain is not None:  # the last attempt reached the disk after all
-                if self._head == self._uncertain:
-                    self._uncertain = None
-                    return
-                self._uncertain = None
-            assert self._head is not None
-            start = self._head.seq + 1
-            entries = [
-                _entry(self._writer, seq, record, self._redact)
-                for seq, record in enumerate(records, start)
-            ]
-            if lost:
-                entries.append(self._about(Kind.LOST, start + len(records), {"records": lost}))
+            landed, self._landed = self._landed, None
+            if landed is records:
+                return
+            self._tried = records
             with self._turn():
-                self._insert(connection, entries)
+                self._commit(connection, records)
+            self._tried = None
 
-    def retain(self) -> bool:
-        """Let go of some of what is too old or too much; tell whether there is more.
+    def retain(self, now: float) -> LetGo | None:
+        """Let go of some of what is too old or too much at ``now``, and return what it was.
+
+        Where that was tampered with, nothing goes, and `tampering` says what is wrong.
 
         Raises:
             JournalFault: it can't be done now.
@@ -115,22 +153,27 @@ class ChainWriter:
         with self._faults():
             connection = self._open()
             with self._turn():
-                return self._retention.step(connection, self._clock())
+                try:
+                    found = self._retention.find(connection, now)
+                except Tampered as fault:
+                    self.tampering = f"{fault}; nothing is let go of."
+                    return None
+                if found is not None:
+                    self._commit(connection, [Note(Kind.CUT, found.told)], found.apply)
+                return found
 
     def close(self) -> None:
-        """End the chain with its closing record, and close the file.
+        """End the chains with their closing records, and close the file.
 
         Raises:
-            JournalFault: the chain stays without an end.
+            JournalFault: they stay without an end.
         """
         try:
-            if self._head is not None:
+            if self._own.head is not None:
                 with self._faults():
                     connection = self._open()
                     with self._turn():
-                        witness = _witness(connection, self._writer)
-                        last = self._about(Kind.CLOSE, self._head.seq + 1, witness)
-                        self._insert(connection, [last])
+                        self._end(connection)
         finally:
             self.abandon()
 
@@ -159,31 +202,66 @@ class ChainWriter:
         with self._turn():
             connection = database.connect(self._path)
             try:
-                on_disk = self._own_head(connection)
-                if on_disk is None or on_disk not in (self._head, self._uncertain):
-                    # The beginning of a life; or another file than the one that it began in.
-                    self._begin(connection)
-                else:
-                    self._head = on_disk
+                self._resume(connection)
             except BaseException:
                 connection.close()
                 raise
         self._connection, self._identity = connection, database.identity(self._path)
         return connection
 
-    def _own_head(self, connection: sqlite3.Connection) -> Head | None:
-        if self._head is None:
-            return None
-        found = connection.execute(
-            "SELECT seq, hash FROM records WHERE writer = ? ORDER BY seq DESC LIMIT 1",
-            (self._writer,),
-        ).fetchone()
-        return None if found is None else Head(*found)
+    def _resume(self, connection: sqlite3.Connection) -> None:
+        """Go on with our chains where the file has them as we left them; else begin anew.
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
-        self._writer = int.from_bytes(os.urandom(6), "big") >> 1
-        self._head, self._uncertain = None, None
-        self._insert(connection, [self._about(Kind.OPEN, 0, _witness(connection, self._writer))])
+        They are missing from another file, which somebody put in the place of ours. From ours they
+        can't be: what it lacks of them was removed, and the new chain bears witness to it.
+        """
+        begun = [each for each in (self._own, self._strangers) if each.head or each.uncertain]
+        tried, self._tried, self._landed = self._tried, None, None
+        missing: dict[str, tuple[int, str]] = {}
+        is_ours = self._identity == database.identity(self._path)
+        for chain in begun:
+            last = database.ends(connection, chain.writer)
+            on_disk = (last[0].entry.seq, last[0].hash) if last else None
+            is_ours = is_ours or on_disk is not None
+            if chain.uncertain is not None and on_disk == chain.uncertain[:2]:
+                chain.head, self._landed = chain.uncertain, tried
+            elif chain.head is not None and on_disk != chain.head[:2]:
+                missing[writer_name(chain.writer)] = (chain.head.seq, chain.head.hash.hex())
+            chain.uncertain = None
+        if self._own.head is not None and not missing:
+            return
+        if not is_ours:
+            self._recognise(connection)
+        if missing and is_ours:
+            self.tampering = (
+                f"{', '.join(f'writer {name}, record {seq}' for name, (seq, _) in missing.items())}"
+                ": was written and is not there any more."
+            )
+        own = _Chain(False)  # ours once it is on disk: until then what is missing is not forgotten
+        witness = look(connection, (own.writer,), missing if is_ours else {})
+        self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
+        self._own, self._strangers, self._landed = own, _Chain(True), None
+
+    def _recognise(self, connection: sqlite3.Connection) -> None:
+        """See that the journal is sealed with our key, as far as its newest records tell.
+
+        Raises:
+            JournalFault: all of it would be faults to whoever verifies it with that key.
+        """
+        last = database.heads(connection)
+        if not last:
+            return
+        if self._key is None:
+            fits = any(link.seal is None for link in last)
+        else:
+            key = self._key
+            fits = any(link.seal == seal(key, link.hash) for link in last)
+        if not fits:
+            raise JournalFault(
+                f"{self._path}: is sealed with another audit.signing_key, or was begun "
+                f"{'with' if self._key is None else 'without'} one; configure that, or move the "
+                "journal away while flowcache is stopped: a new one is begun."
+            )
 
     def _is_displaced(self) -> bool:
         """Tell whether the file that is open is no longer the one at its path.
@@ -196,23 +274,74 @@ class ChainWriter:
 
     # -- writing ----------------------------------------------------------------------------------
 
-    def _insert(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-        """Write ``entries`` behind the head, all or none; when this returns they are on disk."""
-        before = GENESIS if self._head is None else self._head.hash
-        links = list(_chained(before, entries, self._key))
-        end = Head(links[-1].entry.seq, links[-1].hash)
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
-            _INSERT,
-            ((*msgspec.structs.astuple(entry), hash_, seal_) for entry, hash_, seal_ in links),
-        )
-        self._uncertain = end
-        connection.execute("COMMIT")
-        self._head, self._uncertain = end, None
+    def _end(self, connection: sqlite3.Connection) -> None:
+        ours = [each for each in (self._own, self._strangers) if each.head is not None]
+        witness = look(connection, [each.writer for each in ours])
+        self._put(connection, [(each, [Note(Kind.CLOSE, witness)]) for each in ours])
 
-    def _about(self, kind: Kind, seq: int, detail: object) -> Entry:
-        text = msgspec.json.encode(detail).decode()
-        return Entry(self._writer, seq, kind.value, self._clock(), detail=text)
+    def _commit(
+        self,
+        connection: sqlite3.Connection,
+        items: Sequence[AuditRecord | Note],
+        beside: Callable[[sqlite3.Connection], None] = lambda _: None,
+    ) -> None:
+        """Write each item to the chain where it belongs."""
+        strangers: list[AuditRecord | Note] = []
+        own: list[AuditRecord | Note] = []
+        for item in items:
+            is_stranger = isinstance(item, AuditRecord) and item.client is None
+            (strangers if is_stranger else own).append(item)
+        if strangers and self._strangers.head is None:
+            witness = look(connection, (self._strangers.writer,))
+            strangers.insert(0, Note(Kind.OPEN, witness))
+        parts = [(self._own, own), (self._strangers, strangers)]
+        self._put(connection, [part for part in parts if part[1]], beside)
+
+    def _put(
+        self,
+        connection: sqlite3.Connection,
+        parts: Sequence[tuple[_Chain, Sequence[AuditRecord | Note]]],
+        beside: Callable[[sqlite3.Connection], None] = lambda _: None,
+    ) -> None:
+        """Write behind the heads of chains, all or nothing; when this returns it is on disk."""
+        chains = [(chain, self._chained(chain, items)) for chain, items in parts]
+        connection.execute("BEGIN IMMEDIATE")
+        beside(connection)
+        for _, links in chains:
+            connection.executemany(
+                _INSERT,
+                ((*msgspec.structs.astuple(entry), hash_, seal_) for entry, hash_, seal_ in links),
+            )
+        for chain, links in chains:
+            last = links[-1]
+            chain.uncertain = _Place(
+                last.entry.seq, last.hash, last.entry.offset + weight(last.entry)
+            )
+        connection.execute("COMMIT")
+        for chain, _ in chains:
+            chain.head, chain.uncertain = chain.uncertain, None
+
+    def _chained(self, chain: _Chain, items: Sequence[AuditRecord | Note]) -> list[Link]:
+        """Return the items as records behind the head of a chain; the last one has the seal."""
+        seq, before, offset = chain.head or _START
+        links: list[Link] = []
+        for item in items:
+            seq += 1
+            entry = (
+                self._note(chain.writer, seq, item, offset)
+                if isinstance(item, Note)
+                else _entry(chain.writer, seq, item, self._redact, offset)
+            )
+            before = digest(before, entry)
+            links.append(Link(entry, before, None))
+            offset += weight(entry)
+        if self._key is not None:
+            links[-1] = links[-1]._replace(seal=seal(self._key, before))
+        return links
+
+    def _note(self, writer: int, seq: int, note: Note, offset: int) -> Entry:
+        text = msgspec.json.encode(note.detail).decode()
+        return Entry(writer, seq, note.kind.value, self._now(), detail=text, offset=offset)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -234,7 +363,7 @@ class ChainWriter:
             raise
 
 
-def _entry(writer: int, seq: int, record: AuditRecord, redact: Redaction) -> Entry:
+def _entry(writer: int, seq: int, record: AuditRecord, redact: Redaction, offset: int) -> Entry:
     hit = record.hit
     return Entry(
         writer,
@@ -254,25 +383,5 @@ def _entry(writer: int, seq: int, record: AuditRecord, redact: Redaction) -> Ent
         record.shard,
         int(record.stale),
         record.detail,
+        offset,
     )
-
-
-def _chained(before: bytes, entries: Sequence[Entry], key: bytes | None) -> Iterator[Link]:
-    """Yield ``entries`` with their hashes; the last one has the seal."""
-    final = len(entries) - 1
-    for place, entry in enumerate(entries):
-        before = digest(before, entry)
-        yield Link(entry, before, seal(key, before) if key and place == final else None)
-
-
-def _witness(connection: sqlite3.Connection, own: int) -> Witness:
-    """Look at the other chains, of which those that were written to last are named."""
-    newest = "SELECT at, writer, seq, hash FROM records WHERE writer = ? ORDER BY seq DESC LIMIT 1"
-    heads = [
-        connection.execute(newest, (writer,)).fetchone()
-        for writer in database.writers(connection)
-        if writer != own
-    ]
-    heads.sort(reverse=True)
-    named = {writer_name(w): (seq, hash_.hex()) for _, w, seq, hash_ in heads[:_WITNESSED]}
-    return Witness(socket.gethostname(), os.getpid(), named)

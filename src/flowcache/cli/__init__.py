@@ -11,6 +11,7 @@ from flowcache.cli import audit, circuits, encryption, token
 from flowcache.cli.check import check
 from flowcache.cli.delivery import deliver, deliveries
 from flowcache.cli.erase import erase
+from flowcache.cli.records import export, query
 from flowcache.cli.serve import serve
 
 __all__ = ["main"]
@@ -52,6 +53,8 @@ _app.command()(erase)
 _app.add_typer(token.app)
 _app.add_typer(encryption.app)
 _app.add_typer(circuits.app, name="circuits")
+audit.app.command()(query)
+audit.app.command()(export)
 audit.app.command()(deliver)
 audit.app.command()(deliveries)
 _app.add_typer(audit.app)

@@ -1,4 +1,4 @@
-"""``flowcache audit``: verify, query and export the journal, while it is written or afterwards."""
+"""``flowcache audit``: verify and copy the journal, while it is written or afterwards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,11 +15,10 @@ import typer
 from flowcache.cli.common import Config, give_up, printable, valid
 
 if TYPE_CHECKING:
-    from flowcache.audit.reading import Query, Reader
     from flowcache.audit.settings import AuditSettings
     from flowcache.audit.verifying import Anchor, Chains, Report
 
-__all__ = ["app"]
+__all__ = ["Journal", "app", "journal_of", "read_settings"]
 
 app = typer.Typer(
     name="audit",
@@ -31,39 +29,12 @@ app = typer.Typer(
 _SHOWN_FAULTS = 20
 """How many faults of one chain are told; the rest are counted."""
 
-_COLUMNS = (
-    "time",
-    "client",
-    "address",
-    "flow",
-    "interaction",
-    "operation",
-    "key",
-    "outcome",
-    "hit",
-    "ms",
-    "shard",
-)
-
 Journal = Annotated[
     Path | None,
     typer.Option(
         "--journal", "-j", metavar="FILE", help="The journal; audit.journal of the configuration."
     ),
 ]
-Flow = Annotated[str | None, typer.Option(help="Of this flowId.")]
-Interaction = Annotated[str | None, typer.Option(help="Of this interactionId.")]
-Client = Annotated[str | None, typer.Option(help="Of this client.")]
-Key = Annotated[
-    str | None, typer.Option(help="On this key; hashed first where audit.keys says so.")
-]
-Operation = Annotated[str | None, typer.Option(help="Of this operation: GET, SET, ...")]
-Outcome = Annotated[
-    str | None, typer.Option(help="ok, a failure's code, or failed for any; intended: unfinished.")
-]
-Since = Annotated[str | None, typer.Option(help="From this time on: ISO 8601, UTC by default.")]
-Until = Annotated[str | None, typer.Option(help="Before this time: ISO 8601, UTC by default.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
 
 
 @app.command()
@@ -101,8 +72,10 @@ def verify(
     from flowcache.audit.database import JournalFault
     from flowcache.audit.verifying import heads
 
-    settings = _read_settings(journal, config)
-    known = None if anchor is None else _read_anchor(anchor)
+    settings = read_settings(journal, config)
+    known = None
+    if anchor is not None:
+        known = _read_anchor(anchor, may_be_new=anchor == write_anchor)
     key = settings.signing_key
     try:
         with _chains(settings, received) as reader:
@@ -117,113 +90,29 @@ def verify(
 
 
 @app.command()
-def query(
+def copy(
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")],
     journal: Journal = None,
     config: Config = None,
-    flow: Flow = None,
-    interaction: Interaction = None,
-    client: Client = None,
-    key: Key = None,
-    operation: Operation = None,
-    outcome: Outcome = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = 50,
 ) -> None:
-    """Show the newest records that fit, newest last.
+    """Copy the journal as it is at this moment to a new file, while it is written.
+
+    The copy is whole, and small: what retention left empty is not in it.
 
     Examples:
 
-        flowcache audit query -j audit.db --interaction 6011 --outcome failed
-
-        flowcache audit query -c flowcache.toml --key caller:C-1 --since 2026-01-31T08:00
+        flowcache audit copy -c flowcache.toml /backup/audit-2026-01-31.db
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from flowcache.audit.database import JournalFault
+    from flowcache.audit.reading import Reader
 
-    from flowcache.audit.exporting import moment
-
-    settings, path = _settings(journal, config)
-    asked = _query(
-        settings, flow, interaction, client, key, operation, outcome, since, until, limit
-    )
-    with _reading(path) as reader:
-        found = list(reader.newest(asked))
-    table = Table(*_COLUMNS, box=box.SIMPLE_HEAD)
-    for entry in reversed(found):
-        cells = (
-            moment(entry.at),
-            entry.client,
-            entry.address,
-            entry.flow,
-            entry.interaction,
-            entry.operation,
-            entry.key,
-            " ".join(filter(None, (entry.outcome or entry.kind, entry.detail))),
-            None if entry.hit is None else ("yes" if entry.hit else "no"),
-            None if entry.latency_ms is None else f"{entry.latency_ms:g}",
-            None if entry.shard is None else f"{entry.shard}{' (replica)' * bool(entry.stale)}",
-        )
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
-    out = Console()
-    if not out.is_terminal:
-        out = Console(width=1000)  # nothing is cut where another program reads
-    out.print(table)
-    print(f"{len(found)} records", file=sys.stderr)
-
-
-@app.command()
-def export(
-    journal: Journal = None,
-    config: Config = None,
-    form: Annotated[
-        str, typer.Option("--format", metavar="jsonl|csv", help="JSON lines, or CSV.")
-    ] = "jsonl",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if none.")
-    ] = None,
-    flow: Flow = None,
-    interaction: Interaction = None,
-    client: Client = None,
-    key: Key = None,
-    operation: Operation = None,
-    outcome: Outcome = None,
-    since: Since = None,
-    until: Until = None,
-    limit: Limit = None,
-) -> None:
-    """Write every record that fits, oldest first, intents and chain records included.
-
-    Examples:
-
-        flowcache audit export -j audit.db --since 2026-01-01 > january.jsonl
-
-        flowcache audit export -c flowcache.toml --format csv --client ivr -o ivr.csv
-    """
-    from flowcache.audit.exporting import Format, write
-
-    if form not in tuple(Format):
-        give_up(f"--format {form}: expected {' or '.join(Format)}.")
-    settings, path = _settings(journal, config)
-    asked = _query(
-        settings, flow, interaction, client, key, operation, outcome, since, until, limit
-    )
     try:
-        with _reading(path) as reader:
-            if output is None:
-                count = write(reader.records(asked), Format(form), sys.stdout)
-                sys.stdout.flush()
-            else:
-                with output.open("x", encoding="utf-8", newline="") as out:
-                    count = write(reader.records(asked), Format(form), out)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
-        raise typer.Exit(1) from None
+        with Reader(journal_of(read_settings(journal, config))) as reader:
+            reader.copy(to)
+    except JournalFault as fault:
+        give_up(str(fault))
     except OSError as fault:
-        give_up(f"{output}: can't be written: {fault.strerror or fault}.")
-    print(f"{count} records", file=sys.stderr)
+        give_up(f"{to}: can't be written: {fault.strerror or fault}.")
 
 
 # -- verifying -------------------------------------------------------------------------------------
@@ -235,7 +124,7 @@ def _chains(settings: AuditSettings, received: Path | None) -> Iterator[Chains]:
     from flowcache.audit.received import Received
 
     if received is None:
-        with Reader(_journal_of(settings)) as reader:
+        with Reader(journal_of(settings)) as reader:
             yield reader
     else:
         try:
@@ -265,37 +154,61 @@ def _with_progress(reader: Chains, key: bytes | None, anchor: Anchor | None) -> 
 
 def _tell(report: Report, *, sealed: bool) -> None:
     from flowcache.audit.chain import writer_name
+    from flowcache.audit.exporting import moment
 
     for damage in report.damage:
-        print(f"the file: {damage}")
+        print(f"the file: {printable(damage)}")
     for writer, faults in groupby(
         sorted(report.faults, key=lambda f: f.writer), lambda f: f.writer
     ):
         told = list(faults)
         for fault in told[:_SHOWN_FAULTS]:
             place = "" if fault.seq is None else f", record {fault.seq}"
-            print(f"writer {writer_name(writer)}{place}: {fault.what}")
+            print(f"writer {writer_name(writer)}{place}: {printable(fault.what)}")
         if len(told) > _SHOWN_FAULTS:
             print(f"writer {writer_name(writer)}: and {len(told) - _SHOWN_FAULTS} more")
     for writer in report.unfinished:
-        origin = report.origins.get(writer, "a process unknown")
+        origin = printable(report.origins.get(writer, "a process unknown"))
         print(
             f"writer {writer_name(writer)}: has no closing record: {origin} still runs, "
             "was killed, or its last records were cut off"
         )
+    gone = report.gone
+    if gone.chains:
+        print(
+            f"{gone.records} records of {gone.chains} chains were let go of by retention, the "
+            f"newest of {moment(gone.newest)}"
+            + (f"; {gone.early} OF THEM BEFORE audit.keep_days WAS OVER." if gone.early else ".")
+        )
     if not sealed:
         print("The seals were not checked: no signing key is configured.")
+    if not sealed and gone.chains:
+        print(
+            "Whether retention did that, or somebody who removed the front of chains, only the "
+            f"signing key can tell; of {gone.untold} chains no record says so."
+        )
     print(
         f"{report.records} records in {report.chains} chains: "
         + ("all is well." if report.is_well else "NOT what was written.")
     )
 
 
-def _read_anchor(file: Path) -> Anchor:
+def _read_anchor(file: Path, *, may_be_new: bool) -> Anchor | None:
     import msgspec
 
+    from flowcache.audit.chain import Number
+
     try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, tuple[int, str]])
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, tuple[Number, str]])
+    except FileNotFoundError as fault:
+        if not may_be_new:
+            give_up(f"{file}: is no anchor: {fault}.")
+        print(
+            f"{file}: THERE IS NO ANCHOR YET. Nothing was compared with it; this run writes the "
+            "first. If there was one, somebody took it away.",
+            file=sys.stderr,
+        )
+        return None
     except (OSError, msgspec.MsgspecError) as fault:
         give_up(f"{file}: is no anchor: {fault}.")
 
@@ -303,8 +216,11 @@ def _read_anchor(file: Path) -> Anchor:
 def _write_anchor(file: Path, found: Anchor) -> None:
     import msgspec
 
+    new = file.with_name(f"{file.name}.new")
     try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        # Replaced as a whole: a disk that is full costs no anchor.
+        new.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+        new.replace(file)
     except OSError as fault:
         give_up(f"{file}: can't be written: {fault.strerror}.")
 
@@ -312,72 +228,16 @@ def _write_anchor(file: Path, found: Anchor) -> None:
 # -- what all have in common -----------------------------------------------------------------------
 
 
-def _settings(journal: Path | None, config: Path | None) -> tuple[AuditSettings, Path]:
-    settings = _read_settings(journal, config)
-    return settings, _journal_of(settings)
-
-
-def _journal_of(settings: AuditSettings) -> Path:
+def journal_of(settings: AuditSettings) -> Path:
+    """Return where the journal is, or say that nobody did, and end."""
     if settings.journal is None:
         give_up("which journal? Name it with --journal, or a configuration with --config.")
     return settings.journal
 
 
-def _read_settings(journal: Path | None, config: Path | None) -> AuditSettings:
+def read_settings(journal: Path | None, config: Path | None) -> AuditSettings:
+    """Return what the configuration says of the audit, or tell its faults and end."""
     from flowcache.settings import audit_settings
 
     overrides = {} if journal is None else {"audit.journal": str(journal)}
     return valid(lambda: audit_settings(config, os.environ, overrides))
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Reader]:
-    from flowcache.audit.database import JournalFault
-    from flowcache.audit.reading import Reader
-
-    try:
-        with Reader(path) as reader:
-            yield reader
-    except JournalFault as fault:
-        give_up(str(fault))
-
-
-def _query(
-    settings: AuditSettings,
-    flow: str | None,
-    interaction: str | None,
-    client: str | None,
-    key: str | None,
-    operation: str | None,
-    outcome: str | None,
-    since: str | None,
-    until: str | None,
-    limit: int | None,
-) -> Query:
-    from flowcache.audit.reading import Query
-    from flowcache.audit.redaction import redaction
-
-    kept = None
-    if key is not None:
-        kept = redaction(settings.keys, settings.hmac_secret)(key.encode())
-    return Query(
-        limit,
-        flow,
-        interaction,
-        client,
-        kept,
-        None if operation is None else operation.upper(),
-        outcome,
-        _moment("--since", since),
-        _moment("--until", until),
-    )
-
-
-def _moment(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        give_up(f"{option} {text}: expected a time as 2026-01-31T08:00 or 2026-01-31.")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

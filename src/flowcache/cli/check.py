@@ -7,7 +7,7 @@ import os
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from flowcache.cli.common import Config, Redis, give_up, valid
+from flowcache.cli.common import Config, Redis, give_up, printable, valid
 
 if TYPE_CHECKING:
     from flowcache.policy.settings import JwtSettings
@@ -76,6 +76,9 @@ def _try_issuer(settings: JwtSettings) -> None:
     except (KeysFault, ValueError) as fault:
         give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
     print(f"Keys of the issuer that can be used: {len(keys.usable)} of {keys.published}.")
+    if keys.weak:
+        names = ", ".join(map(printable, keys.weak))
+        print(f"Warning: keys of the issuer are ignored, RSA under 2048 bits: {names}.")
 
 
 async def _try_redis(settings: Settings) -> None:

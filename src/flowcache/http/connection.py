@@ -165,11 +165,13 @@ class Connection(asyncio.Protocol):
         "state",
     )
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, address: object) -> None:
+        """Begin with the ``address`` that accept() told: of a connection that was reset since then
+        the socket itself doesn't know it any more, and a caller could hide that way."""
         self.state = State.NEW if site.scheme == "http" else State.SHAKING
         self.since = site.clock()
         """When this state began; in BUSY, one before it."""
-        self.client: tuple[str, int] | None = None
+        self.client = _address(address)
         self.server: tuple[str, int] | None = None
         self.scheme = site.scheme
         self.extensions: dict[str, Any] = {}
@@ -199,7 +201,6 @@ class Connection(asyncio.Protocol):
         """Go by this transport from now on."""
         self._transport = wire
         wire.set_write_buffer_limits(_UNSENT)
-        self.client = _address(wire.get_extra_info("peername"))
         self.server = _address(wire.get_extra_info("sockname"))
 
     def secured(self, extensions: dict[str, Any]) -> None:

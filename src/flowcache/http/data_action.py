@@ -88,11 +88,13 @@ class _Call:
         "address",
         "body",
         "client",
+        "counted",
         "deadline",
         "id",
         "intended",
         "operation",
         "ran",
+        "recorded",
         "repeatable",
         "request",
         "shard",
@@ -118,6 +120,10 @@ class _Call:
         """Whether a record says that this write is about to be done."""
         self.repeatable = True
         """Whether nothing was done that could be done twice."""
+        self.recorded = False
+        """Whether a record says what came of it."""
+        self.counted = False
+        """Whether it was counted: then its answer is known and on its way."""
 
 
 class DataAction(Generic[ShardT]):
@@ -184,6 +190,7 @@ class DataAction(Generic[ShardT]):
                 )
             # The record comes before the answer: what a caller was told has been kept and counted.
             kept = self._audit_call(call, outcome, hit, latency_ms)
+            call.recorded = True
             unkept = None if kept is None else await self._unkept(call, kept, outcome)
             if unkept is not None:
                 latency_ms = self._ms_since(started)
@@ -197,13 +204,16 @@ class DataAction(Generic[ShardT]):
                     self._audit_call(call, told, hit, latency_ms, "correction")
                 outcome = told
             self._metrics.record(_known_operation(call), outcome, hit, latency_ms)
+            call.counted = True
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": payload})
         except asyncio.CancelledError:
             # It may have reached Redis: an attempt like any other.
-            latency_ms = self._ms_since(started)
-            self._audit_call(call, "cancelled", None, latency_ms)
-            self._metrics.record(_known_operation(call), "cancelled", None, latency_ms)
+            if not call.counted:
+                latency_ms = self._ms_since(started)
+                kind = "correction" if call.recorded else "call"
+                self._audit_call(call, "cancelled", None, latency_ms, kind)
+                self._metrics.record(_known_operation(call), "cancelled", None, latency_ms)
             raise
         finally:
             self.in_flight -= 1
@@ -243,7 +253,7 @@ class DataAction(Generic[ShardT]):
         verdict = judge(principal, operation.permission, operation.name, command)
         if verdict.__class__ is Deny:
             raise refusal(verdict)
-        command = placed(command, principal.prefix)
+        command = placed(command, principal)
         call.deadline = deadline = began + self._patience(wanted)
         shard = self._store.shard(command.key)
         call.shard = shard.name

@@ -117,7 +117,7 @@ class Listener:
                     self._pause()  # all are being answered: the first that ends lets the next in
                     return
             try:
-                accepted, _address = self._listening.accept()
+                accepted, address = self._listening.accept()
             except BlockingIOError:
                 return
             except ConnectionError:
@@ -129,7 +129,7 @@ class Listener:
                 self._retry = self._loop.call_later(_STARVED_SECONDS, self._resume)
                 return
             accepted.setblocking(False)
-            task = self._loop.create_task(self._adopt(accepted, Connection(self._site)))
+            task = self._loop.create_task(self._adopt(accepted, Connection(self._site, address)))
             self._adopting.add(task)
             task.add_done_callback(self._adopting.discard)
 

@@ -204,7 +204,7 @@ def pages(
         except Failure as failure:
             refused(request, principal.name, SWITCH, failure)
             raise
-        switched = await control.switch(order, principal.name, next_id())
+        switched = await control.switch(order, principal.name, address_of(request), next_id())
         return _json(told(order) | switched._asdict())
 
     async def openapi(_: Request) -> Response:
@@ -213,6 +213,16 @@ def pages(
     async def docs(request: Request) -> Response:
         html = page(settings.version, settings.data_action, str(request.base_url))
         return HTMLResponse(html, headers={"content-security-policy": policy(html)})
+
+    async def misdirected(request: Request, fault: Exception) -> Response:
+        """Answer what is served nowhere here. Who is known is on record with it: a credential that
+        is tried at other doors may be stolen. What strangers try is not: it would fill the audit.
+        """
+        peer, extensions = request.scope.get("client"), request.scope.get("extensions")
+        client = gate.recognise(request.headers.raw, address_of(request), peer, extensions)
+        if client is not None:
+            refused(request, client, None, _as_failure(request, fault, ""))
+        return await failed(request, fault)
 
     async def failed(request: Request, fault: Exception) -> Response:
         request_id = getattr(request.state, "id", None) or next_id()
@@ -251,7 +261,7 @@ def pages(
             Route("/openapi.json", served(openapi)),
             Route("/docs", served(docs)),
         ],
-        exception_handlers={HTTPException: failed},
+        exception_handlers={HTTPException: misdirected},
     )
     application.router.redirect_slashes = False  # an unknown route is not_found, like any other
     return application

@@ -100,6 +100,16 @@ class Gate:
                 ) from None
             raise
 
+    def recognise(
+        self, headers: _Headers, address: str | None, peer: _Peer, extensions: _Extensions
+    ) -> str | None:
+        """Return the name of whoever `identify` would find; None for nobody. Nothing is counted."""
+        try:
+            certificate = self._certificate(peer, headers, extensions)
+            return self._principals.authenticate(headers, address, certificate).name
+        except Unauthorized:
+            return None
+
     def admit(self, principal: Principal) -> None:
         """Count a call against the rate of whose it is.
 

@@ -3,22 +3,23 @@
 A client is named by the token's ``sub``, as `subject` in its section; it may do what its section
 gives *and* the token's ``scope`` names, so that an issuer can narrow what the operator allows and
 never widen it. The algorithms are those of `jwks.ALGORITHMS`, all with key pairs: ``none`` is not
-among them, nor one by which a public key could pass for a shared secret. A token is verified once
-and known by its digest then, until it expires or the keys change.
+among them, nor one by which a public key could pass for a shared secret. A token that names no key
+is tried with each that fits its algorithm, if they are few. A token is verified once and known by
+its digest then, until it expires or the keys change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import GuestProtocol
 from joserfc.jws import JWSRegistry
 
-from flowcache.policy.jwks import ALGORITHMS, KeySet, PublicKey, read_key_set
+from flowcache.policy.jwks import ALGORITHMS, KeySet, PublicKey, algorithms_of, read_key_set
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
@@ -28,6 +29,8 @@ __all__ = ["Jwts"]
 
 _MOST_BYTES = 8192
 _MOST_KNOWN = 4096
+_MOST_TRIED = 8
+"""Keys that a token which names none is tried with: each costs a signature, whoever sent it."""
 
 
 class _Claims(msgspec.Struct):
@@ -41,10 +44,11 @@ class _Claims(msgspec.Struct):
     scope: str | list[str] = ""
 
 
-class _UnknownKey(JoseError):
-    """The token names no key of the issuer."""
+class _Registry(JWSRegistry):
+    """Knows EdDSA for the old name of Ed25519, which most issuers write (RFC 9864)."""
 
-    error = "unknown_key"
+    def get_alg(self, name: str) -> Any:
+        return super().get_alg("Ed25519" if name == "EdDSA" else name)
 
 
 _decode = msgspec.json.Decoder(_Claims).decode
@@ -72,8 +76,10 @@ class Jwts:
         self._now = now
         self._on_unknown_key = on_unknown_key
         self._keys: dict[str | None, PublicKey] = {}
+        self._fitting: dict[str, tuple[PublicKey, ...]] = {}
+        """Algorithm -> the keys that may have signed by it."""
         self._known: dict[bytes, Credential] = {}
-        self._registry = JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
+        self._registry = _Registry(algorithms=ALGORITHMS, strict_check_header=False)
 
     def use(self, jwks: bytes) -> KeySet:
         """Take the issuer's keys in place of those before, and return them.
@@ -82,9 +88,11 @@ class Jwts:
             ValueError: it is no JWKS, or has no key that could be used; the keys stay as they were.
         """
         keys = read_key_set(jwks)
-        self._keys = dict(keys.usable)
-        if len(keys.usable) == 1:
-            (self._keys[None],) = keys.usable.values()  # a token need not name the only one
+        self._keys = keys.usable
+        self._fitting = {
+            name: tuple(key for key in keys.usable.values() if name in algorithms_of(key))
+            for name in ALGORITHMS
+        }
         self._known.clear()
         return keys
 
@@ -103,11 +111,17 @@ class Jwts:
         if token.count(b".") != 2 or len(token) > _MOST_BYTES:
             return None
         try:
-            signed = jws.deserialize_compact(
-                token, self._key, algorithms=ALGORITHMS, registry=self._registry
-            )
+            signed = jws.extract_compact(token, registry=self._registry)
+            header = signed.headers()
+            if not any(
+                jws.validate_compact(signed, key, registry=self._registry)
+                for key in self._candidates(header)
+            ):
+                if header.get("kid") not in self._keys:
+                    self._on_unknown_key()
+                return None
             claims = _decode(signed.payload)
-        except (JoseError, msgspec.MsgspecError, ValueError, TypeError, KeyError):
+        except (JoseError, msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError):
             return None
         wanted, now, leeway = self._settings, self._now(), self._settings.leeway
         who = self._subjects.get(claims.sub)
@@ -119,20 +133,22 @@ class Jwts:
             or not claims.nbf - leeway <= now < claims.exp + leeway
         ):
             return None
-        scopes = claims.scope.split() if isinstance(claims.scope, str) else claims.scope
+        scopes = claims.scope.split(" ") if isinstance(claims.scope, str) else claims.scope
         narrowed = replace(who, permissions=who.permissions.intersection(scopes))
         expires = claims.exp + leeway
         if who.expires is not None:
             expires = min(expires, who.expires)
         return Credential(Token(digest(token), expires), narrowed)
 
-    def _key(self, token: GuestProtocol) -> PublicKey:
-        """Return the key that a token names; its algorithm has to be the key's, if that has one."""
-        header = token.headers()
-        key = self._keys.get(header.get("kid"))
-        if key is None:
-            self._on_unknown_key()
-            raise _UnknownKey
-        if key.get("alg", header.get("alg")) != header.get("alg"):
-            raise _UnknownKey
-        return key
+    def _candidates(self, header: Mapping[str, Any]) -> tuple[PublicKey, ...]:
+        """Return the keys that may have signed a token with this header.
+
+        None for one that says ``crit``: none of those extensions is known here (RFC 7515, 4.1.11).
+        """
+        name, fitting = header.get("kid"), self._fitting.get(header.get("alg", ""), ())
+        if "crit" in header:
+            return ()
+        if name is None:
+            return fitting if len(fitting) <= _MOST_TRIED else ()
+        key = self._keys.get(name)
+        return (key,) if key is not None and key in fitting else ()

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import NamedTuple, Protocol
 
-__all__ = ["Bucket", "FailedAttempts", "Limiter", "Rate"]
+__all__ = ["Bucket", "FailedAttempts", "Limiter", "Rate", "owner"]
 
 _EPSILON = 1e-9
 """Seconds below which a wait is the rounding of a float."""
@@ -75,18 +75,19 @@ class FailedAttempts:
 
     def take(self, address: str | None, now: float) -> float:
         """Count one failed attempt of ``address``; see `Limiter.take`."""
-        owner = _owner(address)
-        bucket = self._buckets.get(owner)
+        name = owner(address)
+        bucket = self._buckets.get(name)
         if bucket is None:
             if len(self._buckets) >= self._capacity:
                 self._buckets.popitem(last=False)
-            bucket = self._buckets[owner] = Bucket(self._rate)
+            bucket = self._buckets[name] = Bucket(self._rate)
         else:
-            self._buckets.move_to_end(owner)
+            self._buckets.move_to_end(name)
         return bucket.take(now)
 
 
-def _owner(address: str | None) -> str:
+def owner(address: str | None) -> str:
+    """Return who is behind an address: itself, or the network of one that has a whole network."""
     try:
         read = ip_address(address or "")
     except ValueError:

@@ -15,4 +15,4 @@ class JwtSettings(NamedTuple):
     audience: str
     keys: str
     refresh: float = 300.0
-    leeway: float = 30.0
+    leeway: float = 5.0

@@ -86,9 +86,17 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
     return ALLOW
 
 
-def placed(command: Command, prefix: bytes) -> Command:
-    """Return ``command`` with its key where it lies in Redis."""
-    return structs.replace(command, key=prefix + command.key) if prefix else command
+def placed(command: Command, who: Principal) -> Command:
+    """Return ``command`` with its key where it lies in Redis, and its token where only ``who`` is.
+
+    Two clients may reach one key. A token is each one's own: else a repetition would tell one what
+    the other wrote, and who took a token first would keep the other's write from being done. No
+    name of a client holds a colon.
+    """
+    if command.once is not None:
+        token = b"%b:%b" % (who.name.encode(), command.once.token)
+        command = structs.replace(command, once=structs.replace(command.once, token=token))
+    return structs.replace(command, key=who.prefix + command.key) if who.prefix else command
 
 
 def refusal(verdict: Deny) -> Failure:

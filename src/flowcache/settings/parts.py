@@ -367,7 +367,13 @@ def _check_jwt(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
 def _jwt(v: dict[str, Any]) -> JwtSettings | None:
     if v["jwt.keys"] is None:
         return None
-    return JwtSettings(v["jwt.issuer"], v["jwt.audience"], v["jwt.keys"], v["jwt.refresh_seconds"])
+    return JwtSettings(
+        v["jwt.issuer"],
+        v["jwt.audience"],
+        v["jwt.keys"],
+        v["jwt.refresh_seconds"],
+        v["jwt.leeway_seconds"],
+    )
 
 
 def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSettings | None:

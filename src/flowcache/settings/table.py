@@ -218,6 +218,13 @@ SETTINGS: tuple[Setting, ...] = (
         "how often the keys are read again",
     ),
     Setting(
+        "jwt",
+        "leeway_seconds",
+        read.seconds(0, 60),
+        5.0,
+        "how far the issuer's clock may be from ours: a token counts so much sooner and longer",
+    ),
+    Setting(
         "redis",
         "nodes",
         read.location,

@@ -127,6 +127,16 @@ def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
             "Audit records that could not be kept.",
             sum(j.lost for j in journals),
         ),
+        (
+            "flowcache_audit_let_go",
+            "Audit records that retention removed.",
+            sum(j.let_go for j in journals),
+        ),
+        (
+            "flowcache_audit_let_go_early",
+            "Of these, younger than audit.keep_days: there was too much.",
+            sum(j.let_go_early for j in journals),
+        ),
     ):
         yield CounterMetricFamily(name, about, value=value)
     seconds = HistogramMetricFamily(
@@ -152,6 +162,11 @@ def _journal_now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "flowcache_audit_broken",
         "Workers that can't write the audit journal.",
         value=sum(j.fault is not None for j in journals),
+    )
+    yield GaugeMetricFamily(
+        "flowcache_audit_tampered",
+        "Workers that found what is in the journal to be other than what was written.",
+        value=sum(j.tampering is not None for j in journals),
     )
 
 

@@ -1,7 +1,11 @@
 """Logging: one line of JSON an event on standard error, or of plain text on a terminal.
 
-Values and secrets never reach a log: callers log names, codes and numbers only, and of a bug it is
-told where it was and of what kind, not what it said.
+Values and secrets never reach a log: callers log names, codes and numbers only. Of a bug, of a
+warning of Python and of what a library logs it is told where it was and of what kind, not what it
+said.
+
+A line is one write of at most `_LINE` bytes, which the kernel does not tear: several processes
+write to the same pipe, and whoever reads it reads whole lines.
 """
 
 from __future__ import annotations
@@ -9,14 +13,23 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 from contextlib import suppress
-from typing import TextIO, cast
+from pathlib import PurePath
+from select import PIPE_BUF
+from typing import Any, TextIO, cast
 
 import structlog
 
 __all__ = ["LEVELS", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
+
+_LINE = PIPE_BUF
+"""Bytes that a pipe takes in one piece (POSIX, ``write``)."""
+_CUT = " [...] "
+_LONG = 64
+"""Characters of a text that can be cut."""
 
 
 class _Forgiving:
@@ -55,13 +68,66 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
     return "\n\nwhich led to:\n\n".join(reversed(told))
 
 
+class _FittingLine:
+    """Render an event as a line of JSON; what is too long is cut in its middle.
+
+    So are tracebacks: where they begin and where they end says most.
+    """
+
+    def __init__(self) -> None:
+        self._render = structlog.processors.JSONRenderer()  # in ASCII: a character is a byte
+
+    def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        line = str(self._render(logger, name, event))
+        while len(line) >= _LINE:
+            longest = max(event, key=lambda field: len(_text(event[field])))
+            text = _text(event[longest])
+            if len(text) < _LONG:
+                break
+            kept = 3 * len(text) // 8
+            event[longest] = text[:kept] + _CUT + text[-kept:]
+            line = str(self._render(logger, name, event))
+        return line
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+class _Libraries(logging.Handler):
+    """Where the records of libraries end that nobody else handles."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno,
+            "a library's message",
+            library=record.name,
+            place=_place(record.pathname, record.lineno),
+            exc_info=record.exc_info,
+        )
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Take the place of `warnings.showwarning`, which writes plain text."""
+    structlog.get_logger().warning(
+        "a library's warning", kind=category.__name__, place=_place(filename, lineno)
+    )
+
+
+def _place(filename: str, line: int) -> str:
+    return f"{'/'.join(PurePath(filename).parts[-2:])}:{line}"
+
+
 def configure(level: str) -> None:
     """Set up logging for this process."""
-    renderer: structlog.typing.Processor
-    if sys.stderr.isatty():
-        renderer = structlog.dev.ConsoleRenderer()
-    else:
-        renderer = structlog.processors.JSONRenderer()
+    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _FittingLine()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -70,6 +136,9 @@ def configure(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
+        # Text and end of a line at once: print() writes them one by one where output is unbuffered.
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Forgiving(sys.stderr))),
         cache_logger_on_first_use=False,
     )
+    warnings.showwarning = _warned
+    logging.lastResort = _Libraries(logging.WARNING)

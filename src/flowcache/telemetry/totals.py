@@ -8,6 +8,7 @@ from msgspec import structs
 
 from flowcache.status import (
     CircuitStatus,
+    JournalStatus,
     ReadStats,
     SealingKeyStatus,
     SealingStatus,
@@ -59,6 +60,7 @@ def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
                 for name in ReadStats.__struct_fields__
             }
         ),
+        journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
         overload_refusals=sum(worker.overload_refusals for worker in workers),
         sealing=merge_sealing(worker.sealing for worker in workers),
     )
@@ -82,6 +84,24 @@ def merge_sealing(many: Iterable[SealingStatus | None]) -> SealingStatus | None:
 def _key(uses: Sequence[SealingKeyStatus]) -> SealingKeyStatus:
     return SealingKeyStatus(
         uses[0].active, sum(use.sealed for use in uses), sum(use.opened for use in uses)
+    )
+
+
+def _journal(journals: Sequence[JournalStatus]) -> JournalStatus | None:
+    """Add up what was written and lost; nothing of those that have ended waits or is broken."""
+    if not journals:
+        return None
+    return structs.replace(
+        journals[-1],
+        fault=None,
+        tampering=None,
+        queued=0,
+        written=sum(each.written for each in journals),
+        lost=sum(each.lost for each in journals),
+        let_go=sum(each.let_go for each in journals),
+        let_go_early=sum(each.let_go_early for each in journals),
+        commits=[sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)],
+        commit_ms=sum(each.commit_ms for each in journals),
     )
 
 

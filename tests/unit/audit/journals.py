@@ -9,7 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from flowcache.audit.database import connect
 from flowcache.audit.reading import Reader
+from flowcache.audit.retention import Retention
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.verifying import Anchor, Report, verify
 from flowcache.audit.writing import ChainWriter
@@ -21,6 +23,7 @@ __all__ = [
     "by_hand",
     "chain",
     "checked",
+    "let_go",
     "record",
     "settings",
     "told",
@@ -71,6 +74,18 @@ def chain(
     else:
         writer.abandon()
     return writer.name
+
+
+def let_go(path: Path, now: float, step: int = 1000) -> int:
+    """Take one step of retention, a day being long enough; return how many records are gone."""
+    with closing(connect(path)) as hand:
+        found = Retention(1, 1024, SIGNING_KEY.encode(), step).find(hand, now)
+        if found is None:
+            return 0
+        hand.execute("BEGIN IMMEDIATE")
+        found.apply(hand)
+        hand.execute("COMMIT")
+        return found.records
 
 
 @contextmanager

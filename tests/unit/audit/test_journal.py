@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from flowcache.audit.database import Turns
-from flowcache.audit.journal import Journal
+from flowcache.audit.journal import STALLED_SECONDS, Journal
 from flowcache.audit.reading import Query, Reader
+from flowcache.audit.refusals import Refusals
 from flowcache.audit.settings import Mode
 from flowcache.errors import Unrecorded
 from tests.servers import eventually
-from tests.unit.audit.journals import checked, record, settings
+from tests.unit.audit.journals import by_hand, checked, record, settings
 
 
 @asynccontextmanager
@@ -28,14 +29,15 @@ async def journal(
     mode: Mode = Mode.RELAXED,
     capacity: int = 1000,
     now: Callable[[], float] = time,
+    clock: Callable[[], float] = monotonic,
     **fields: Any,
 ) -> AsyncIterator[Journal]:
-    made = Journal(settings(path, mode=mode, **fields), monotonic, now, capacity)
+    made = Journal(settings(path, mode=mode, **fields), clock, now, capacity)
     await made.start()
     try:
         yield made
     finally:
-        await made.close()
+        await made.close(5.0)
 
 
 def kept(path: Path) -> list[str | None]:
@@ -243,32 +245,213 @@ async def test_what_is_left_at_the_end_is_counted_as_lost(path: Path) -> None:
     assert made.status().lost == 3
 
 
-async def test_a_stuck_neighbour_holds_nobody_up_for_ever(path: Path) -> None:
-    """Closing ends in time though somebody else has the turn and keeps it."""
-    gate = Turns(path)
+async def test_a_stuck_neighbour_holds_nobody_up_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing ends in time though somebody else keeps the turn; what is left is counted."""
+    monkeypatch.setattr("flowcache.audit.database._TRIES", 1000)
+    neighbour = Turns(path)
     made = Journal(settings(path), monotonic, time)
-    with gate.turn():
+    with neighbour.turn():
         await made.start()
         made.record(record(1))
-        await made.close()
-        assert made._thread.is_alive()
-    gate.close()
-    await asyncio.to_thread(made._thread.join, 20)
+        await made.close(0.1)
+        assert made.status().lost == 1
+        await asyncio.to_thread(made._thread.join, 20)
+        assert not made._thread.is_alive()
+        assert made.status().lost == 1
+    neighbour.close()
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_a_journal_that_stalls_is_broken(path: Path, mode: Mode) -> None:
+    """A disk that hangs raises nothing: how long a record has waited is judged from outside."""
+    ahead = [0.0]
+    async with journal(path, mode, clock=lambda: monotonic() + ahead[0]) as made:
+        neighbour = Turns(path)
+        with neighbour.turn():
+            first = made.record(record(1))
+            assert made.status().fault is None
+            ahead[0] += STALLED_SECONDS
+            assert "has waited" in str(made.status().fault)
+            if mode is Mode.STRICT:
+                with pytest.raises(Unrecorded):
+                    made.admit()
+                second = made.record(record(2))
+                assert second is not None
+                assert not await second
+        neighbour.close()
+        if first is not None:
+            await first
+        await until(lambda: made.status().written >= 1, "the record to be written")
+        await until(lambda: made.status().fault is None, "the fault to be over")
+        made.admit()
+
+
+async def test_who_has_the_turn_for_too_long_is_told_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped with the turn is no end of the thread; then all is written."""
+    monkeypatch.setattr("flowcache.audit.database._TRIES", 50)
+    async with journal(path) as made:
+        neighbour = Turns(path)
+        with neighbour.turn():
+            made.record(record(1))
+            await until(lambda: "its turn" in str(made.status().fault), "the fault to be told")
+        neighbour.close()
+        await until(lambda: made.status().written == 1, "the record to be written")
     assert kept(path) == ["id-1"]
 
 
 async def test_retention_runs_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old records leave while the service runs."""
     monkeypatch.setattr("flowcache.audit.journal._TIDY_SECONDS", 0.05)
-    today = [1_700_000_000.0]
-    async with journal(path, now=lambda: today[0], keep_days=1) as made:
+    passed = [0.0]
+    began = 1_700_000_000.0
+    async with journal(
+        path,
+        now=lambda: began + passed[0],
+        clock=lambda: monotonic() + passed[0],
+        keep_days=1,
+    ) as made:
         for number in range(50):
             made.record(record(number))
         await until(lambda: made.status().written == 50, "the records to be written")
-        today[0] += 2 * 86_400
-        made.record(record(50, at=today[0]))
+        await until(lambda: made._time is not None, "retention to have begun")
+        passed[0] += 2 * 86_400
+        made.record(record(50, at=began + passed[0]))
         await until(lambda: kept(path) == ["id-50"], "the old records to be gone")
+        assert made.status().let_go > 50
+        assert made.status().let_go_early == 0
     assert checked(path).is_well
+
+
+@pytest.mark.parametrize("mode", Mode)
+async def test_retention_is_looked_after_under_steady_load(
+    path: Path, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though there is always something to write."""
+    monkeypatch.setattr("flowcache.audit.journal._TIDY_SECONDS", 0.0)
+    async with journal(path, mode, max_mb=1, capacity=100_000) as made:
+        batch = [record(number) for number in range(1000)]
+        append = made._writer.append
+
+        def never_empty(records: Any) -> None:
+            append(records)
+            if made.status().let_go == 0:
+                for each in batch:
+                    made._queue.append((each, None))
+
+        monkeypatch.setattr(made._writer, "append", never_empty)
+        made.record(record(1))
+        await until(lambda: made.status().let_go_early > 0, "something to be let go of")
+
+
+async def test_relaxed_gathers_under_steady_load(path: Path) -> None:
+    """What came while a batch was written waits for the next flush, unless it is a full one."""
+    async with journal(path) as made:
+        append = made._writer.append
+        pauses = made._pause
+        waited: list[int] = []
+
+        def more_comes(records: Any) -> None:
+            append(records)
+            if made.status().written < 3:
+                made._queue.append((record(9), None))
+
+        def count() -> float:
+            waited.append(made.status().written)
+            return pauses()
+
+        made._writer.append = more_comes  # type: ignore[method-assign]
+        made._pause = count  # type: ignore[method-assign]
+        made.record(record(1))
+        await until(lambda: made.status().written >= 4, "all to be written")
+    assert {1, 2, 3} <= set(waited)
+
+
+async def test_a_loss_is_told_where_it_was(path: Path) -> None:
+    """The record of what is missing stands between what came before and what came after."""
+    async with journal(path, capacity=5) as made:
+        neighbour = Turns(path)
+        with neighbour.turn():
+            made.record(record(0))
+            await until(lambda: not made._queue, "the thread to take the first")
+            for number in range(1, 9):
+                made.record(record(number))
+        neighbour.close()
+        await until(lambda: made.status().queued == 0, "the queue to be written")
+        made.record(record(99))
+    with Reader(path) as reader:
+        links = reader.links(reader.writers()[0], 1)
+    story = [link.entry.request_id or link.entry.detail for link in links[:-1]]
+    assert story == [*(f"id-{n}" for n in range(6)), '{"records":3}', "id-99"]
+
+
+async def test_refusals_of_strangers_past_the_limit_are_summed_up(path: Path) -> None:
+    """However often an address knocks: its first refusal, and how many there were."""
+    async with journal(path, Mode.STRICT) as made:
+        for number in range(500):
+            knock = record(number, client=None, outcome="rate_limited", address="10.1.1.1")
+            waiting = made.record(knock)
+            assert (waiting is None) is (number > 0)
+        made.record(record(900, client=None, outcome="rate_limited", address="10.1.1.2"))
+        made.record(record(901, client="a client", outcome="rate_limited"))
+        made.record(record(902, client=None, outcome="unauthorized"))
+        assert made.total == 503
+    with Reader(path) as reader:
+        told = [e for e in reader.records(Query()) if e.outcome is not None]
+    assert sorted(str(e.request_id) for e in told if e.kind == "call") == [
+        "id-0",
+        "id-900",
+        "id-901",
+        "id-902",
+    ]
+    (summary,) = [e for e in told if e.kind == "refused"]
+    assert (summary.address, summary.request_id) == ("10.1.1.1", "id-0")
+    assert str(summary.detail).startswith('{"more":499,"since":')
+    assert checked(path).is_well
+
+
+def test_addresses_that_are_told_apart_are_bounded() -> None:
+    """Whoever has many addresses fills no memory: the others are counted together."""
+    refusals = Refusals(capacity=2)
+    firsts = [
+        refusals.count(record(client=None, outcome="rate_limited", address=f"10.0.0.{n}"))
+        for n in range(10)
+    ]
+    assert firsts == [True, True, True, *[False] * 7]
+    (others,) = refusals.told(5.0)
+    assert (others.address, others.at, others.kind) == ("others", 5.0, "refused")
+    assert str(others.detail).startswith('{"more":7,')
+    assert not refusals
+
+
+def test_a_network_of_one_owner_is_one_address() -> None:
+    """Who owns 2^64 addresses has one count for all of them."""
+    refusals = Refusals()
+    firsts = [
+        refusals.count(record(client=None, outcome="rate_limited", address=f"2001:db8::{n}"))
+        for n in range(5)
+    ]
+    assert firsts == [True, *[False] * 4]
+    assert [each.address for each in refusals.told(1.0)] == ["2001:db8::/64"]
+
+
+async def test_tampering_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What retention would have let go of and finds changed is an alarm, and stops no writing."""
+    monkeypatch.setattr("flowcache.audit.journal._TIDY_SECONDS", 0.05)
+    async with journal(path) as made:
+        made.record(record(1))
+        await until(lambda: made.status().written == 1, "the record to be written")
+        with by_hand(path) as hand:
+            hand.execute("UPDATE records SET at = 0.0 WHERE seq = 0")
+        await until(lambda: made.status().tampering is not None, "the alarm")
+        assert made.status().fault is None
+        assert made.status().let_go == 0
+        made.record(record(2))
+        await until(lambda: made.status().written == 2, "the next record to be written")
+    assert kept(path) == ["id-1", "id-2"]
 
 
 async def test_a_record_that_cannot_be_written_holds_up_no_other(path: Path) -> None:
@@ -279,4 +462,6 @@ async def test_a_record_that_cannot_be_written_holds_up_no_other(path: Path) -> 
         made.record(record(2))
         await until(lambda: made.status().written == 1, "the next to be written")
     assert kept(path) == ["id-2"]
+    with Reader(path) as reader:
+        assert [e.seq for e in reader.records(Query()) if e.kind == "lost"] == [1]
     assert checked(path).is_well

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from flowcache.audit.chain import Kind
 from flowcache.audit.exporting import Format, write
 from flowcache.audit.reading import Query, Reader
-from flowcache.audit.writing import ChainWriter
+from flowcache.audit.writing import ChainWriter, Note
 from flowcache.ports import AuditRecord
 from tests.unit.audit.journals import record, settings
 
@@ -22,9 +23,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"
 
 
-def keep(path: Path, *records: AuditRecord, lost: int = 0) -> None:
+def keep(path: Path, *records: AuditRecord | Note) -> None:
     writer = ChainWriter(settings(path), lambda: 1.0)
-    writer.append(records, lost)
+    writer.append(records)
     writer.close()
 
 
@@ -42,6 +43,8 @@ MANY = [record(number) for number in range(20)]
         ({"flow": "flow-3"}, [3]),
         ({"interaction": "interaction-4"}, [4]),
         ({"client": "client-5"}, [5]),
+        ({"address": "10.0.0.7"}, [7]),
+        ({"request": "id-8"}, [8]),
         ({"key": "caller:6"}, [6]),
         ({"operation": "SET"}, []),
         ({"outcome": "ok", "limit": 2}, [19, 18]),
@@ -108,9 +111,28 @@ def test_failed_means_any_code(path: Path) -> None:
     assert newest(path, outcome="failed") == ["id-1"]
 
 
+def test_an_intent_and_its_outcome_are_one_call_whatever_the_clock_did(path: Path) -> None:
+    """A clock that was set back puts an outcome before its intent; the write is not unfinished."""
+    keep(
+        path,
+        record(1, at=200.0, kind="intent", outcome="intended"),
+        record(1, at=199.5, kind="outcome"),
+        record(2, at=300.0, kind="intent", outcome="intended"),
+        record(2, at=301.0, kind="outcome"),
+        record(3, at=400.0, kind="intent", outcome="intended"),
+    )
+    with Reader(path) as reader:
+        calls = [(e.request_id, e.outcome) for e in reader.newest(Query())]
+        unfinished = [e.request_id for e in reader.newest(Query(outcome="intended"))]
+        before = [e.request_id for e in reader.newest(Query(until=300.5))]
+    assert calls == [("id-3", "intended"), ("id-2", "ok"), ("id-1", "ok")]
+    assert unfinished == ["id-3"]
+    assert before == ["id-1"]
+
+
 def test_losses_are_shown(path: Path) -> None:
     """Whoever reads sees that there are records that he can't see."""
-    keep(path, record(1), lost=3)
+    keep(path, record(1), Note(Kind.LOST, {"records": 3}))
     with Reader(path) as reader:
         losses = [e.detail for e in reader.newest(Query()) if e.kind == "lost"]
     assert losses == ['{"records":3}']
@@ -141,8 +163,18 @@ def test_json_lines_are_exact(path: Path) -> None:
 
 def test_csv_is_harmless(path: Path) -> None:
     """Whatever a caller wrote into a field, a spreadsheet shows it and runs nothing."""
-    keep(path, *(record(1, flow_id=f"{c}1+1", key=b'"a",b\n') for c in "=+-@\t\r"))
+    keep(path, *(record(1, flow_id=f"{c}1+1", key=b'"a",b') for c in "=+-@"))
     rows = list(csv.DictReader(io.StringIO(exported(path, Format.CSV), newline="")))
     calls = [row for row in rows if row["kind"] == "call"]
-    assert [row["flow"] for row in calls] == [f"'{c}1+1" for c in "=+-@\t\r"]
-    assert {row["key"] for row in calls} == {'"a",b\n'}
+    assert [row["flow"] for row in calls] == [f"'{c}1+1" for c in "=+-@"]
+    assert {row["key"] for row in calls} == {'"a",b'}
+
+
+def test_csv_steers_no_terminal(path: Path) -> None:
+    """Nothing but ends of lines is in it that can't be printed, and each record is one line."""
+    nasty = "\x1b[31m\x9b2J\x07\x00\t\r\n\u2028\u202e"
+    keep(path, record(1, flow_id=nasty, key=nasty.encode(), interaction_id=f"\t{NASTY}"))
+    lines = exported(path, Format.CSV).split("\r\n")
+    assert len(lines) == 5  # names, open, close, call, and nothing after the last end
+    assert all(line.isprintable() for line in lines)
+    assert r"\x1b[31m\x9b2J\x07\x00\t\r\n\u2028\u202e" in lines[3]

@@ -107,7 +107,7 @@ def test_gaps_are_passed_over_wherever_they_are() -> None:
         links.append(Link(entry, before, seal(KEY, before)))
     lines = []
     for first, last in ((2, 4), (7, 7)):
-        unsealed = Cut(7, last + 1, links[last].hash, 50.0, None)
+        unsealed = Cut(7, last + 1, links[last].hash, 50.0, 40.0, 0)
         cut = unsealed._replace(seal=cut_seal(KEY, unsealed))
         lines.append(gap_line(7, first, last, cut))
     gone = {2, 3, 4, 7}
@@ -124,7 +124,8 @@ def test_a_gap_that_nobody_sealed_is_found(path: Path) -> None:
     lines = lines_of(path)
     last = json.loads(lines[3])
     notice = gap_line(int(last["writer"], 16), 2, 3, None)
-    forged = json.loads(notice) | {"hash": last["hash"], "seal": None, "at": "", "at_unix": 1.0}
+    cut = {"hash": last["hash"], "seal": None, "at": "", "at_unix": 1.0, "newest": 0.5, "early": 0}
+    forged = json.loads(notice) | cut
     report = report_of([*lines[:2], json.dumps(forged).encode(), *lines[4:]])
     assert [fault.what for fault in report.faults] == [
         "the cut before it is not sealed with this key"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from flowcache.audit.database import connect
+from flowcache.audit.chain import STRANGERS, Kind, digest
 from flowcache.audit.reading import Query, Reader
-from flowcache.audit.retention import Retention
+from flowcache.audit.retention import LetGo, SteadyTime
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.writing import ChainWriter
-from tests.unit.audit.journals import SIGNING_KEY, chain, checked, record, settings
+from tests.unit.audit.journals import by_hand, chain, checked, let_go, record, settings
 
 DAY = 86_400.0
 BEGAN = 1_700_000_000.0
@@ -26,95 +26,95 @@ class Keeper:
         self.writer = ChainWriter(kept, lambda: self.now)
         self.writer.open()
 
-    def write(self, count: int) -> None:
-        self.writer.append([record(i, at=self.now) for i in range(count)])
+    def write(self, count: int, client: str | None = "somebody") -> None:
+        self.writer.append([record(i, at=self.now, client=client) for i in range(count)])
 
-    def retain(self) -> None:
-        while self.writer.retain():
-            pass
+    def retain(self) -> list[LetGo]:
+        steps: list[LetGo] = []
+        while (gone := self.writer.retain(self.now)) is not None:
+            steps.append(gone)
+            if not gone.is_full:
+                break
+        return steps
 
 
-def seqs(path: Path) -> list[int]:
+def calls(path: Path) -> list[int]:
+    """Return the numbers of the records that are about calls."""
     with Reader(path) as reader:
-        return sorted(entry.seq for entry in reader.records(Query()))
+        return sorted(e.seq for e in reader.records(Query()) if e.kind == Kind.CALL)
 
 
-def test_what_is_too_old_goes(tmp_path: Path) -> None:
+def of(path: Path, client: str | None) -> int:
+    """Return how many records there are of a client."""
+    with Reader(path) as reader:
+        return sum(e.client == client and e.kind == Kind.CALL for e in reader.records(Query()))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+# -- by age ----------------------------------------------------------------------------------------
+
+
+def test_what_is_too_old_goes(path: Path) -> None:
     """Records older than ``keep_days`` are gone, younger ones are there, and the chain is whole."""
-    path = tmp_path / "audit.db"
     keeper = Keeper(settings(path, keep_days=2))
     keeper.write(3)
     keeper.now += DAY
     keeper.write(3)
-    keeper.retain()
-    assert seqs(path) == list(range(7))
+    assert keeper.retain() == []
+    assert calls(path) == list(range(1, 7))
     keeper.now += 1.5 * DAY
-    keeper.retain()
-    assert seqs(path) == [4, 5, 6]
+    (gone,) = keeper.retain()
+    assert (gone.records, gone.early, gone.why) == (4, 0, "age")
+    assert calls(path) == [4, 5, 6]
     assert checked(path).is_well
     keeper.writer.close()
     assert checked(path).is_well
 
 
-def test_the_last_record_of_a_chain_stays(tmp_path: Path) -> None:
+def test_the_last_record_of_a_chain_stays(path: Path) -> None:
     """However old: it shows that the chain was there, and what later witnesses saw."""
-    path = tmp_path / "audit.db"
     chain(path)
     keeper = Keeper(settings(path, keep_days=1))
     keeper.now += 1000 * DAY
     keeper.retain()
     with Reader(path) as reader:
-        assert [entry.kind for entry in reader.records(Query())] == ["open", "close"]
+        kinds = [entry.kind for entry in reader.records(Query())]
+    assert kinds == ["open", "close", "cut"]
     keeper.writer.close()
     report = checked(path)
     assert report.is_well
     assert report.chains == 2
 
 
-def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
-    """The file's content stays below ``max_mb``; what remains are the newest records."""
-    path = tmp_path / "audit.db"
-    keeper = Keeper(settings(path, max_mb=1))
-    for _ in range(10):
-        keeper.now += 1
-        keeper.write(1000)
-    keeper.retain()
-    left = seqs(path)
-    assert left == list(range(left[0], 10_001))
-    assert 2000 < len(left) < 9000
-    assert checked(path).is_well
-
-
-def test_it_takes_small_steps(tmp_path: Path) -> None:
+def test_it_takes_small_steps(path: Path) -> None:
     """No step removes more than it may, so that nobody waits long for the turn; all verify."""
-    path = tmp_path / "audit.db"
-    chain(path, [10], sealed=True)
-    retention = Retention(1, 1000, SIGNING_KEY.encode(), step=3)
-    left = [12]
-    with closing(connect(path)) as connection:
-        while retention.step(connection, BEGAN + 1e9):
-            left.append(len(seqs(path)))
-            assert checked(path).is_well
-    assert left == [12, 9, 6, 3, 1]
+    chain(path, [10])
+    gone = []
+    while removed := let_go(path, BEGAN + 1e9, step=3):
+        gone.append(removed)
+        assert checked(path).is_well
+    assert gone == [3, 3, 3, 2]
 
 
-def test_an_old_record_behind_a_young_one_waits(tmp_path: Path) -> None:
+def test_an_old_record_behind_a_young_one_waits(path: Path) -> None:
     """A clock that was set back makes no hole in a chain."""
-    path = tmp_path / "audit.db"
     keeper = Keeper(settings(path, keep_days=1))
     keeper.write(1)
     keeper.now -= 3 * DAY
     keeper.write(1)
     keeper.now += 3.5 * DAY
-    keeper.retain()
-    assert seqs(path) == [0, 1, 2]
+    assert keeper.retain() == []
+    assert calls(path) == [1, 2]
     assert checked(path).is_well
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_a_chain_that_was_cut_goes_on(tmp_path: Path, sealed: bool) -> None:
+def test_a_chain_that_was_cut_goes_on(path: Path, sealed: bool) -> None:
     """Cut, written, cut again, closed: whole at each moment, with a key and without."""
-    path = tmp_path / "audit.db"
     keeper = Keeper(settings(path, sealed=sealed, keep_days=1))
     for _ in range(5):
         keeper.write(3)
@@ -124,4 +124,205 @@ def test_a_chain_that_was_cut_goes_on(tmp_path: Path, sealed: bool) -> None:
     keeper.writer.close()
     report = checked(path, sealed=sealed)
     assert report.is_well
-    assert report.records < 10
+    assert report.records < 15
+
+
+def test_a_clock_that_was_set_ahead_ages_nothing() -> None:
+    """What is too old is told by how time went on, not by what a clock was set to."""
+    wall, steady = [BEGAN], [50.0]
+    time = SteadyTime(lambda: wall[0], lambda: steady[0], None)
+    wall[0] += 400 * DAY
+    steady[0] += 60
+    assert time() == BEGAN + 60
+    wall[0] = BEGAN + 30  # set back, it counts
+    assert time() == BEGAN + 30
+
+
+def test_a_clock_that_is_ahead_at_the_start_ages_nothing() -> None:
+    """The newest record says how late it was, at least."""
+    time = SteadyTime(lambda: BEGAN + 400 * DAY, lambda: 0.0, BEGAN)
+    assert time() == BEGAN
+    assert SteadyTime(lambda: BEGAN, lambda: 0.0, BEGAN + 5)() == BEGAN
+
+
+# -- by size ---------------------------------------------------------------------------------------
+
+
+def test_the_oldest_go_when_there_is_too_much(path: Path) -> None:
+    """The file's content stays below ``max_mb``; what remains are the newest records."""
+    keeper = Keeper(settings(path, max_mb=1))
+    for _ in range(10):
+        keeper.now += 1
+        keeper.write(1000)
+    steps = keeper.retain()
+    assert {gone.why for gone in steps} == {"size"}
+    assert all(gone.early == gone.records for gone in steps)
+    left = calls(path)
+    assert left == list(range(left[0], 10_001))
+    assert 2000 < len(left) < 9000
+    assert checked(path).is_well
+
+
+def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
+    """Bytes are reckoned, not measured: the file agrees within a quarter."""
+    keeper = Keeper(settings(path, max_mb=4))
+    for _ in range(40):
+        keeper.now += 1
+        keeper.write(1000)
+    keeper.retain()
+    keeper.writer.close()
+    with by_hand(path) as hand:
+        hand.execute("VACUUM")
+    assert 0.75 < path.stat().st_size / (0.9 * 4 * 2**20) < 1.25
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_strangers_wash_out_no_record_of_a_client(path: Path, sealed: bool) -> None:
+    """However often strangers knock, theirs go first; clients' are all there."""
+    keeper = Keeper(settings(path, sealed=sealed, max_mb=1))
+    keeper.write(500)
+    for _ in range(10):
+        keeper.now += 1
+        keeper.write(1000, client=None)
+        keeper.retain()
+    assert of(path, "somebody") == 500
+    assert 100 < of(path, None) < 1000
+    keeper.writer.close()
+    report = checked(path, sealed=sealed)
+    assert report.is_well
+    assert report.chains == 2
+
+
+def test_clients_wash_out_no_record_of_strangers(path: Path) -> None:
+    """Attempts to break in don't vanish under the load of the day."""
+    keeper = Keeper(settings(path, max_mb=1))
+    keeper.write(50, client=None)
+    for _ in range(10):
+        keeper.now += 1
+        keeper.write(1000)
+        keeper.retain()
+    assert of(path, None) == 50
+
+
+def test_many_short_lives_are_cut_at_once(path: Path) -> None:
+    """A step takes from many chains, and comes to an end though it leaves a record itself."""
+    for _ in range(120):
+        chain(path, [1])
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.now += 10 * DAY
+    steps = keeper.retain()
+    assert [len(gone.cuts) for gone in steps] == [100, 21]  # its own opening record, too
+    assert calls(path) == []
+    assert checked(path).is_well
+
+
+# -- and somebody who would use it -----------------------------------------------------------------
+
+
+def test_a_record_that_was_made_old_is_not_let_go_of(path: Path) -> None:
+    """Retention would put its own seal over it: it verifies first, and raises the alarm."""
+    keeper = Keeper(settings(path))
+    keeper.write(20)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET at = 0.0 WHERE seq BETWEEN 0 AND 10")
+    assert keeper.retain() == []
+    assert keeper.writer.tampering is not None
+    assert "record 0: not what was written here" in keeper.writer.tampering
+    assert calls(path) == list(range(1, 21))
+    assert not checked(path).is_well
+
+
+def test_a_forged_front_is_not_let_go_of(path: Path) -> None:
+    """A hash for each changed record does not help: a seal behind them does not fit."""
+    keeper = Keeper(settings(path))
+    keeper.write(20)
+    before = bytes(32)
+    with by_hand(path) as hand, Reader(path) as reader:
+        for link in reader.links(reader.writers()[0], 0):
+            entry = msgspec.structs.replace(link.entry, at=0.0)
+            before = digest(before, entry)
+            hand.execute("UPDATE records SET at = 0.0, hash = ? WHERE seq = ?", (before, entry.seq))
+    assert keeper.retain() == []
+    assert "seal" in str(keeper.writer.tampering)
+    assert calls(path) == list(range(1, 21))
+
+
+def test_what_else_is_in_the_file_counts_for_nothing(path: Path) -> None:
+    """Junk makes the file large, and makes no record leave."""
+    keeper = Keeper(settings(path, max_mb=1))
+    keeper.write(50)
+    with by_hand(path) as hand:
+        hand.execute("CREATE TABLE junk (x)")
+        hand.execute("INSERT INTO junk VALUES (zeroblob(3000000))")
+    assert keeper.retain() == []
+    assert len(calls(path)) == 50
+
+
+def test_a_chain_that_says_it_is_long_is_not_believed(path: Path) -> None:
+    """How much a chain holds is in the hash of its last record, and that is sealed."""
+    keeper = Keeper(settings(path, max_mb=1))
+    keeper.write(50)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET offset = 9000000 WHERE seq = 50")
+    assert keeper.retain() == []
+    assert "record 50: not what was written here" in str(keeper.writer.tampering)
+    assert len(calls(path)) == 50
+
+
+@pytest.mark.parametrize("column", ["at", "offset"])
+@pytest.mark.parametrize("seq", [0, 3, 50])
+def test_a_field_of_another_type_is_an_alarm(path: Path, column: str, seq: int) -> None:
+    """SQLite keeps a text where a number was; reckoning with it is no way to stop retention."""
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.write(50)
+    with by_hand(path) as hand:
+        hand.execute(f"UPDATE records SET {column} = 'long ago' WHERE seq = ?", (seq,))
+    keeper.now += 9 * DAY
+    assert keeper.retain() == []
+    assert f"record {seq}: no writer writes such a record" in str(keeper.writer.tampering)
+
+
+def test_who_cut_what_is_on_record(path: Path) -> None:
+    """A record says whose front went, up to where and why; the verifier says how much it was."""
+    keeper = Keeper(settings(path, max_mb=1))
+    for _ in range(6):
+        keeper.now += 1
+        keeper.write(1000)
+    steps = keeper.retain()
+    with Reader(path) as reader:
+        (told, *_) = [e for e in reader.records(Query()) if e.kind == Kind.CUT]
+    assert told.detail is not None
+    said = msgspec.json.decode(told.detail)
+    assert (said["why"], said["records"], said["early"]) == ("size", 1000, 1000)
+    assert said["chains"] == {keeper.writer.name: [1000, steps[0].cuts[0].hash.hex()]}
+    gone = checked(path).gone
+    removed = sum(each.records for each in steps)
+    assert (gone.records, gone.early, gone.chains, gone.untold) == (removed, removed, 1, 0)
+    assert BEGAN + 1 < gone.newest < keeper.now
+
+
+def test_a_cut_that_nobody_tells_of_is_counted(path: Path) -> None:
+    """Without a key a cut may be anybody's; the verifier says how many no record tells of."""
+    chain(path, [10], sealed=False)
+    with by_hand(path) as hand:
+        writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 5").fetchone()
+        hand.execute("DELETE FROM records WHERE seq <= 5")
+        hand.execute("INSERT INTO cuts VALUES (?, 6, ?, 1.0, 1.0, 0, NULL)", (writer, hash_))
+    report = checked(path, sealed=False)
+    assert report.is_well
+    assert (report.gone.records, report.gone.untold) == (6, 1)
+
+
+def test_strangers_have_chains_of_their_own(path: Path) -> None:
+    """Whose a chain is, its number says, and that is in every hash."""
+    keeper = Keeper(settings(path))
+    keeper.write(2)
+    keeper.write(3, client=None)
+    keeper.writer.close()
+    with Reader(path) as reader:
+        by_chain = {
+            bool(writer & STRANGERS): {link.entry.client for link in reader.links(writer, 1)}
+            for writer in reader.writers()
+        }
+    assert by_chain == {False: {"somebody", None}, True: {None}}
+    assert checked(path).unfinished == []

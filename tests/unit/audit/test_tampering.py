@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowcache.audit.chain import Cut, Entry, Link, Walk, cut_seal, digest, seal
-from flowcache.audit.database import JournalFault, connect
+from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
-from flowcache.audit.retention import Retention
 from flowcache.audit.verifying import Anchor, heads
 from flowcache.audit.writing import ChainWriter
-from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, checked, told, wrong
+from tests.unit.audit.journals import (
+    SIGNING_KEY,
+    by_hand,
+    chain,
+    checked,
+    let_go,
+    record,
+    told,
+    wrong,
+)
 from tests.unit.audit.journals import settings as kept_at
 
 BATCHES = (1, 2, 3)
@@ -62,7 +69,7 @@ def test_a_changed_field_is_found(journal: Path, seq: int, column: str, sealed: 
     assert any("changed" in what for what in told(journal, sealed=sealed))
 
 
-@pytest.mark.parametrize("column", [c for c in COLUMNS[4:] if c != "stale"])
+@pytest.mark.parametrize("column", [c for c in COLUMNS[4:] if c not in ("stale", "offset")])
 @pytest.mark.parametrize("seq", range(1, LAST))
 def test_a_field_that_was_emptied_is_found(journal: Path, seq: int, column: str) -> None:
     """A value that was removed is a change like any other, and so is an empty one put there."""
@@ -82,11 +89,12 @@ def test_a_changed_hash_is_found(journal: Path, seq: int) -> None:
         assert told(journal, sealed=False) == ["its hash was changed"]
 
 
+@pytest.mark.parametrize("changed", ["zeroblob(32)", "''", "0", "'text'"])
 @pytest.mark.parametrize("seq", [1, 3, 6, LAST])
-def test_a_changed_seal_is_found(journal: Path, seq: int) -> None:
+def test_a_changed_seal_is_found(journal: Path, seq: int, changed: str) -> None:
     """The last record of each commit is sealed; a seal that is not ours is found."""
     with by_hand(journal) as hand:
-        hand.execute("UPDATE records SET seal = zeroblob(32) WHERE seq = ?", (seq,))
+        hand.execute(f"UPDATE records SET seal = {changed} WHERE seq = ?", (seq,))
     assert wrong(journal) == [seq]
     assert wrong(journal, sealed=False) == []
 
@@ -185,10 +193,8 @@ def test_a_tail_that_was_cut_off_behind_a_cut_is_missed(journal: Path) -> None:
     """That retention removed the front excuses only what lay before its cut."""
     chain(journal)
     first = int(next(name for name, (seq, _) in heads_of(journal).items() if seq == LAST), 16)
-    with closing(connect(journal)) as connection:
-        writers = Retention(1, 1000, SIGNING_KEY.encode(), step=2)
-        while writers.step(connection, 1_700_000_000.0 + 86_400 + 4):
-            pass
+    while let_go(journal, 1_700_000_000.0 + 86_400 + 4, step=2):
+        pass
     assert wrong(journal) == []
     with by_hand(journal) as hand:
         hand.execute("DELETE FROM records WHERE writer = ? AND seq = ?", (first, LAST))
@@ -279,10 +285,10 @@ def test_a_cut_that_nobody_made_is_found(journal: Path) -> None:
     with by_hand(journal) as hand:
         writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 2").fetchone()
         hand.execute("DELETE FROM records WHERE seq <= 2")
-        hand.execute("INSERT INTO cuts VALUES (?, 3, ?, 1.0, NULL)", (writer, hash_))
+        hand.execute("INSERT INTO cuts VALUES (?, 3, ?, 1.0, 0.5, 0, NULL)", (writer, hash_))
     assert told(journal) == ["the cut before it is not sealed with this key"]
     assert told(journal, sealed=False) == []  # the admitted weakness
-    cut = Cut(writer, 3, hash_, 1.0, None)
+    cut = Cut(writer, 3, hash_, 1.0, 0.5, 0)
     with by_hand(journal) as hand:
         hand.execute("UPDATE cuts SET seal = ?", (cut_seal(SIGNING_KEY.encode(), cut),))
     assert told(journal) == []
@@ -303,7 +309,7 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
     with by_hand(journal) as hand:
         (writer,) = hand.execute("SELECT DISTINCT writer FROM records").fetchone()
         hand.execute("DELETE FROM records")
-        hand.execute("INSERT INTO cuts VALUES (?, 8, zeroblob(32), 1.0, NULL)", (writer,))
+        hand.execute("INSERT INTO cuts VALUES (?, 8, zeroblob(32), 1.0, 0.5, 0, NULL)", (writer,))
     assert told(journal, sealed=False) == [
         "no record is left of it: its last one is never let go of"
     ]
@@ -362,6 +368,41 @@ def reforge(hand: sqlite3.Connection, seq: int, writer: int | None = None) -> No
     hand.execute(f"UPDATE records SET hash = ? {where}", (made, writer, seq))
 
 
+def test_a_witness_that_says_the_impossible_is_a_changed_record(journal: Path) -> None:
+    """Numbers beyond any, names of no writer: the verifier says which record was changed."""
+    chain(journal)
+    for name, number in (("0" * 12, 10**25), ("f" * 40, 3), ("no name", 3), ("0" * 12, -1)):
+        shutil.copy(journal, other := journal.with_name("other.db"))
+        said = f'{{"host":"h","pid":1,"heads":{{"{name}":[{number},"00"]}}}}'
+        with by_hand(other) as hand:
+            hand.execute(
+                "UPDATE records SET detail = ? WHERE kind = 'open' AND detail LIKE '%[%'", (said,)
+            )
+        assert told(other) == [
+            "not what was written here: it, its place or the record before it was changed"
+        ]
+
+
+def test_retention_meanwhile_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is let go of between the walk and the asking of witnesses was there when it was seen."""
+    path = tmp_path / "audit.db"
+    times = iter((1e9, 1e9, *[2e9] * 20))
+    first = ChainWriter(kept_at(path), lambda: next(times))
+    first.append([record(1, at=1e9)])
+    second = ChainWriter(kept_at(path), lambda: 2e9)
+    second.open()  # and has seen the first's second record
+    first.append([record(2, at=2e9)])
+    cuts = Reader.cuts
+
+    def cut_behind_their_back(reader: Reader) -> dict[int, Cut]:
+        found = cuts(reader)
+        let_go(path, 2e9)
+        return found
+
+    monkeypatch.setattr(Reader, "cuts", cut_behind_their_back)
+    assert wrong(path) == []
+
+
 # -- the walk itself ------------------------------------------------------------------------------
 
 
@@ -391,9 +432,9 @@ def test_the_encoding_is_what_it_always_was() -> None:
     """The hash of a given record never changes: journals of years ago are still verified."""
     entry = Entry(
         0x0123456789AB, 7, "call", 1.5, "flow", "::1", "id", "f", "i", "GET", "k", "ok", 1, 0.25,
-        "a:1", 0, None,
+        "a:1", 0, None, 300,
     )  # fmt: skip
     assert digest(bytes(range(32)), entry).hex() == (
-        "f7ca5aef5c213b618c0f26f48a17788e1c85d3cf35b60747521792c869838375"
+        "268bc2ec1a6e98a1e5dae993f23fd7bd767e5297d9623ac7aea3d5835052a729"
     )
     assert seal(b"key", bytes(32)).hex().startswith("1258d1da7120ab44")

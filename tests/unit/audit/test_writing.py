@@ -13,9 +13,11 @@ from time import time
 
 import pytest
 
+from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault, Turns, connect
 from flowcache.audit.reading import Query, Reader
-from flowcache.audit.writing import ChainWriter
+from flowcache.audit.writing import ChainWriter, Note
+from flowcache.secret import Secret
 from tests.unit.audit.journals import by_hand, chain, checked, record, settings
 
 
@@ -66,10 +68,12 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(path: Path) -> None:
     """When the disk had the batch after all, handing it in again adds nothing."""
     writer = ChainWriter(settings(path), time)
     writer.append([record(1)])
-    before = writer._head
+    mine = writer._own
+    before = mine.head
     batch = [record(2), record(3)]
     writer.append(batch)
-    writer._uncertain, writer._head = writer._head, before  # as after a COMMIT that raised
+    mine.uncertain, mine.head = mine.head, before  # as after a COMMIT that raised
+    writer._tried = batch
     writer.abandon()
     writer.append(batch)
     writer.append([record(4)])
@@ -84,17 +88,17 @@ def test_a_writer_whose_file_was_replaced_begins_a_new_chain(path: Path) -> None
     writer.append([record(1)])
     first = writer.name
     writer.abandon()
-    for file in path.parent.iterdir():
-        file.unlink()
+    path.rename(path.with_name("aside"))
     writer.append([record(2)])
     writer.close()
     assert writer.name != first
+    assert writer.tampering is None
     assert ids(path) == ["id-2"]
     assert checked(path).is_well
 
 
-def test_a_writer_whose_file_went_back_in_time_begins_a_new_chain(path: Path) -> None:
-    """Where an older state of the file was put back, going on would look like removed records."""
+def test_a_writer_whose_file_went_back_in_time_bears_witness(path: Path) -> None:
+    """Where an older state of the file was put back, it says what it had written."""
     writer = ChainWriter(settings(path), time)
     writer.append([record(1)])
     first = writer.name
@@ -107,7 +111,97 @@ def test_a_writer_whose_file_went_back_in_time_begins_a_new_chain(path: Path) ->
     writer.close()
     assert writer.name != first
     assert ids(path) == ["id-1", "id-3"]
-    assert checked(path).is_well
+    assert f"writer {first}, record 2" in str(writer.tampering)
+    assert [fault.what for fault in checked(path).faults] == [
+        f"missing, though writer {writer.name} saw it"
+    ]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("client", ["somebody", None])
+def test_a_tail_that_was_cut_off_a_living_chain_is_witnessed(
+    path: Path, client: str | None, sealed: bool
+) -> None:
+    """The writer knows what it had written; after a fault it says so in its new chain."""
+    writer = ChainWriter(settings(path, sealed=sealed), time)
+    for number in range(5):
+        writer.append([record(number, client=client)])
+    writer.abandon()
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE seq > 2")
+    writer.append([record(9)])
+    writer.close()
+    assert "is not there any more" in str(writer.tampering)
+    (fault,) = checked(path, sealed=sealed).faults
+    assert fault.what.startswith("missing, though writer")
+
+
+def test_what_is_missing_is_not_forgotten_while_nothing_can_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever cuts off a tail and keeps the file busy gains nothing by it."""
+    monkeypatch.setattr("flowcache.audit.database._BUSY_SECONDS", 0.01)
+    writer = ChainWriter(settings(path), time)
+    for number in range(5):
+        writer.append([record(number)])
+    writer.abandon()
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE seq > 2")
+        hand.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(JournalFault, match="locked"):
+                writer.append([record(9)])
+        hand.execute("ROLLBACK")
+    writer.append([record(9)])
+    writer.close()
+    (fault,) = checked(path).faults
+    assert (fault.seq, fault.what) == (5, f"missing, though writer {writer.name} saw it")
+
+
+def test_a_journal_of_another_key_is_not_gone_on_with(path: Path) -> None:
+    """Each of its chains would be a fault, now or then: the writer says what to do instead."""
+    chain(path)
+    for other in (settings(path, signing_key=Secret("another key")), settings(path, sealed=False)):
+        with pytest.raises(JournalFault, match="signing_key"):
+            ChainWriter(other, time).open()
+    path.unlink()
+    chain(path, sealed=False)
+    with pytest.raises(JournalFault, match="signing_key"):
+        ChainWriter(settings(path), time).open()
+
+
+def test_one_chain_that_is_wrong_is_not_another_key(path: Path) -> None:
+    """What was tampered with is for the verifier to tell; nobody is kept from writing by it."""
+    chain(path)
+    chain(path)
+    with by_hand(path) as hand:
+        hand.execute(
+            "UPDATE records SET seal = zeroblob(32) "
+            "WHERE writer = (SELECT min(writer) FROM records)"
+        )
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    writer.close()
+
+
+def test_a_witness_is_bounded(path: Path) -> None:
+    """However many lives there were, what each leaves for good is some kilobytes."""
+    for _ in range(60):
+        chain(path, [1])
+    with Reader(path) as reader:
+        sizes = [len(str(e.detail)) for e in reader.records(Query()) if e.kind == "close"]
+    assert max(sizes) < 3000
+
+
+def test_a_lock_that_can_not_be_made_leaves_nothing_open(path: Path) -> None:
+    """Trying again and again takes no file descriptors."""
+    path.with_name("audit.db-turn").mkdir()
+    writer = ChainWriter(settings(path), time)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(JournalFault):
+            writer.open()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
@@ -163,8 +257,8 @@ def test_a_journal_of_another_version_is_left_alone(path: Path) -> None:
 def test_lost_records_leave_a_record(path: Path) -> None:
     """The chain itself says that others are missing, how many, and between which."""
     writer = ChainWriter(settings(path), time)
-    writer.append([record(1)], lost=17)
-    writer.append([], lost=2)
+    writer.append([record(1), Note(Kind.LOST, {"records": 17})])
+    writer.append([Note(Kind.LOST, {"records": 2})])
     writer.close()
     with Reader(path) as reader:
         kinds = [(e.kind, e.detail) for e in reader.records(Query()) if e.kind == "lost"]

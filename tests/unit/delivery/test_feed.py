@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from flowcache.audit.received import Received
-from flowcache.audit.retention import Retention
 from flowcache.audit.verifying import verify
 from flowcache.audit.writing import ChainWriter
 from flowcache.delivery.batch import Batch
 from flowcache.delivery.feed import Feed
 from flowcache.delivery.progress import Place
 from flowcache.outbound.judging import NotNow
-from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, record, settings
+from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, let_go, record, settings
 
 NEW = Place(0.0, {})
 
@@ -42,8 +41,7 @@ def numbers(batches: list[Batch], writer: str) -> list[int]:
 
 def cut(path: Path, records: int, at: float = 5e9) -> None:
     """Let go of the first records of the journal, as retention does."""
-    with by_hand(path) as hand:
-        assert Retention(1, 1024, SIGNING_KEY.encode(), records).step(hand, at)
+    assert let_go(path, at, records) == records
 
 
 def test_everything_in_order_per_writer(path: Path) -> None:

@@ -412,7 +412,7 @@ async def test_a_command_is_what_the_catalogue_planned() -> None:
     ((command, _),) = endpoint.executor.calls
     assert command.once is not None
     assert command == Command(b"SET", b"k", (b"1",), 5, True, command.once)
-    assert (command.once.token, command.once.lifetime_ms) == (b"o", 1500)
+    assert (command.once.token, command.once.lifetime_ms) == (b"flow:o", 1500)
 
 
 # -- too much to do --------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def app(
         if redis is not None:
             raise redis
 
-    async def switch(order: Order, by: str, request_id: str) -> Switched:
+    async def switch(order: Order, by: str, address: str | None, request_id: str) -> Switched:
         if switches is not None:
             switches.append((order, by, request_id))
         return Switched(circuits=3, workers=2, silent=1)
@@ -162,6 +162,24 @@ async def test_who_may_not_inspect_is_on_record(
     assert answered.json["metadata"]["requestId"] == left.request_id
     await fetch(app(audit=ring), "/inspector", bearer("see"))
     assert ring.total == 1  # who may is not asked why
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", ROUTE), ("PUT", f"{ROUTE}/"), ("POST", "/admin"), ("PUT", "/docs")]
+)
+async def test_a_credential_that_is_tried_elsewhere_is_on_record(method: str, path: str) -> None:
+    """Whoever is known and asks for what is not there, under the id that the caller was told;
+    what strangers try fills no audit."""
+    ring = AuditRing(10)
+    answered = await fetch(app(audit=ring), path, bearer("flow"), method=method)
+    (left,) = ring.newest(10)
+    assert (left.client, left.outcome, left.operation) == ("flow", "not_found", None)
+    assert answered.status == 404
+    assert answered.json["metadata"]["requestId"] == left.request_id
+    for headers in ((), (bearer("wrong"),), (bearer("flow"), bearer("flow"))):
+        answered = await fetch(app(audit=ring), path, *headers, method=method)
+        assert answered.status == 404
+    assert ring.total == 1
 
 
 async def test_the_inspector_shows_the_service_and_no_secret() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowcache.errors import DeadlineExceeded, Unrecorded
+from flowcache.http.asgi import Message
 from flowcache.http.data_action import DataAction, DataActionSettings
 from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
@@ -29,6 +30,8 @@ class Sink:
         self.disk = disk
         self.records: list[AuditRecord] = []
         self.admits = True
+        self.heard = asyncio.Event()
+        """Set once there is a record."""
 
     def admit(self) -> None:
         if not self.admits:
@@ -37,6 +40,7 @@ class Sink:
     def record(self, record: AuditRecord) -> Awaitable[bool]:
         word = self.disk[min(len(self.records), len(self.disk) - 1)]
         self.records.append(record)
+        self.heard.set()
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if word != LATE:
             kept.set_result(word == KEPT)
@@ -184,6 +188,54 @@ async def test_a_record_says_where_and_whence() -> None:
     await action.act(operation="FLY", key="k")
     assert [record.address for record in action.sink.records] == ["127.0.0.1"] * 2
     assert [record.shard for record in action.sink.records] == ["127.0.0.1:7000", None]
+
+
+async def test_who_is_cancelled_while_the_record_is_written_has_a_correction() -> None:
+    """One call, one count, and no record contradicts another: the later one corrects."""
+    action = Action(LATE)
+    acting = asyncio.create_task(action.act(**READ))
+    await action.sink.heard.wait()
+    acting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await acting
+    assert action.sink.story == [("call", "ok"), ("correction", "cancelled")]
+    assert action.counted == ["cancelled"]
+
+
+async def test_who_is_cancelled_before_anything_is_known_has_a_record() -> None:
+    """It may have reached Redis: an attempt like any other."""
+    action = Action(KEPT)
+    at_redis = asyncio.Event()
+
+    async def hang() -> None:
+        at_redis.set()
+        await asyncio.Future()
+
+    action.executor.meanwhile = hang
+    acting = asyncio.create_task(action.act(**WRITE))
+    await at_redis.wait()
+    acting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await acting
+    assert action.sink.story == [("intent", "intended"), ("outcome", "cancelled")]
+    assert action.counted == ["cancelled"]
+
+
+async def test_who_is_cancelled_while_the_answer_is_sent_was_answered() -> None:
+    """What became of the call is known, recorded and counted; nothing is added."""
+    action = Action(KEPT)
+
+    async def cut(_: Message) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await action.app(
+            {"type": "http", "headers": [bearer(TOKEN)], "client": ("127.0.0.1", 1)},
+            Script(chunk(json.dumps(READ).encode())),
+            cut,
+        )
+    assert action.sink.story == [("call", "ok")]
+    assert action.counted == ["ok"]
 
 
 async def test_a_write_goes_where_its_key_is_when_its_intent_is_on_disk() -> None:

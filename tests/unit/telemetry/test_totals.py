@@ -8,8 +8,16 @@ import pytest
 from msgspec import structs
 
 from flowcache.http.inspector.view import AuditFilter, view
-from flowcache.status import ReadStats, SealingKeyStatus, SealingStatus, StoreStatus, WorkerStatus
+from flowcache.status import (
+    JournalStatus,
+    ReadStats,
+    SealingKeyStatus,
+    SealingStatus,
+    StoreStatus,
+    WorkerStatus,
+)
 from flowcache.telemetry.exposition import exposition
+from flowcache.telemetry.latency import BUCKETS
 from flowcache.telemetry.totals import fold, once_each
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
@@ -41,7 +49,22 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         ),
     )
     store = StoreStatus("ready", "cluster", None, told.store.shards, pid, 10 * pid)
-    return structs.replace(told, store=store, **fields)
+    commits = [0] * BUCKETS
+    commits[pid] = pid
+    journal = JournalStatus(
+        path="/a.db",
+        mode="strict",
+        writer="0a",
+        fault=None,
+        queued=0,
+        written=pid,
+        lost=10 * pid,
+        let_go=100 * pid,
+        let_go_early=1000 * pid,
+        commits=commits,
+        commit_ms=pid / 4,
+    )
+    return structs.replace(told, store=store, journal=journal, **fields)
 
 
 # -- once each -------------------------------------------------------------------------------------
@@ -91,6 +114,13 @@ def test_sums_may_be_summed() -> None:
 
 def test_a_sum_is_no_worker() -> None:
     """It has no pid that another could have, and carries nothing that was of its moment."""
-    total = fold([ended(1, started_at=5.0), ended(2, started_at=3.0)])
+    journal = ended(1).journal
+    assert journal is not None
+    broken = structs.replace(journal, fault="full", tampering="bent", queued=4)
+    total = fold(
+        [ended(1, started_at=5.0), structs.replace(ended(2, started_at=3.0), journal=broken)]
+    )
+    assert total.journal is not None
+    assert (total.journal.fault, total.journal.tampering, total.journal.queued) == (None, None, 0)
     assert (total.pid, total.alive, total.started_at) == (0, False, 3.0)
     assert (total.in_flight, total.at_work, total.audit, total.store.shards) == (0, 0, [], ())

@@ -54,12 +54,13 @@ class Control(NamedTuple):
     """How the pages reach the circuits of all workers.
 
     ``configured`` is the mode where nobody has a wish. ``switch`` carries an order out, for the
-    principal of that name, in the request of that id.
+    principal of that name at that address, in the request of that id; it raises `Unrecorded` where
+    that can't be put on record.
     """
 
     configured: Mode
     wishes: Callable[[], Sequence[CircuitWish]]
-    switch: Callable[[Order, str, str], Awaitable[Switched]]
+    switch: Callable[[Order, str, str | None, str], Awaitable[Switched]]
 
 
 def read_order(body: bytes, shards: Set[str]) -> Order:

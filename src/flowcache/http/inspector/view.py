@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from flowcache.errors import InvalidRequest
-from flowcache.ports import AuditRecord
+from flowcache.ports import FAILED, AuditRecord, has_failed
 from flowcache.status import CIRCUIT_STATES, DeliveryStatus, OperationStats, WorkerStatus
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
@@ -65,7 +65,7 @@ class AuditFilter(msgspec.Struct, frozen=True):
         )
 
     def keeps(self, record: AuditRecord) -> bool:
-        """Tell whether ``record`` is wanted. ``failed`` is any outcome but ``ok``."""
+        """Tell whether ``record`` is wanted. ``failed`` is any that `has_failed`."""
         return (
             (self.flow is None or record.flow_id == self.flow)
             and (self.interaction is None or record.interaction_id == self.interaction)
@@ -73,7 +73,7 @@ class AuditFilter(msgspec.Struct, frozen=True):
             and (
                 self.outcome is None
                 or record.outcome == self.outcome
-                or (self.outcome == "failed" and record.outcome != "ok")
+                or (self.outcome == FAILED and has_failed(record.outcome))
             )
         )
 
@@ -132,6 +132,9 @@ def view(
                 "queued": worker.journal.queued,
                 "written": worker.journal.written,
                 "lost": worker.journal.lost,
+                "tampering": worker.journal.tampering,
+                "letGo": worker.journal.let_go,
+                "letGoEarly": worker.journal.let_go_early,
             }
             for worker in workers
             if worker.journal is not None
@@ -246,6 +249,8 @@ def _entry(record: AuditRecord) -> dict[str, Any]:
         "address": record.address,
         "shard": record.shard,
         "stale": record.stale,
+        "kind": record.kind,
+        "detail": record.detail,
     }
 
 

@@ -54,6 +54,13 @@ def inspector_schemas() -> dict[str, Schema]:
         "address": maybe_text | {"description": "Where the caller spoke from."},
         "shard": maybe_text | {"description": "The shard that the command was sent to."},
         "stale": {"type": "boolean", "description": "Whether a replica answered instead."},
+        "kind": text
+        | {
+            "description": "`call`; `intent` and `outcome` of a write that was recorded before it "
+            "was done, too; `correction` of what an earlier record of the request says; `refused` "
+            "for more refusals of an address; `lost`."
+        },
+        "detail": maybe_text | {"description": "JSON, of what is no call: more of what was done."},
     }
     rate: Schema = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
     circuit = {
@@ -92,6 +99,10 @@ def inspector_schemas() -> dict[str, Schema]:
         "queued": whole,
         "written": whole,
         "lost": whole,
+        "tampering": maybe_text
+        | {"description": "What is in the journal and is not what was written there."},
+        "letGo": whole | {"description": "Records that retention removed."},
+        "letGoEarly": whole | {"description": "Of these, those younger than `audit.keep_days`."},
     }
     delivery = {
         "destination": {"enum": ["stream", "file", "http", "cxone"]},

@@ -140,6 +140,8 @@ def test_an_entry_tells_all_of_a_record() -> None:
         "address": None,
         "shard": None,
         "stale": False,
+        "kind": "call",
+        "detail": None,
     }
 
 

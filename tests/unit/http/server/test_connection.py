@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -357,6 +358,19 @@ async def test_what_breaks_off_is_answered_if_it_was_something(
         assert (await client.receive()).status == status
     assert await client.is_over()
     await there.until()
+
+
+@pytest.mark.parametrize("tls", [None], ids=["plain"])
+async def test_a_client_that_resets_at_once_hides_from_nobody(there: Served) -> None:
+    """A request whose connection is gone before it is looked at comes from where it came from: the
+    socket has forgotten that, and accept() has told it."""
+    hit_and_run = socket.create_connection(("127.0.0.1", there.port))
+    address = hit_and_run.getsockname()
+    hit_and_run.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hit_and_run.sendall(post("/unread"))
+    hit_and_run.close()  # the loop has not turned: the connection waits to be accepted
+    await happens(lambda: bool(there.app.scopes))
+    assert there.app.scopes[0]["client"] == address
 
 
 async def test_a_client_that_is_gone_ends_no_work(there: Served) -> None:
