@@ -30,7 +30,6 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
-from flowcache.http.inspector.lookups import Lookups
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
@@ -148,7 +147,6 @@ class Worker:
         self.data_action = DataAction(
             settings.data_action, gate, executor, self._counters, self._audit, monotonic
         )
-        self._lookups = None if audit.journal is None else Lookups(partial(_history, audit.journal))
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
             gate,
@@ -157,7 +155,7 @@ class Worker:
             Control(settings.guard.mode, self._wishes.in_force, self._switch),
             request_ids(),
             self._audit,
-            self._lookups,
+            None if audit.journal is None else partial(_history, audit.journal),
             _delivered(settings.delivery),
         )
 
@@ -177,8 +175,6 @@ class Worker:
         if self._journal is not None:
             await self._journal.close(max(_CLOSING_SECONDS, began + self._grace - monotonic()))
         await self._fleet.close()
-        if self._lookups is not None:
-            self._lookups.close()
         if self._keys is not None:
             await self._keys.close()
         for limiter in self._limiters.values():

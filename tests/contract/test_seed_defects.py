@@ -320,7 +320,7 @@ def test_the_audit_does_not_grow_for_ever() -> None:
     with service(PATIENT | {"FLOWCACHE_AUDIT_RING": "10"}, "--embedded") as running:
         for number in range(25):
             answered(running.call(operation="GET", key=f"k{number}"))
-        seen = running.inspect("?limit=1000")
+        seen = running.inspect("?limit=10000")
         assert [entry["key"] for entry in seen["auditLogs"]] == [f"k{n}" for n in range(15, 25)]
         assert seen["workers"][0]["auditRecords"] == 25
 

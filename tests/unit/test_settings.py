@@ -844,6 +844,12 @@ def test_a_short_token_is_warned_of(setting: str, write: Write) -> None:
         assert token not in str(warnings.warnings)
 
 
+def test_a_path_that_no_file_can_have_is_a_fault() -> None:
+    """A name longer than any file's is told like any other slip."""
+    (fault,) = faults_of("FLOWCACHE_AUDIT_JOURNAL", "x" * 5000)
+    assert fault.endswith("can't be looked for: File name too long")
+
+
 @pytest.mark.parametrize("text", ["port = ", "[http", 'a = "', "\ufeffa = 1", "a = 1\na = 2"])
 def test_a_file_that_is_no_toml_is_a_fault(text: str, write: Write) -> None:
     """The fault names the file."""

@@ -30,6 +30,7 @@ from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.docs import page, policy
 from flowcache.http.envelope import bug, failure_headers
+from flowcache.http.inspector.aside import Aside
 from flowcache.http.inspector.circuits import (
     SWITCH,
     Control,
@@ -75,7 +76,7 @@ Gather = Callable[[Question], Awaitable[Sequence[WorkerStatus]]]
 Ready = Callable[[], Awaitable[None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 Deliveries = Callable[[], Awaitable[Sequence[DeliveryStatus]]]
-History = Callable[[AuditFilter], Awaitable[Sequence[AuditRecord]]]
+History = Callable[[AuditFilter], Sequence[AuditRecord]]
 
 
 async def nothing_delivered() -> Sequence[DeliveryStatus]:
@@ -105,9 +106,12 @@ def pages(
     """Build the application.
 
     ``gather`` asks all workers; ``ready`` raises while calls can't be served; ``audit`` takes
-    attempts that are refused here. ``history`` reads the audit journal; without one the records
-    are those that the workers have in memory. ``deliveries`` tells how the audit is delivered.
+    attempts that are refused here. ``history`` reads the audit journal, and blocks; without one the
+    records are those that the workers have in memory. ``deliveries`` tells how the audit is
+    delivered.
     """
+
+    aside = Aside()
 
     def address_of(request: Request) -> str | None:
         return gate.address(request.scope.get("client"), request.headers.raw)
@@ -174,22 +178,15 @@ def pages(
     async def inspector(request: Request) -> Response:
         allowed(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(dict(request.query_params))
-        if history is None:
-            workers = await gather(Question.EVERYTHING)
-            records = None
-        else:
-            workers = await gather(Question.TOTALS)
-            records = await history(wanted)
-        return _json(
-            view(
-                workers,
-                wanted,
-                settings.configuration,
-                settings.version,
-                records,
-                await deliveries(),
-            )
-        )
+        workers = await gather(Question.EVERYTHING if history is None else Question.TOTALS)
+        delivered = await deliveries()
+
+        def look() -> Response:
+            records = None if history is None else history(wanted)
+            shown = settings.configuration
+            return _json(view(workers, wanted, shown, settings.version, records, delivered))
+
+        return await aside(look)
 
     async def circuits(request: Request) -> Response:
         if request.method == "POST":

@@ -2,6 +2,9 @@
 
 No redirect is followed, and no proxy of the environment used: ``http_proxy`` is set for programs
 that call out, and would be handed what has to come from this very host.
+
+Not by way of `outbound`: what that sends is secret, so it tells no reasons apart, and whoever sets
+an issuer up needs the reason. And its loop would wait at its end for a resolver that hangs.
 """
 
 from __future__ import annotations

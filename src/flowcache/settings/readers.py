@@ -91,11 +91,14 @@ def new_file(value: Any) -> Path:
     """Read the path of a file that may not be there yet; its directory has to be."""
     try:
         path = Path(text(value)).expanduser().absolute()
+        is_in_directory, is_directory = path.parent.is_dir(), path.is_dir()
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
-    if not path.parent.is_dir():
+    except OSError as fault:  # a name too long for any file, a directory that may not be entered
+        raise ValueError(f"can't be looked for: {fault.strerror}") from None
+    if not is_in_directory:
         raise ValueError("its directory is not there")
-    if path.is_dir():
+    if is_directory:
         raise ValueError("is a directory")
     return path
 
