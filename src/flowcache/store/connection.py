@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, ClassVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
@@ -18,18 +18,39 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from flowcache.errors import LockedOut, NoPassword, RedisUnavailable
 from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["ConnectFault", "NotLetIn", "NotPermitted", "ask", "close", "connect", "take_over"]
+__all__ = [
+    "ConnectFault",
+    "NotLetIn",
+    "NotPermitted",
+    "PasswordUnread",
+    "ask",
+    "close",
+    "connect",
+    "take_over",
+]
 
 
 class ConnectFault(Exception):
     """A connection could not be made. The message says why and what to do about it."""
 
+    failure: ClassVar[type[RedisUnavailable]] = RedisUnavailable
+    """What it is to who would have used the connection."""
+
 
 class NotLetIn(ConnectFault):
-    """It was made, and the user or the password refused; or there is none to be shown."""
+    """It was made, and the user or the password refused."""
+
+    failure = LockedOut
+
+
+class PasswordUnread(ConnectFault):
+    """There is none to be shown: its file can't be read."""
+
+    failure = NoPassword
 
 
 class NotPermitted(ConnectFault):
@@ -83,7 +104,7 @@ async def connect(
     try:
         secret = None if configured is None else configured.fresh()
     except ValueError as fault:
-        raise NotLetIn(f"the file of the password {fault}") from None
+        raise PasswordUnread(f"the file of the password {fault}") from None
     options: dict[str, Any] = {
         "username": settings.sentinel_username if sentinel else settings.username,
         "password": secret.reveal() if secret else None,
