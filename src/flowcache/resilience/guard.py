@@ -54,9 +54,7 @@ _SOON = 0.5
 """Seconds after which a circuit is probed again that opened for a reason that passes by itself."""
 
 _AILING = "Redis has not been answering for this key; it is given time to recover."
-_ORDERED = (
-    "An operator ordered that Redis is not asked for this key, until the order is taken back."
-)
+_ORDERED = "Redis is not asked for this key, by order of an operator, until that is taken back."
 
 
 class GuardSettings(NamedTuple):
