@@ -29,6 +29,7 @@ from flowcache.audit.chain import (
     writer_name,
 )
 from flowcache.audit.database import COLUMNS, JournalFault, Turns
+from flowcache.audit.recognising import recognise
 from flowcache.audit.redaction import Redaction, redaction
 from flowcache.audit.retention import LetGo, Retention, Tampered
 from flowcache.audit.settings import AuditSettings
@@ -255,7 +256,7 @@ class ChainWriter:
         if self._own.head is not None and not missing:
             return
         if not is_ours:
-            self._recognise(connection)
+            recognise(connection, self._path, self._key)
         if missing and is_ours:
             self.tampering = (
                 f"{', '.join(f'writer {name}, record {seq}' for name, (seq, _) in missing.items())}"
@@ -265,27 +266,6 @@ class ChainWriter:
         witness = look(connection, (own.writer,), missing if is_ours else {})
         self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
         self._own, self._strangers, self._landed = own, _Chain(True), None
-
-    def _recognise(self, connection: sqlite3.Connection) -> None:
-        """See that the journal is sealed with our key, as far as its newest records tell.
-
-        Raises:
-            JournalFault: all of it would be faults to whoever verifies it with that key.
-        """
-        last = database.heads(connection)
-        if not last:
-            return
-        if self._key is None:
-            fits = any(link.seal is None for link in last)
-        else:
-            key = self._key
-            fits = any(link.seal == seal(key, link.hash) for link in last)
-        if not fits:
-            raise JournalFault(
-                f"{self._path}: is sealed with another audit.signing_key, or was begun "
-                f"{'with' if self._key is None else 'without'} one; configure that, or move the "
-                "journal away while flowcache is stopped: a new one is begun."
-            )
 
     # -- writing ----------------------------------------------------------------------------------
 

@@ -54,7 +54,11 @@ class PasswordUnread(ConnectFault):
 
 
 class NotPermitted(ConnectFault):
-    """Redis forbids flowcache's user a command; asking again won't help."""
+    """Redis forbids flowcache's user a command, or its keys; asking again won't help."""
+
+    def __init__(self, command: str, *, is_about_key: bool) -> None:
+        super().__init__(f"Redis forbids flowcache's user {command}")
+        self.is_about_key = is_about_key
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -154,7 +158,8 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
         await connection.send_command(*words)
         return await connection.read_response()
     except redis_errors.NoPermissionError as fault:
-        raise NotPermitted(f"Redis forbids flowcache's user {words[0]!s}") from fault
+        # Redis 6: "one of the keys used as arguments"; since 7: "a key". A command is in quotes.
+        raise NotPermitted(str(words[0]), is_about_key="'" not in str(fault)) from fault
     except (redis_errors.RedisError, OSError, TimeoutError) as fault:
         raise ConnectFault(_reason(fault)) from fault
 
