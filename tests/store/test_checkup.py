@@ -136,6 +136,25 @@ async def test_keys_that_are_missing_are_named(server_with_user: RedisProcess) -
     assert told.endswith("What to do: ACL SETUSER flow ~flowcache:*")
 
 
+async def test_what_a_cluster_takes_is_tried_there(breakable_cluster: Cluster) -> None:
+    """Each primary is asked; a server alone does without, and so may its user."""
+    for node in breakable_cluster.nodes:
+        granted = may(node)
+    address = breakable_cluster.addresses[0]
+    assert len(await check(address, **granted)) == 4, "the documented rights are enough"
+    for node in breakable_cluster.nodes:
+        may(node, "-asking", "-readwrite")
+    told = await fault(address, **granted)
+    assert told.endswith(
+        "user asking, readwrite.\n  What to do: ACL SETUSER flow +asking +readwrite"
+    )
+    for node in breakable_cluster.nodes:
+        may(node, "-cluster|slots")
+    assert "give flowcache's Redis user +cluster|slots" in await fault(address, **granted)
+    for node in breakable_cluster.nodes:
+        node.cli("ACL", "DELUSER", "flow")
+
+
 async def test_waiting_for_replicas_takes_a_right() -> None:
     """Where writes are confirmed, the right to wait is asked for."""
     with replicated() as pair:

@@ -28,6 +28,7 @@ _ADVICE = (
     ("refused the user", "check redis.username and redis.password, or those in the URL"),
     ("refused the handshake", "check redis.username, redis.password and redis.database"),
     ("wants a password", "set redis.password, or put it into the URL"),
+    ("forbids flowcache's user CLUSTER", "give flowcache's Redis user +cluster|slots"),
     ("forbids flowcache", "give flowcache's Redis user the rights that docs/operations.md lists"),
     ("TLS failed", "check redis.tls_ca_file and that Redis speaks TLS on this port"),
     ("Invalid Database", "set redis.database to one that exists; a cluster has only 0"),
@@ -80,7 +81,7 @@ async def checkup(
     try:
         await store.start()
         for shard in topology.shards:
-            await _may(settings, shard, rights)
+            await _may(settings, topology.kind, shard, rights)
             milliseconds = await _use(store, shard, clock)
             yield f"  {shard.primary}: writes, reads and scripts work ({milliseconds:.1f} ms)."
     finally:
@@ -112,10 +113,12 @@ def _key(shard: ShardMap) -> bytes:
     return b"flowcache:checkup:{%b}" % tag_of_slot(slot)
 
 
-async def _may(settings: StoreSettings, shard: ShardMap, rights: Sequence[Right]) -> None:
+async def _may(
+    settings: StoreSettings, kind: Kind, shard: ShardMap, rights: Sequence[Right]
+) -> None:
     """See that flowcache's user may all that the service will do."""
     try:
-        found = await missing_rights(shard.primary, settings, _key(shard), rights)
+        found = await missing_rights(shard.primary, settings, _key(shard), kind, rights)
     except ConnectFault:
         return  # whoever uses the shard next says why
     if found is not None:

@@ -15,6 +15,7 @@ from flowcache.ports import RESERVED_PREFIX
 from flowcache.printable import printable
 from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
 from flowcache.store.settings import Address, StoreSettings
+from flowcache.store.topology import Kind
 
 __all__ = ["SHARED_RATES", "Right", "appending", "missing_rights"]
 
@@ -45,7 +46,7 @@ def appending(key: bytes) -> Right:
 
 
 def _always(key: bytes) -> tuple[Right, ...]:
-    """Return what the service can't do without; see docs/operations.md, which has the same."""
+    """Return what the service can't do without, whatever the topology; see docs/operations.md."""
     return tuple(
         map(
             Right,
@@ -68,8 +69,16 @@ def _always(key: bytes) -> tuple[Right, ...]:
     )
 
 
+_IN_CLUSTER = (Right((b"ASKING",)), Right((b"READONLY",)), Right((b"READWRITE",)))
+"""What redirections and replicas take there."""
+
+
 async def missing_rights(
-    server: Address, settings: StoreSettings, key: bytes, more: Sequence[Right] = ()
+    server: Address,
+    settings: StoreSettings,
+    key: bytes,
+    kind: Kind,
+    more: Sequence[Right] = (),
 ) -> tuple[tuple[str, ...], str] | None:
     """Return which commands the user may not send, and the rule that lets it; None if it may all.
 
@@ -78,12 +87,16 @@ async def missing_rights(
     Raises:
         ConnectFault: the server is not to be reached.
     """
-    confirming = (Right((b"WAIT", b"0", b"1")),) if settings.confirm_replicas else ()
+    rights = [*_always(key), *more]
+    if settings.confirm_replicas:
+        rights.append(Right((b"WAIT", b"0", b"1")))
+    if kind is Kind.CLUSTER:
+        rights += _IN_CLUSTER
     missing: dict[str, None] = {}
     rule: dict[str, None] = {}
     connection = await connect(server, settings)
     try:
-        for right in (*_always(key), *confirming, *more):
+        for right in rights:
             try:
                 await ask(connection, *right.words)
             except NotPermitted as fault:
