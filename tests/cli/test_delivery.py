@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.test_cli import flowcache
 from tests.delivery.receiver import ENDPOINT_TOKEN, PATH, Fault, Receiver, receiver
-from tests.servers import RedisProcess
+from tests.servers import FLOWCACHE_ACL, RedisProcess
 from tests.unit.audit.journals import SIGNING_KEY, chain
 
 
@@ -147,3 +147,27 @@ def test_a_stream(path: Path, fresh_standalone: RedisProcess) -> None:
     done = flowcache("audit", "deliver", "--once", environment=environment)
     assert (done.returncode, done.stdout) == (0, "stream: has everything\n")
     assert fresh_standalone.cli("XLEN", "flowcache:audit") == 5
+
+
+def test_a_stream_that_may_not_be_written(path: Path, fresh_standalone: RedisProcess) -> None:
+    """Without the right to append, what the user lacks is named, and what to do."""
+    chain(path, [3])
+    rights = FLOWCACHE_ACL.split()
+    fresh_standalone.cli("ACL", "SETUSER", "flowcache", "on", ">secret", *rights)
+    environment = {
+        "REDIS_NODES": f"127.0.0.1:{fresh_standalone.port}",
+        "FLOWCACHE_REDIS_USERNAME": "flowcache",
+        "FLOWCACHE_REDIS_PASSWORD": "secret",
+        "FLOWCACHE_AUDIT_JOURNAL": str(path),
+        "FLOWCACHE_DELIVERY_STREAM": "flowcache:audit",
+    }
+    try:
+        done = flowcache("audit", "deliver", "--once", environment=environment)
+        assert done.returncode == 1
+        assert "stream: Redis forbids flowcache's user this key or command." in done.stdout
+        assert "+xadd and ~flowcache:audit" in done.stdout
+        fresh_standalone.cli("ACL", "SETUSER", "flowcache", "+xadd")
+        done = flowcache("audit", "deliver", "--once", environment=environment)
+        assert (done.returncode, done.stdout) == (0, "stream: has everything\n")
+    finally:
+        fresh_standalone.cli("ACL", "DELUSER", "flowcache")

@@ -26,9 +26,11 @@ def new_key(
 ) -> None:
     """Make a key and print the line to add to the file of keys: all it prints is that line.
 
-    Examples:
+    The file should be its user's alone: `umask 077` beforehand sees to that.
 
-        flowcache encryption new-key 2027-01 >> /run/secrets/flowcache-keys
+    Example:
+
+        (umask 077; flowcache encryption new-key 2027-01 >> flowcache-keys)
     """
     from flowcache.sealing import keys
 

@@ -290,10 +290,19 @@ def _run(work: Coroutine[Any, Any, _T]) -> tuple[str, str, _T | None]:
 # -- what is told ----------------------------------------------------------------------------------
 
 
+_OTHER_USER = (
+    "\n  What to do: erase as the user flowcache-erase of docs/operations.md, not as the service's: "
+    "set FLOWCACHE_REDIS_USERNAME and FLOWCACHE_REDIS_PASSWORD_FILE for this command."
+)
+
+
 def _tell(outcome: _Outcome, target: _Target, dry_run: bool, settings: Settings) -> None:
+    from flowcache.errors import Forbidden
+
     if outcome.code != "ok":
         done = "" if dry_run else f"{_keys(outcome.keys)} removed; others may be left. "
-        print(f"flowcache: {target}: {done}{outcome.why}", file=sys.stderr)
+        advice = _OTHER_USER if outcome.code == Forbidden.code else ""
+        print(f"flowcache: {target}: {done}{outcome.why}{advice}", file=sys.stderr)
     elif dry_run:
         print(f"{_keys(outcome.keys)} of {target}. Nothing was removed. {outcome.why}".rstrip())
     else:
