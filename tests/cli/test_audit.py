@@ -196,6 +196,21 @@ def test_a_query_shows_what_fits(path: Path) -> None:
     assert done.stderr == "2 records\n"
 
 
+def test_a_query_on_a_narrow_terminal(path: Path) -> None:
+    """Times stay whole, and so does the rest; what has no room is named."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, key=b"customer:" + b"k" * 30)])
+    writer.close()
+    narrow = {"TTY_COMPATIBLE": "1", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm"}
+    done = flowcache("audit", "query", "--journal", str(path), environment=narrow)
+    assert done.returncode == 0
+    (row,) = (line for line in done.stdout.splitlines() if "2023-" in line)
+    assert row.split()[:2] == ["2023-11-14T22:13:21.000+00:00", "client-1"]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\u2026" not in done.stdout
+    assert "No room for address, flow, interaction, hit, ms, shard" in done.stderr
+
+
 def test_a_hashed_key_is_looked_for_by_its_name(path: Path) -> None:
     """Whoever has the secret asks for the key as it is."""
     secret = "h" * 32
