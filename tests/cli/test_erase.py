@@ -123,6 +123,7 @@ def test_keys_of_a_namespace(server: RedisProcess) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "none of customer:4711:* in namespace billing is left." in done.stdout
+    assert "no client of this configuration has the namespace billing; none has any" in done.stderr
     assert {key for key in before if key.startswith("flowcache:ns:billing:")} == (
         before - keys(server)
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up, valid
+from flowcache.cli.common import Config, examples, give_up, valid
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ app = typer.Typer(
     name="audit",
     help="Read, verify and deliver the audit journal. It is only ever opened for reading.",
     no_args_is_help=True,
+    epilog=examples(
+        "flowcache audit verify -j /var/lib/flowcache/audit.db",
+        "flowcache audit query -j audit.db --interaction 6011 --outcome failed",
+        "flowcache audit deliveries -c flowcache.toml",
+    ),
 )
 
 _SHOWN_FAULTS = 20
@@ -77,7 +82,7 @@ def verify(
 
         flowcache audit verify --journal /var/lib/flowcache/audit.db
 
-        flowcache audit verify -c flowcache.toml --anchor heads.json --write-anchor heads.json
+        flowcache audit verify -j audit.db --anchor a.json --write-anchor a.json
 
         flowcache audit verify --received audit.jsonl.1 --received audit.jsonl
     """

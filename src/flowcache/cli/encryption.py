@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
-from flowcache.cli.common import give_up
+from flowcache.cli.common import examples, give_up
 
 __all__ = ["app"]
 
-app = typer.Typer(name="encryption", help="Keys for encryption at rest.", no_args_is_help=True)
+app = typer.Typer(
+    name="encryption",
+    help="Keys for encryption at rest.",
+    no_args_is_help=True,
+    epilog=examples("(umask 077; flowcache encryption new-key 2027-01 >> flowcache-keys)"),
+)
 
 
 @app.callback()

@@ -99,7 +99,7 @@ def query(
 
         flowcache audit query -j audit.db --interaction 6011 --outcome failed
 
-        flowcache audit query -c flowcache.toml --key caller:C-1 --since 2026-01-31T08:00
+        flowcache audit query -c flowcache.toml --key caller:C-1 --since 2026-01-31
     """
     from rich import box
     from rich.console import Console
@@ -164,7 +164,7 @@ def export(
 
         flowcache audit export -j audit.db --since 2026-01-01 > january.jsonl
 
-        flowcache audit export -c flowcache.toml --format csv --client ivr -o ivr.csv
+        flowcache audit export -c app.toml --format csv --client ivr -o ivr.csv
     """
     from flowcache.audit.exporting import Format, write
 

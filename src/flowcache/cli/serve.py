@@ -48,7 +48,7 @@ def serve(
 
         flowcache serve --embedded
 
-        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379 --workers 2
+        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379
     """
     # Imported here: --help and --version need none of it.
     import structlog
