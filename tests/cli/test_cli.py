@@ -69,7 +69,6 @@ class TestHelp:
         assert "Example" in shown
         assert f"flowcache {command}" in shown
 
-
     @pytest.mark.parametrize(
         "words",
         [
@@ -90,7 +89,7 @@ class TestHelp:
         examples = [line for line in lines if line]
         assert examples
         for line in examples:
-            assert re.match(r"  (\(umask 077; |\w+=\S+ )?flowcache( |$)", line), line
+            assert re.match(r" {1,2}(\(umask 077; |\w+=\S+ )?flowcache( |$)", line), line
 
 
 class TestCheck:

@@ -88,7 +88,7 @@ def received(*files: Path, more: tuple[str, ...] = ()) -> tuple[int, str, str]:
 
 
 def test_rotated_files(config: str, path: Path, tmp_path: Path) -> None:
-    """Together they are whole; the newer alone is judged from where it begins, unless all is asked."""
+    """Together they are whole; the newer alone is judged from where it begins."""
     first = chain(path, [3])
     chain(path, [3])
     assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0

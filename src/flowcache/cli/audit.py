@@ -169,7 +169,7 @@ def _lines(files: Sequence[Path]) -> Iterator[bytes]:
 def _from_where_they_begin(reader: Chains, report: Report) -> Report:
     """Say of what was received where each chain begins, and judge it from there on.
 
-    What is missing before that is in another file, perhaps; so are chains of which only others tell.
+    What is missing before that may be in another file, and so may chains that only others tell of.
     """
     from flowcache.audit.chain import writer_name
 
@@ -179,9 +179,12 @@ def _from_where_they_begin(reader: Chains, report: Report) -> Report:
         if (links := reader.links(writer, 0))
     }
     for writer, first in begins.items():
-        if first > 0 and reader.cut(writer, 0) is None:
+        cut = reader.cut(writer, 0)
+        if first > 0 and (cut is None or cut.seq > first):
             print(f"writer {writer_name(writer)}: begins with record {first} in what was received")
-    absent = sorted({fault.writer for fault in report.faults} - begins.keys() - reader.cuts().keys())
+    absent = sorted(
+        {fault.writer for fault in report.faults} - begins.keys() - reader.cuts().keys()
+    )
     for writer in absent:
         print(f"writer {writer_name(writer)}: others tell of it; nothing of it was received")
     return report._replace(

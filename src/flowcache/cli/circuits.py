@@ -192,8 +192,8 @@ def _order(
     print(f"{done}: {circuits}; {concerned}.")
     if told["silent"]:
         print(
-            f"flowcache: {_count(told['silent'], 'worker')} did not answer in time, and will follow "
-            "as soon as anybody asks for metrics or the inspector.",
+            f"flowcache: {_count(told['silent'], 'worker')} did not answer in time, and will "
+            "follow as soon as anybody asks for metrics or the inspector.",
             file=sys.stderr,
         )
 

@@ -308,8 +308,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> tuple[str, str, _T | None]:
 
 
 _OTHER_USER = (
-    "\n  What to do: erase as the user flowcache-erase of docs/operations.md, not as the service's: "
-    "set FLOWCACHE_REDIS_USERNAME and FLOWCACHE_REDIS_PASSWORD_FILE for this command."
+    "\n  What to do: erase as the user flowcache-erase of docs/operations.md, not as the "
+    "service's: set FLOWCACHE_REDIS_USERNAME and FLOWCACHE_REDIS_PASSWORD_FILE for this command."
 )
 
 

@@ -93,7 +93,7 @@ def query(
     *,
     asked: Asked,
 ) -> None:
-    """Show the newest records that fit, newest last; on a narrow terminal what matters most of each.
+    """Show the newest records that fit, newest last; on a narrow terminal not all of each.
 
     Examples:
 

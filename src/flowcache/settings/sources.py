@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from difflib import get_close_matches
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
