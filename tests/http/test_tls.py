@@ -186,6 +186,10 @@ def test_one_that_is_required_is_required(made: Certificates, tmp_path: Path) ->
         shows_none = flowcache("circuits", *where, *trusts, **token)
         assert shows_none.returncode == 2
         assert "wants to see a certificate; show one with --cert-file" in shows_none.stderr
+        other_name = ("--url", f"https://127.1:{running.port}")
+        misnamed = flowcache("circuits", *other_name, *trusts, **token)
+        assert misnamed.returncode == 2
+        assert "ask by a name or an address that its certificate has" in misnamed.stderr
         half = flowcache(
             "circuits", *where, *trusts, "--cert-file", made.client.certificate, **token
         )
