@@ -69,6 +69,28 @@ class TestHelp:
         assert "Example" in shown
         assert f"flowcache {command}" in shown
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            [],
+            *(["serve"], ["check"], ["erase"]),
+            *(["token"], ["token", "new"], ["encryption"], ["encryption", "new-key"]),
+            *(["circuits"], ["circuits", "set"], ["circuits", "clear"], ["audit"]),
+            *(["audit", each] for each in ("verify", "copy", "query", "export")),
+            *(["audit", each] for each in ("deliver", "deliveries")),
+        ],
+        ids=" ".join,
+    )
+    def test_examples_are_whole_lines(self, words: list[str]) -> None:
+        """On a terminal of 80 columns an example is one line, which can be pasted."""
+        shown = flowcache(*words, "--help", environment={"COLUMNS": "80"}).stdout
+        _, _, behind = shown.partition("Example")
+        lines = [line.rstrip() for line in behind.partition("╭")[0].splitlines()[1:]]
+        examples = [line for line in lines if line]
+        assert examples
+        for line in examples:
+            assert re.match(r" {1,2}(\(umask 077; |\w+=\S+ )?flowcache( |$)", line), line
+
 
 class TestCheck:
     def test_names_the_topology(self, standalone_server: RedisProcess) -> None:
@@ -368,6 +390,12 @@ class TestClients:
         tokens = [re.findall(r"fc_\S{43}", text) for text in (one, other)]
         assert len(tokens[0]) == len(tokens[1]) == 1
         assert tokens[0] != tokens[1]
+
+    def test_a_token_that_would_never_count_is_not_made(self) -> None:
+        """An end that has passed is a slip, told before a token is shown."""
+        done = flowcache("token", "new", "desk", "--expires", "2020-01-01")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--expires 2020-01-01: this has passed" in done.stderr
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""

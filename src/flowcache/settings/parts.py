@@ -155,10 +155,12 @@ def _server_tls(v: dict[str, Any], faults: list[str]) -> ServerTls | None:
         return None
     if (cert is None) != (key is None):
         faults.append("http.tls_cert_file and http.tls_key_file: one needs the other")
-    elif (ca is None) != (auth == ClientAuth.OFF):
+    elif ca is None and auth != ClientAuth.OFF:
+        faults.append(f'http.tls_client_auth = "{auth}": needs http.tls_client_ca_file')
+    elif ca is not None and auth == ClientAuth.OFF:
         faults.append(
-            f'http.tls_client_auth = "{auth}": optional and required need http.tls_client_ca_file, '
-            "which says nothing without them"
+            "http.tls_client_ca_file: nobody is asked for a certificate while "
+            "http.tls_client_auth is off; set it to optional or required"
         )
     elif ca is not None and cert is None:
         faults.append("http.tls_client_ca_file: says nothing without http.tls_cert_file")

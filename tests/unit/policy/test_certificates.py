@@ -177,6 +177,8 @@ def mutated(text: bytes, at: int, inserted: bytes) -> bytes:
     [
         ("sha256:" + "AB" * 32, "sha256:" + "ab" * 32),
         ("sha256:" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
+        ("sha256 Fingerprint=" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
+        ("SHA256 Fingerprint=" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
         ("dns:Flow.Example", "dns:flow.example"),
         ("uri:spiffe://A/b", "uri:spiffe://A/b"),
     ],
