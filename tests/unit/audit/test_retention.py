@@ -21,8 +21,8 @@ BEGAN = 1_700_000_000.0
 class Keeper:
     """A chain writer with a clock that is set by hand."""
 
-    def __init__(self, kept: AuditSettings) -> None:
-        self.now = BEGAN
+    def __init__(self, kept: AuditSettings, began: float = BEGAN) -> None:
+        self.now = began
         self.writer = ChainWriter(kept, lambda: self.now)
         self.writer.open()
 
@@ -100,6 +100,17 @@ def test_it_takes_small_steps(path: Path) -> None:
     assert gone == [3, 3, 3, 2]
 
 
+def test_a_step_is_as_small_over_several_chains(path: Path) -> None:
+    """What one chain leaves of a step is what the next one may have of it."""
+    for _ in range(2):
+        chain(path, [10])
+    gone = []
+    while removed := let_go(path, BEGAN + 1e9, step=15):
+        gone.append(removed)
+        assert checked(path).is_well
+    assert gone == [15, 7]
+
+
 def test_an_old_record_behind_a_young_one_waits(path: Path) -> None:
     """A clock that was set back makes no hole in a chain."""
     keeper = Keeper(settings(path, keep_days=1))
@@ -125,6 +136,26 @@ def test_a_chain_that_was_cut_goes_on(path: Path, sealed: bool) -> None:
     report = checked(path, sealed=sealed)
     assert report.is_well
     assert report.records < 15
+
+
+def test_what_is_just_as_old_as_it_may_be_stays(path: Path) -> None:
+    """A record is kept for all of ``keep_days``, and not less by an instant."""
+    keeper = Keeper(settings(path, keep_days=2))
+    keeper.now += 1
+    keeper.write(2)
+    keeper.now += 2 * DAY
+    keeper.retain()
+    assert calls(path) == [1, 2]
+
+
+def test_the_newest_that_is_gone_is_not_the_last(path: Path) -> None:
+    """A clock that was set back, in one step or between two: what is told is the latest time."""
+    writer = ChainWriter(settings(path), lambda: BEGAN)
+    writer.append([record(at=BEGAN + later) for later in (9, 5, 3, 2, 1)])
+    writer.close()
+    for taken in (3, 2):  # the opening record is the first
+        assert let_go(path, BEGAN + 9 * DAY, step=taken) == taken
+        assert checked(path).gone.newest == BEGAN + 9
 
 
 def test_a_clock_that_was_set_ahead_ages_nothing() -> None:
@@ -163,6 +194,18 @@ def test_the_oldest_go_when_there_is_too_much(path: Path) -> None:
     assert checked(path).is_well
 
 
+def test_clients_have_the_room_that_is_not_strangers(path: Path) -> None:
+    """Nine parts of ten, so that both together are not more than was said."""
+    keeper = Keeper(settings(path, max_mb=1))
+    for _ in range(5):
+        keeper.now += 1
+        keeper.write(1000)
+    keeper.retain()
+    with Reader(path) as reader:
+        first, *_, last = reader.links(reader.writers()[0], 0, 10_000)
+    assert 0.85 < (last.entry.offset - first.entry.offset) / 2**20 < 0.91
+
+
 def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
     """Bytes are reckoned, not measured: the file agrees within a quarter."""
     keeper = Keeper(settings(path, max_mb=4))
@@ -174,6 +217,20 @@ def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
     with by_hand(path) as hand:
         hand.execute("VACUUM")
     assert 0.75 < path.stat().st_size / (0.9 * 4 * 2**20) < 1.25
+
+
+def test_what_goes_early_is_counted_over_all_chains(path: Path) -> None:
+    """One step takes from several chains, and says of how many records it was too soon."""
+    for _ in range(3):
+        chain(path, [100])
+    keeper = Keeper(settings(path, keep_days=1000, max_mb=1), BEGAN + DAY)
+    for _ in range(5):
+        keeper.write(1000)
+    gone, *_ = keeper.retain()
+    assert len(gone.cuts) > 2
+    assert gone.early == gone.records == sum(cut.seq for cut in gone.cuts)
+    report = checked(path).gone
+    assert report.early == report.records
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -267,6 +324,32 @@ def test_a_chain_that_says_it_is_long_is_not_believed(path: Path) -> None:
     assert keeper.retain() == []
     assert "record 50: not what was written here" in str(keeper.writer.tampering)
     assert len(calls(path)) == 50
+
+
+def test_a_chain_that_says_it_is_long_drives_out_no_other(path: Path) -> None:
+    """Nor is it believed to the cost of older chains, that nobody touched."""
+    chain(path, [20])
+    keeper = Keeper(settings(path, max_mb=1))
+    keeper.now += 1000
+    keeper.write(50)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET offset = 9000000 WHERE seq = 50")
+    assert keeper.retain() == []
+    assert "record 50: not what was written here" in str(keeper.writer.tampering)
+    assert len(calls(path)) == 70
+    assert not checked(path).gone.records
+
+
+def test_what_lost_its_seals_is_not_let_go_of(path: Path) -> None:
+    """With a key, what no seal vouches for may be anybody's: a cut would vouch for it."""
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.write(20)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET seal = NULL")
+    keeper.now += 9 * DAY
+    assert keeper.retain() == []
+    assert "record 20: the last record is not sealed" in str(keeper.writer.tampering)
+    assert len(calls(path)) == 20
 
 
 @pytest.mark.parametrize("column", ["at", "offset"])

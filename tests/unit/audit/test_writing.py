@@ -16,6 +16,7 @@ import pytest
 from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault, Turns, connect
 from flowcache.audit.reading import Query, Reader
+from flowcache.audit.witness import look
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.secret import Secret
 from tests.unit.audit.journals import by_hand, chain, checked, record, settings
@@ -191,6 +192,21 @@ def test_a_witness_is_bounded(path: Path) -> None:
     with Reader(path) as reader:
         sizes = [len(str(e.detail)) for e in reader.records(Query()) if e.kind == "close"]
     assert max(sizes) < 3000
+
+
+def test_a_witness_names_those_that_were_written_to_last(path: Path) -> None:
+    """Of many lives the old ones have witnesses already. What has no time is somebody's doing."""
+    names = []
+    for life in range(40):
+        writer = ChainWriter(settings(path), lambda life=life: float(life))  # type: ignore[misc]
+        writer.open()
+        writer.abandon()
+        names.append(writer.name)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET at = 'long ago' WHERE writer = ?", (int(names[0], 16),))
+    with closing(connect(path)) as connection:
+        seen = look(connection, [int(names[-1], 16)]).heads
+    assert set(seen) == {names[0], *names[8:39]}
 
 
 def test_a_lock_that_can_not_be_made_leaves_nothing_open(path: Path) -> None:
