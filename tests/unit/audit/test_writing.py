@@ -83,6 +83,23 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(path: Path) -> None:
     assert checked(path).is_well
 
 
+def test_another_batch_than_the_one_that_was_lost_is_written(path: Path) -> None:
+    """Only the very same batch is taken for what is on disk already."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    mine = writer._own
+    before = mine.head
+    batch = [record(2)]
+    writer.append(batch)
+    mine.uncertain, mine.head = mine.head, before  # as after a COMMIT that raised
+    writer._tried = batch
+    writer.abandon()
+    writer.append([record(3)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2", "id-3"]
+    assert checked(path).is_well
+
+
 def test_a_writer_whose_file_was_replaced_begins_a_new_chain(path: Path) -> None:
     """Where its own chain is not, a writer does not pretend to go on with it."""
     writer = ChainWriter(settings(path), time)

@@ -108,6 +108,20 @@ def test_a_line_that_a_full_disk_tore_is_ended(path: Path, monkeypatch: pytest.M
     ]
 
 
+def test_what_is_written_in_part_is_gone_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may take less than it was given: the rest follows."""
+    write = os.write
+    monkeypatch.setattr(
+        "flowcache.delivery.lines.os.write", lambda file, text: write(file, text[:3])
+    )
+    file = FileDestination(path)
+    send(file, b'{"seq":1}', b'{"seq":2}')
+    asyncio.run(file.close())
+    assert path.read_bytes() == b'{"seq":1}\n{"seq":2}\n'
+
+
 def test_a_full_disk_is_not_for_now() -> None:
     """What can't be written is told by the system's own words, and tried again."""
     file = FileDestination(Path("/dev/full"))
