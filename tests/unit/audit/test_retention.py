@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from flowcache.audit.chain import STRANGERS, Kind, digest
+from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.retention import LetGo, SteadyTime
 from flowcache.audit.settings import AuditSettings
@@ -382,6 +384,28 @@ def test_who_cut_what_is_on_record(path: Path) -> None:
     removed = sum(each.records for each in steps)
     assert (gone.records, gone.early, gone.chains, gone.untold) == (removed, removed, 1, 0)
     assert BEGAN + 1 < gone.newest < keeper.now
+
+
+def test_what_was_not_let_go_of_is_not_on_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of a step and the step are one transaction: both are there, or neither is."""
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.write(5)
+    keeper.now += 9 * DAY
+    with monkeypatch.context() as broken:
+        broken.setattr(LetGo, "apply", failing)
+        with pytest.raises(JournalFault, match="disk I/O error"):
+            keeper.retain()
+    with Reader(path) as reader:
+        assert [e.kind for e in reader.records(Query())] == [Kind.OPEN, *[Kind.CALL] * 5]
+    (gone,) = keeper.retain()
+    assert gone.records == 5
+    assert checked(path).is_well
 
 
 def test_a_cut_that_nobody_tells_of_is_counted(path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowcache.audit.database import JournalFault
+from flowcache.audit.writing import ChainWriter
 from flowcache.delivery.feed import Feed
 from flowcache.delivery.loop import Loop
 from flowcache.delivery.overview import overview
@@ -25,7 +26,7 @@ from flowcache.status import DeliveryStatus
 from flowcache.store.settings import StoreSettings
 from flowcache.telemetry.exposition import exposition
 from tests.delivery.loops import Memory, looping, verified
-from tests.unit.audit.journals import by_hand, chain, let_go
+from tests.unit.audit.journals import by_hand, chain, let_go, settings
 from tests.unit.telemetry.statuses import worker
 
 WRITTEN_AT = 1_700_000_000.0
@@ -67,6 +68,11 @@ def test_what_is_due(path: Path) -> None:
     once(path, Memory())
     status = look(path)
     assert (status.delivered, status.behind, status.behind_seconds) == (8, {}, 0.0)
+    for at in (90.0, 70.0, 80.0):
+        writer = ChainWriter(settings(path), lambda at=at: WRITTEN_AT + at)  # type: ignore[misc]
+        writer.open()
+        writer.abandon()
+    assert look(path).behind_seconds == 30.0
 
 
 def test_a_clock_that_went_back(path: Path) -> None:

@@ -277,6 +277,15 @@ def test_a_remembered_token_still_expires() -> None:
                 known.authenticate(headers, None)
 
 
+def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An issuer that makes a new token for each call fills no memory."""
+    monkeypatch.setattr("flowcache.policy.jwt._MOST_KNOWN", 2)
+    jwts = verifier(EC)
+    for number in range(5):
+        assert jwts.credential(signed(CLAIMS | {"jti": number})) is not None
+        assert len(jwts._known) <= 2
+
+
 def test_a_client_that_ended_is_not_brought_back_by_its_issuer() -> None:
     """`expires` of a client ends the tokens of its issuer as well."""
     ended = Principal("app", DATA, ALL_KEYS, subject="app-1", expires=NOW + 10)
