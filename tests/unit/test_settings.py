@@ -454,6 +454,15 @@ def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
     assert read(load(file, environment | wrong, {row.name: text})) == expected
 
 
+def test_our_own_name_has_more_say_than_the_seeds() -> None:
+    """And `REDIS_NODES` more than `REDIS_URL`: who sets both is moving to the former."""
+    names = ("FLOWCACHE_REDIS_NODES", "REDIS_NODES", "REDIS_URL")
+    for first, *others in (names, names[1:]):
+        environment = {first: "first:6379"} | dict.fromkeys(others, "other:6379")
+        (node,) = loaded(environment).store.nodes
+        assert node.host == "first"
+
+
 @pytest.mark.parametrize(
     ("variable", "name"),
     [

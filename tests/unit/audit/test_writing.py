@@ -45,6 +45,17 @@ def test_records_are_kept_in_the_order_they_came(path: Path) -> None:
     assert ids(path) == [f"id-{number}" for number in range(6)]
 
 
+def test_what_a_call_did_not_have_is_not_made_up(path: Path) -> None:
+    """A refusal has no key and no hit: that is another thing than an empty key, and a miss."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, key=None, hit=None), record(2, key=b"", hit=False)])
+    writer.close()
+    with Reader(path) as reader:
+        _, empty, without, _ = reader.records(Query())
+    assert (without.key, without.hit) == (None, None)
+    assert (empty.key is not None, empty.hit) == (True, 0)
+
+
 def test_a_commit_that_failed_is_all_or_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
