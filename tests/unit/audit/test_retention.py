@@ -420,6 +420,23 @@ def test_a_cut_that_nobody_tells_of_is_counted(path: Path) -> None:
     assert (report.gone.records, report.gone.untold) == (6, 1)
 
 
+def test_a_cut_behind_one_that_was_told_is_another(path: Path) -> None:
+    """That retention went over a chain before explains nothing that is gone since."""
+    keeper = Keeper(settings(path, sealed=False, keep_days=1))
+    keeper.write(5)
+    keeper.now += 9 * DAY
+    keeper.write(5)
+    (gone,) = keeper.retain()
+    assert (gone.records, checked(path, sealed=False).gone.untold) == (6, 0)
+    keeper.writer.close()
+    with by_hand(path) as hand:
+        writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 7").fetchone()
+        hand.execute("DELETE FROM records WHERE seq <= 7")
+        hand.execute("REPLACE INTO cuts VALUES (?, 8, ?, 1.0, 1.0, 0, NULL)", (writer, hash_))
+    report = checked(path, sealed=False)
+    assert (report.gone.records, report.gone.untold) == (8, 1)
+
+
 def test_strangers_have_chains_of_their_own(path: Path) -> None:
     """Whose a chain is, its number says, and that is in every hash."""
     keeper = Keeper(settings(path))

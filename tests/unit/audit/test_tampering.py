@@ -315,6 +315,7 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
     assert told(journal, sealed=False) == [
         "no record is left of it: its last one is never let go of"
     ]
+    assert checked(journal, sealed=False).unfinished == []
 
 
 @pytest.mark.parametrize("number", range(LAST))
