@@ -30,6 +30,17 @@ def test_a_pair_that_fits_is_taken(made: Certificates) -> None:
     assert own.context.verify_mode is ssl.CERT_NONE
 
 
+def test_what_is_agreed_upon_keeps_a_secret(made: Certificates) -> None:
+    """Whoever gets the key some day reads nothing of before, and no client makes us work anew."""
+    context = read_tls(files(made.server)).context
+    older = [each["name"] for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]
+    assert older
+    assert all(name.startswith("ECDHE-") for name in older)
+    assert all("GCM" in name or "CHACHA20" in name for name in older)
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.options & ssl.OP_NO_COMPRESSION
+
+
 def test_a_chain_is_shown_whole(made: Certificates, tmp_path: Path) -> None:
     """What stands behind the certificate goes along; the key may be in the same file."""
     chain = tmp_path / "chain.pem"
@@ -50,6 +61,7 @@ def test_callers_are_asked_as_configured(
     ca = str(made.authority.certificate)
     context = read_tls(files(made.server, client_ca=ca, client_auth=auth)).context
     assert context.verify_mode is mode
+    assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate is enough
     assert len(context.get_ca_certs()) == 1
 
 
