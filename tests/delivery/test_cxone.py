@@ -143,6 +143,15 @@ async def test_a_discovery_that_leads_astray(
     assert there.issued == []
 
 
+async def test_an_api_may_be_named_with_a_slash_at_its_end(there: Receiver) -> None:
+    """The path is appended to it, and begins with one."""
+    there.api_endpoint = f"{there.url}/api/"
+    destination = cxone(there.cxone(Grant.ACCESS_KEY))
+    await destination.send(_batch())
+    await destination.close()
+    assert [batch.key for batch in there.batches] == [_batch().key]
+
+
 async def test_a_token_is_renewed_before_it_expires(there: Receiver) -> None:
     """Shortly before its end a new one is had; nobody meets a 401."""
     clock = Clock()

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from tests.servers.certificates import Certificates, Pair, make_certificates
@@ -63,6 +64,21 @@ def test_callers_are_asked_as_configured(
     assert context.verify_mode is mode
     assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate is enough
     assert len(context.get_ca_certs()) == 1
+
+
+def test_nobody_is_asked_for_a_password(made: Certificates, tmp_path: Path) -> None:
+    """A service that waits at a terminal for one would not start, and not say why."""
+    locked = tmp_path / "locked.pem"
+    key = serialization.load_pem_private_key(made.server.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    with pytest.raises(ValueError, match=f"^http.tls_key_file = {locked}: it is encrypted"):
+        read_tls(files(Pair(made.server.certificate, locked)))
 
 
 def test_what_can_not_be_used_is_told_by_its_setting(made: Certificates, tmp_path: Path) -> None:
