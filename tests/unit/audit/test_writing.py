@@ -51,7 +51,8 @@ def test_what_a_call_did_not_have_is_not_made_up(path: Path) -> None:
     writer.append([record(1, key=None, hit=None), record(2, key=b"", hit=False)])
     writer.close()
     with Reader(path) as reader:
-        _, empty, without, _ = reader.records(Query())
+        calls = {entry.request_id: entry for entry in reader.records(Query())}
+    without, empty = calls["id-1"], calls["id-2"]
     assert (without.key, without.hit) == (None, None)
     assert (empty.key is not None, empty.hit) == (True, 0)
 
