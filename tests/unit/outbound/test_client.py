@@ -36,7 +36,7 @@ async def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.Monke
 
 async def test_all_of_an_answer_has_one_deadline() -> None:
     """One that comes byte by byte holds nobody: its whole is in time, not each byte."""
-    slow = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b"x" * 100_000)
+    slow = Drip(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"x" * 100)
     with issuer(slow) as there:
         async with outbound(0.3) as client:
             with pytest.raises(NotNow, match=r"^no answer within 0\.3 s$"):
