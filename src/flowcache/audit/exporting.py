@@ -11,8 +11,9 @@ from typing import Any, TextIO
 import msgspec
 
 from flowcache.audit.chain import Entry, writer_name
+from flowcache.printable import printable
 
-__all__ = ["Format", "fields", "moment", "printable", "write"]
+__all__ = ["Format", "fields", "moment", "write"]
 
 
 class Format(StrEnum):
@@ -61,11 +62,6 @@ def _csv(out: TextIO) -> Callable[[dict[str, Any]], None]:
     return lambda named: _discard(
         table.writerow({name: _harmless(value) for name, value in named.items()})
     )
-
-
-def printable(text: str) -> str:
-    """Return a text that can't steer a terminal: a key may hold what callers like."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _discard(_: object) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up, printable, valid
+from flowcache.cli.common import Config, give_up, valid
+from flowcache.printable import printable
 
 if TYPE_CHECKING:
     from flowcache.audit.settings import AuditSettings

@@ -7,7 +7,8 @@ import os
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from flowcache.cli.common import Config, Redis, give_up, printable, valid
+from flowcache.cli.common import Config, Redis, give_up, valid
+from flowcache.printable import printable
 
 if TYPE_CHECKING:
     from flowcache.policy.settings import JwtSettings

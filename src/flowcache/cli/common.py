@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-__all__ = ["Config", "Redis", "give_up", "printable", "valid"]
+__all__ = ["Config", "Redis", "give_up", "valid"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -36,11 +36,6 @@ def valid(load: Callable[[], SettingsT]) -> SettingsT:
     except ConfigurationError as error:
         lines = "\n".join(f"  - {fault}" for fault in error.faults)
         give_up(f"the configuration has faults:\n{lines}")
-
-
-def printable(text: str) -> str:
-    """Return a text that can't steer a terminal: a key may hold what callers like."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def give_up(message: str) -> NoReturn:

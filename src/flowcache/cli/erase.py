@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from flowcache.cli.common import Config, Redis, give_up, printable, valid
+from flowcache.cli.common import Config, Redis, give_up, valid
+from flowcache.printable import printable
 
 if TYPE_CHECKING:
     from flowcache.audit.deeds import Deed

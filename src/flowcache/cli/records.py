@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, get_type_h
 import typer
 
 from flowcache.cli.audit import Journal, journal_of, read_settings
-from flowcache.cli.common import Config, give_up, printable
+from flowcache.cli.common import Config, give_up
+from flowcache.printable import printable
 
 if TYPE_CHECKING:
     from flowcache.audit.reading import Query, Reader

@@ -23,7 +23,7 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.connection import Connection, Patience, Site, State
 from flowcache.http.envelope import request_ids
 from flowcache.http.tls import TlsWire
-from flowcache.ports import Clock
+from flowcache.ports import Clock, Now
 
 __all__ = ["ConnectionLimits", "Listener"]
 
@@ -63,7 +63,7 @@ class Listener:
         limits: ConnectionLimits,
         *,
         clock: Clock,
-        now: Clock,
+        now: Now,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ from flowcache.policy.jwks import ALGORITHMS, KeySet, PublicKey, algorithms_of, 
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
-from flowcache.ports import Clock
+from flowcache.ports import Now
 
 __all__ = ["Jwts"]
 
@@ -68,7 +68,7 @@ class Jwts:
         self,
         settings: JwtSettings,
         principals: Iterable[Principal],
-        now: Clock,
+        now: Now,
         on_unknown_key: Callable[[], None] = _nobody_asks,
     ) -> None:
         self._settings = settings

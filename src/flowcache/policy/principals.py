@@ -18,7 +18,7 @@ from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import Token, digest
-from flowcache.ports import Clock
+from flowcache.ports import Now
 
 __all__ = ["UNKNOWN", "Credential", "Principal", "Principals", "ShownCertificate"]
 
@@ -95,7 +95,7 @@ class Principals:
     def __init__(
         self,
         credentials: Iterable[Credential],
-        now: Clock,
+        now: Now,
         stated: Callable[[bytes], Credential | None] = _nobody,
     ) -> None:
         self._by_digest = {each.token.digest: each for each in credentials}
