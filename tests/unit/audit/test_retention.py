@@ -52,6 +52,13 @@ def of(path: Path, client: str | None) -> int:
         return sum(e.client == client and e.kind == Kind.CALL for e in reader.records(Query()))
 
 
+def held(path: Path) -> int:
+    """Return the bytes of all chains, as they tell themselves."""
+    with Reader(path) as reader:
+        chains = [reader.links(writer, 0, 10_000) for writer in reader.writers()]
+    return sum(links[-1].entry.offset - links[0].entry.offset for links in chains)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"
@@ -123,6 +130,17 @@ def test_an_old_record_behind_a_young_one_waits(path: Path) -> None:
     assert keeper.retain() == []
     assert calls(path) == [1, 2]
     assert checked(path).is_well
+
+
+def test_a_young_record_between_old_ones_ends_a_step(path: Path) -> None:
+    """What is behind it waits for it: a step never goes over a record that is to be kept."""
+    keeper = Keeper(settings(path, keep_days=1), BEGAN - 3 * DAY)
+    for at in (BEGAN, BEGAN - 3 * DAY, BEGAN):
+        keeper.now = at
+        keeper.write(1)
+    (gone,) = keeper.retain()
+    assert (gone.records, gone.early) == (1, 0)
+    assert calls(path) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -219,6 +237,17 @@ def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
     with by_hand(path) as hand:
         hand.execute("VACUUM")
     assert 0.75 < path.stat().st_size / (0.9 * 4 * 2**20) < 1.25
+
+
+def test_no_more_goes_than_is_too_much(path: Path) -> None:
+    """What one chain gave, the next one need not."""
+    for _ in range(40):
+        chain(path, [20])
+    keeper = Keeper(settings(path, max_mb=1), BEGAN + DAY)
+    while held(path) < 960_000:
+        keeper.write(100)
+    keeper.retain()
+    assert 0.89 < held(path) / 2**20 < 0.91
 
 
 def test_what_goes_early_is_counted_over_all_chains(path: Path) -> None:

@@ -221,3 +221,14 @@ async def test_one_pass_tries_once(path: Path) -> None:
             assert memory.batches == []
             assert await loop.catch_up() is None
     assert len(memory.lines) == 10
+
+
+async def test_one_pass_that_is_refused_is_kept_as_the_last(path: Path) -> None:
+    """Who looks at the state sees that nothing more will come by itself, as of a loop."""
+    with capture_logs():
+        async with looping(path, Memory(Refused("no"))) as loop:
+            assert await loop.catch_up() == "no"
+        assert (state(path).stopped, state(path).fault) == (True, "no")
+        async with looping(path, Memory(NotNow("away"))) as loop:
+            assert await loop.catch_up() == "away"
+        assert not state(path).stopped
