@@ -1283,6 +1283,13 @@ def test_what_is_said_of_encryption_needs_keys(key: str, text: str) -> None:
     assert told == [f"encryption.{key}: needs encryption.keys"]
 
 
+@pytest.mark.parametrize("plaintext", ["read", "write"])
+def test_passing_what_is_in_clear_needs_keys(plaintext: str) -> None:
+    """A step towards encryption that has no keys is none: the operator hears of it."""
+    (told,) = faults(None, TOKEN | {"FLOWCACHE_ENCRYPTION_PLAINTEXT": plaintext})
+    assert told.startswith(f'encryption.plaintext = "{plaintext}": needs encryption.keys; ')
+
+
 def test_an_active_key_that_is_not_there() -> None:
     """The fault names the keys there are, by id."""
     told = faults(

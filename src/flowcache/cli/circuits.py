@@ -255,7 +255,10 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
     error = told.get("error") if isinstance(told, dict) else None
     if not isinstance(error, str):
         give_up(f"{url} does not answer as flowcache does (status {status}).")
-    give_up(_REMEDIES.get(status, "{}").format(error))
+    told = _REMEDIES.get(status, "{}").format(error)
+    if service.cert_file is not None and status == http.client.UNAUTHORIZED:
+        told += _CLASH.format(service.cert_file)
+    give_up(told)
 
 
 _REMEDIES = {
@@ -264,6 +267,12 @@ _REMEDIES = {
     http.client.NOT_FOUND: "{} Is it an older flowcache?",
 }
 """Status -> what to say besides what the service says."""
+
+_CLASH = (
+    " The certificate in {} may be a client's: then token and certificate are two credentials that "
+    "clash. Show one that no client is named for."
+)
+"""What else to say where a certificate was shown: the service tells no stranger which it was."""
 
 
 def _connection(service: _Service) -> tuple[http.client.HTTPConnection, str]:

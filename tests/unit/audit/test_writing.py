@@ -269,6 +269,47 @@ def test_a_file_that_vanished_is_noticed(path: Path, how: str) -> None:
     assert checked(path).is_well
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_beside_it_that_vanished_is_noticed(
+    path: Path, suffix: str, is_replaced: bool
+) -> None:
+    """What was committed goes to the -wal first: without it records would go nowhere."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    assert writer.displaced() is None
+    beside, aside = Path(f"{path}{suffix}"), path.with_name("aside")
+    os.rename(beside, aside)
+    if is_replaced:
+        beside.touch()
+    for _ in range(2):
+        with pytest.raises(JournalFault, match=f"^{beside}: moved or removed while in use"):
+            writer.append([record(2)])
+    assert writer.displaced() is not None
+    os.replace(aside, beside)
+    assert writer.displaced() is None
+    writer.append([record(2)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2"]
+    assert checked(path).is_well
+
+
+def test_the_files_stay_the_same_while_others_come_and_go(path: Path) -> None:
+    """Neither readers nor other writers that open, write much and close look like a removal."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    for number in range(2, 5):
+        other = ChainWriter(settings(path), time)
+        for part in range(10):
+            other.append([record(100 * number + 10 * part + each) for each in range(200)])
+        assert writer.displaced() is None
+        other.close()
+        assert checked(path).is_well
+        writer.append([record(number)])
+    writer.close()
+    assert checked(path).is_well
+
+
 @pytest.mark.parametrize(
     "content", [b"no database at all, by any measure" * 200, b"SQLite format 3\0" + b"x" * 5000]
 )
