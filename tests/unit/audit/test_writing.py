@@ -16,6 +16,7 @@ import pytest
 from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault, Turns, connect
 from flowcache.audit.reading import Query, Reader
+from flowcache.audit.witness import look
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.secret import Secret
 from tests.unit.audit.journals import by_hand, chain, checked, record, settings
@@ -42,6 +43,18 @@ def test_records_are_kept_in_the_order_they_came(path: Path) -> None:
     """Across commits and chains, what was written is what is read."""
     chain(path, [3, 1, 2])
     assert ids(path) == [f"id-{number}" for number in range(6)]
+
+
+def test_what_a_call_did_not_have_is_not_made_up(path: Path) -> None:
+    """A refusal has no key and no hit: that is another thing than an empty key, and a miss."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, key=None, hit=None), record(2, key=b"", hit=False)])
+    writer.close()
+    with Reader(path) as reader:
+        calls = {entry.request_id: entry for entry in reader.records(Query())}
+    without, empty = calls["id-1"], calls["id-2"]
+    assert (without.key, without.hit) == (None, None)
+    assert (empty.key is not None, empty.hit) == (True, 0)
 
 
 def test_a_commit_that_failed_is_all_or_nothing(
@@ -79,6 +92,23 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(path: Path) -> None:
     writer.append([record(4)])
     writer.close()
     assert ids(path) == ["id-1", "id-2", "id-3", "id-4"]
+    assert checked(path).is_well
+
+
+def test_another_batch_than_the_one_that_was_lost_is_written(path: Path) -> None:
+    """Only the very same batch is taken for what is on disk already."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    mine = writer._own
+    before = mine.head
+    batch = [record(2)]
+    writer.append(batch)
+    mine.uncertain, mine.head = mine.head, before  # as after a COMMIT that raised
+    writer._tried = batch
+    writer.abandon()
+    writer.append([record(3)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2", "id-3"]
     assert checked(path).is_well
 
 
@@ -191,6 +221,21 @@ def test_a_witness_is_bounded(path: Path) -> None:
     with Reader(path) as reader:
         sizes = [len(str(e.detail)) for e in reader.records(Query()) if e.kind == "close"]
     assert max(sizes) < 3000
+
+
+def test_a_witness_names_those_that_were_written_to_last(path: Path) -> None:
+    """Of many lives the old ones have witnesses already. What has no time is somebody's doing."""
+    names = []
+    for life in range(40):
+        writer = ChainWriter(settings(path), lambda life=life: float(life))  # type: ignore[misc]
+        writer.open()
+        writer.abandon()
+        names.append(writer.name)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET at = 'long ago' WHERE writer = ?", (int(names[0], 16),))
+    with closing(connect(path)) as connection:
+        seen = look(connection, [int(names[-1], 16)]).heads
+    assert set(seen) == {names[0], *names[8:39]}
 
 
 def test_a_lock_that_can_not_be_made_leaves_nothing_open(path: Path) -> None:
