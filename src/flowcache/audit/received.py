@@ -62,6 +62,8 @@ class Received:
         self._cuts: dict[int, dict[int, Cut]] = {}
         self._damage: list[str] = []
         for number, text in enumerate(lines, 1):
+            if not text.strip():  # as standard output has them, to end what may have been torn
+                continue
             try:
                 self._take(msgspec.json.decode(text))
             except (ValueError, KeyError, TypeError, AttributeError):

@@ -18,6 +18,9 @@ from flowcache.outbound.judging import NotNow
 
 __all__ = ["Feed"]
 
+_TRIES = 3
+"""How often a chain is read while retention may be at it: once more than it takes."""
+
 
 class Feed:
     """Cut what comes behind ``place`` into batches of at most ``size`` records."""
@@ -87,12 +90,15 @@ class Feed:
         if name in self._ended:
             return None
         expected = self._cursors.get(name, -1) + 1
-        links = reader.links(writer, expected, self._size)
-        if not links:
-            return None
-        cut = reader.cut(writer)
-        if cut is not None and cut.seq > links[0].entry.seq:
-            return self._batch(reader, writer)  # let go of just now: read again what is there
+        for _ in range(_TRIES):
+            links = reader.links(writer, expected, self._size)
+            if not links:
+                return None
+            cut = reader.cut(writer)
+            if cut is None or cut.seq <= links[0].entry.seq:
+                break  # otherwise they were let go of just now: read again what is there
+        else:
+            cut = None  # nobody let go of them: somebody edited the cut, of which `verify` tells
         batch = batch_of(links, expected, cut)
         if cut is not None and expected == 0 and cut.at < self._since:
             return batch._replace(missed=0)  # they were gone before anybody asked for them

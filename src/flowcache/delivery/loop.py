@@ -107,13 +107,20 @@ class Loop:
             self._tell(batch)
             return True
 
-    async def finish(self, running: asyncio.Task[None], patience: float) -> None:
-        """End ``running``, the task of `run`, between two batches if that is soon, in seconds."""
+    async def finish(self, running: asyncio.Task[None], patience: float) -> bool:
+        """End ``running``, the task of `run`, between two batches if that is soon, in seconds.
+
+        Return whether it was: otherwise a batch may be under way still, and is sent again at the
+        next start, not now.
+        """
+        is_between = False
         with suppress(TimeoutError):
             async with asyncio.timeout(patience), self._sending:
                 running.cancel()
-        running.cancel()  # what is under way is sent again at the next start
+                is_between = True
+        running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        return is_between
 
     async def close(self) -> None:
         """Let go of the destination and the journal."""

@@ -159,6 +159,19 @@ def test_records_that_somebody_removed_are_missing_at_the_receiver(path: Path) -
     assert name == batch.writer
 
 
+@pytest.mark.parametrize(
+    "edited",
+    ["1000, zeroblob(32), 1.0, 1.0, 0, NULL", "1, 'text', 'text', 'text', 'text', 'text'"],
+)
+def test_a_cut_that_somebody_edited_holds_nothing_up(path: Path, edited: str) -> None:
+    """The cuts are not sealed for the feed: whatever is there, all records come."""
+    name = chain(path, [10])
+    with by_hand(path) as hand:
+        hand.execute(f"INSERT INTO cuts VALUES (?, {edited})", (int(name, 16),))
+    assert numbers(drained(Feed(path, Place(2.0, {}), 5)), name) == list(range(12))
+    assert numbers(drained(Feed(path, Place(2.0, {name: 3}), 5)), name) == list(range(4, 12))
+
+
 def test_a_closed_chain_is_told_as_ended(path: Path) -> None:
     """The last batch of a chain that was closed has its closing record."""
     chain(path, [10])

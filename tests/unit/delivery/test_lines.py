@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +19,9 @@ from flowcache.delivery.lines import FileDestination, StandardOutput
 from flowcache.outbound.judging import NotNow
 
 
-def send(destination: Destination, *lines: bytes) -> None:
-    asyncio.run(destination.send(Batch("w", 0, len(lines) - 1, lines, len(lines), 0, False)))
+def send(destination: Destination, *lines: bytes, first: int = 0) -> None:
+    last = first + len(lines) - 1
+    asyncio.run(destination.send(Batch("w", first, last, lines, len(lines), 0, False)))
 
 
 @pytest.fixture
@@ -65,12 +71,65 @@ def test_a_torn_line_is_ended(path: Path) -> None:
     assert path.read_bytes() == b'1\n{"torn":\n2\n'
 
 
-def test_a_full_disk_is_not_for_now() -> None:
-    """What can't be written is told by the system's own words, and tried again."""
-    file = FileDestination(Path("/dev/full"))
-    with pytest.raises(NotNow, match=r"/dev/full: .+"):
-        send(file, b"1")
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size``, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_not_for_now(path: Path) -> None:
+    """What has no room is told by the system's own words, taken back whole, and tried again."""
+    file = FileDestination(path)
+    send(file, b"1")
+    for _ in range(3):
+        with room_for(5), pytest.raises(NotNow, match=rf"{path}: File too large"):
+            send(file, b"22", b"33")
+        assert path.read_bytes() == b"1\n"
+    send(file, b"22", b"33")
     asyncio.run(file.close())
+    assert path.read_bytes() == b"1\n22\n33\n"
+
+
+def test_only_a_regular_file_is_written_to(tmp_path: Path) -> None:
+    """Of a pipe or a device nobody can tell what is in it, nor that it is on disk."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/full")):
+        with pytest.raises(NotNow, match=f"{path}: is no regular file"):
+            send(FileDestination(path), b"1")
+
+
+def test_a_batch_given_up_is_never_written_beside_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs holds the next batch up, and the file stays open until it is done."""
+    sync, hangs, go_on = os.fsync, threading.Event(), threading.Event()
+
+    def slow(file: int) -> None:
+        hangs.set()
+        go_on.wait()
+        sync(file)
+
+    async def give_up_and_go_on() -> None:
+        file = FileDestination(path)
+        first = asyncio.create_task(file.send(Batch("w", 0, 0, [b"1"], 1, 0, False)))
+        assert await asyncio.to_thread(hangs.wait, 20)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await file.close()  # does not wait, and takes nothing away from the thread
+        second = asyncio.create_task(file.send(Batch("w", 1, 1, [b"2"], 1, 0, False)))
+        go_on.set()
+        await second
+        await file.close()
+
+    monkeypatch.setattr("flowcache.delivery.lines.os.fsync", slow)
+    asyncio.run(give_up_and_go_on())
+    assert path.read_bytes() == b"1\n2\n"
 
 
 def test_a_directory_that_is_gone_is_not_for_now(tmp_path: Path) -> None:
@@ -84,12 +143,38 @@ def test_a_directory_that_is_gone_is_not_for_now(tmp_path: Path) -> None:
 
 
 def test_standard_output() -> None:
-    """All of a batch is written, however little the pipe takes at once."""
+    """All of a batch is written, behind an end for a line that another process may have torn."""
     read, write = os.pipe()
     with os.fdopen(read, "rb") as reader:
-        send(StandardOutput(write), b"1", b"2")
+        output = StandardOutput(write)
+        send(output, b"1", b"2")
+        send(output, b"3", first=2)
         os.close(write)
-        assert reader.read() == b"1\n2\n"
+        assert reader.read() == b"\n1\n2\n3\n"
+
+
+def test_a_standard_output_that_does_not_block() -> None:
+    """A full pipe is waited for: each line comes once, however little it takes at once."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    lines = [b"%d" % each + b"x" * 400 for each in range(1000)]
+    with ThreadPoolExecutor() as pool, os.fdopen(read, "rb") as reader:
+        sent = pool.submit(send, StandardOutput(write), *lines)
+        got = [reader.readline() for _ in range(1 + len(lines))]
+        sent.result()
+        os.close(write)
+        assert got == [b"\n", *(line + b"\n" for line in lines)]
+        assert reader.read() == b""
+
+
+def test_standard_output_on_a_full_disk(path: Path) -> None:
+    """What was torn is ended, and its record comes again; those before it do not."""
+    with path.open("wb") as there:
+        output = StandardOutput(there.fileno())
+        with room_for(6), pytest.raises(NotNow, match="standard output: File too large"):
+            send(output, b"11", b"22")
+        send(output, b"11", b"22")
+    assert path.read_bytes() == b"\n11\n22\n22\n"
 
 
 def test_a_closed_standard_output_is_not_for_now() -> None:

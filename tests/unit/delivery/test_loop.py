@@ -138,7 +138,7 @@ async def test_it_ends_between_two_batches(path: Path) -> None:
         await asyncio.sleep(0)
         assert not ending.done()
         slow.go_on.set()
-        await ending
+        assert await ending
         assert [batch.first for batch in slow.batches] == [0]
         assert state(path).delivered == 4
         assert await loop.catch_up() is None
@@ -161,7 +161,7 @@ async def test_it_ends_within_its_time(path: Path) -> None:
     async with looping(path, silent) as loop:
         running = asyncio.create_task(loop.run())
         await silent.begun.wait()
-        await loop.finish(running, 0.0)
+        assert not await loop.finish(running, 0.0)
         assert running.cancelled()
     memory = Memory()
     async with looping(path, memory) as loop:
