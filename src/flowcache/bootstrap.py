@@ -22,7 +22,7 @@ from flowcache.audit.journal import Journal
 from flowcache.audit.reading import Query
 from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
-from flowcache.delivery.overview import overview
+from flowcache.delivery.overview import overview, unknown
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.errors import Unrecorded
 from flowcache.http.app import App
@@ -336,9 +336,9 @@ def _delivered(settings: DeliverySettings | None) -> Deliveries:
     async def look() -> Sequence[DeliveryStatus]:
         try:
             return await asyncio.to_thread(overview, settings.journal, settings.names, time())
-        except JournalFault as fault:  # nothing is said of it rather than something wrong
+        except JournalFault as fault:
             _log.error("how the audit is delivered can't be read", fault=str(fault))
-            return ()
+            return unknown(settings.names, str(fault))
 
     return look
 

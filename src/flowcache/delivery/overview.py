@@ -13,7 +13,7 @@ from flowcache.audit.reading import Reader
 from flowcache.delivery.progress import State, read_states
 from flowcache.status import DeliveryStatus
 
-__all__ = ["overview"]
+__all__ = ["overview", "unknown"]
 
 NumberT = TypeVar("NumberT", int, float)
 
@@ -47,6 +47,14 @@ def overview(journal: Path, names: Sequence[str], now: float) -> list[DeliverySt
             )
         )
     return found
+
+
+def unknown(names: Sequence[str], fault: str) -> list[DeliveryStatus]:
+    """Return what is to be told when `overview` can't tell: an alarm for each destination."""
+    return [
+        DeliveryStatus(name, 0, 0, 0, {}, 0.0, None, fault, None, stopped=True, known=False)
+        for name in names
+    ]
 
 
 def _behind(journal: Path, cursors: Mapping[str, int]) -> tuple[dict[str, int], float | None]:

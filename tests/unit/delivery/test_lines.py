@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from flowcache.delivery.batch import Batch
 from flowcache.delivery.destination import Destination
 from flowcache.delivery.lines import FileDestination, StandardOutput
 from flowcache.outbound.judging import NotNow
+from tests.delivery.loops import room_for
 
 
 def send(destination: Destination, *lines: bytes, first: int = 0) -> None:
@@ -69,17 +67,6 @@ def test_a_torn_line_is_ended(path: Path) -> None:
     send(file, b"2")
     asyncio.run(file.close())
     assert path.read_bytes() == b'1\n{"torn":\n2\n'
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond ``size``, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_not_for_now(path: Path) -> None:
