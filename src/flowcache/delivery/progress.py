@@ -50,8 +50,9 @@ _BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 class State(NamedTuple):
     """How a destination does. Counts are since it was first configured; times are Unix seconds.
 
-    ``missed`` records were let go of by the journal before it had them. ``fault`` is why the last
-    attempt failed, None after one that went well; ``stopped`` says that there will be no other.
+    ``missed`` records were let go of by the journal before it had them, or moved away with it.
+    ``fault`` is why the last attempt failed, None after one that went well; ``stopped`` says that
+    there will be no other.
     """
 
     name: str
@@ -123,6 +124,10 @@ class Progress:
                 (batch.records, batch.missed, self._now(), name),
             ),
         )
+
+    def left_behind(self, name: str, records: int) -> None:
+        """Keep that records will never be delivered, with nothing in their place."""
+        self._write(("UPDATE destinations SET missed = missed + ? WHERE name = ?", (records, name)))
 
     def failed(self, name: str, reason: str, *, stopped: bool) -> None:
         """Keep that an attempt failed, and whether it was the last."""
