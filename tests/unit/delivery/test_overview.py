@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,6 +20,7 @@ from flowcache.delivery.overview import overview, unknown
 from flowcache.delivery.process import deliver
 from flowcache.delivery.progress import Progress, progress_path
 from flowcache.delivery.settings import DeliverySettings
+from flowcache.delivery.watch import Watch
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.outbound.judging import NotNow
 from flowcache.status import DeliveryStatus
@@ -102,6 +104,36 @@ def test_a_progress_that_is_broken_is_said_so(path: Path) -> None:
     progress_path(path).write_bytes(b"no database " * 500)
     with pytest.raises(JournalFault, match="the progress of its delivery: "):
         look(path)
+
+
+def break_(path: Path) -> None:
+    path.write_bytes(b"no database " * 500)
+
+
+async def test_one_look_is_shared(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask at once, and for two seconds after, the journal is looked at once."""
+    looks, seconds = 0, 10.0
+
+    def counted(*arguments: Any) -> list[DeliveryStatus]:
+        nonlocal looks
+        looks += 1
+        return overview(*arguments)
+
+    monkeypatch.setattr("flowcache.delivery.watch.overview", counted)
+    watch = Watch(DeliverySettings(path, file="-"), lambda: seconds, lambda: 5.0)
+    asked = [asyncio.create_task(watch()) for _ in range(20)]
+    await asyncio.sleep(0)
+    asked.pop().cancel()
+    answers = await asyncio.gather(*asked)
+    seconds += 1.9
+    assert await watch() == answers[0]
+    assert (looks, [each.destination for each in answers[0]]) == (1, ["file"])
+    seconds += 0.2
+    break_(path)
+    with capture_logs() as logs:
+        (status,) = await watch()
+    assert (looks, status.known, status.stopped) == (2, False, True)
+    assert [entry["log_level"] for entry in logs] == ["error"]
 
 
 def test_what_nobody_knows_is_alarmed_of() -> None:
