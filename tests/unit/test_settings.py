@@ -24,7 +24,7 @@ from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.sealing.settings import Plaintext
-from flowcache.secret import Secret
+from flowcache.secret import Secret, SecretInFile
 from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
 from flowcache.settings.sources import service_links
 from flowcache.store.settings import Address, ReadFrom, Tls
@@ -662,7 +662,7 @@ BAD: dict[str, str] = {
     "delivery.retry_seconds": "0",
     "delivery.retry_max_seconds": "never",
     "cxone.audit_path": "//elsewhere/in",
-    "cxone.api_base": "https://who:me@api",
+    "cxone.api_base": "http://api",
     "cxone.grant": "password",
     "cxone.client_id": " ",
     "cxone.access_key_id": " ",
@@ -1024,6 +1024,50 @@ def test_a_file_that_holds_no_secret_is_a_fault(
     file.write_bytes(content)
     (told,) = faults(None, token_for(row) | {row.variable: str(file)})
     assert told == f"{row.name} ({row.variable}) = {str(file)!r}: {fault}"
+
+
+@pytest.mark.parametrize("name", ["redis.password_file", "redis.tls_ca_file", "http.tls_key_file"])
+def test_a_pipe_is_no_file_of_a_secret(name: str, tmp_path: Path) -> None:
+    """Nobody waits for who may write to it some day."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    variable = f"FLOWCACHE_{name}".replace(".", "_").upper()
+    assert any(
+        fault.startswith(f"{name} ({variable})") and "it is no regular file" in fault
+        for fault in faults(None, TOKEN | {variable: str(pipe)})
+    )
+
+
+def test_a_secret_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A mount that went bad under a running service costs an error, not the worker."""
+    file = tmp_path / "password"
+    file.write_text("hush")
+    password = loaded({"FLOWCACHE_REDIS_PASSWORD_FILE": str(file)}).store.password
+    assert isinstance(password, SecretInFile)
+    assert password.fresh().reveal() == "hush"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="no regular file"):
+        password.fresh()
+
+
+@pytest.mark.parametrize("name", ["delivery.url", "cxone.api_base", "cxone.auth_base"])
+def test_what_may_be_a_secret_in_a_url_is_not_told(name: str) -> None:
+    """Credentials don't belong there, and who put some there is not betrayed by the fault."""
+    variable = f"FLOWCACHE_{name}".replace(".", "_").upper()
+    told = " ".join(
+        faults(None, TOKEN | {variable: "https://me:hunter2@siem.example/x?key=hunter2"})
+    )
+    assert name in told
+    assert "hunter2" not in told
+
+
+def test_the_query_of_a_destination_is_not_shown() -> None:
+    """Some receivers take their secret there."""
+    url = "https://siem.example/in?key=hunter2"
+    needed = {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL}
+    settings = loaded(needed | {"FLOWCACHE_DELIVERY_URL": url})
+    assert settings.shown["delivery"]["url"] == "https://siem.example/in?***"
 
 
 def test_a_file_of_a_token_comes_before_one_that_is_made() -> None:

@@ -21,7 +21,7 @@ from flowcache.http.worker import CLOSING_SECONDS
 __all__ = ["SIGNALS", "Child"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""What a supervisor hears, and its children don't."""
+"""What a supervisor hears, and its children only from it: those of a terminal are not for them."""
 _PR_SET_PDEATHSIG = 1
 
 

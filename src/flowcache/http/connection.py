@@ -57,7 +57,7 @@ _READ_AHEAD = 64 * 1024
 _UNSENT = 64 * 1024
 """Bytes of answers that may wait to be sent; the next request is begun when there are fewer."""
 _DROPPED = 64 * 1024 * 1024
-"""Bytes that are read and dropped in a lingering close."""
+"""Bytes that are read and dropped once nothing more is taken from a client."""
 _WHOLE_ANSWER = 1 << 20
 
 
@@ -218,11 +218,15 @@ class Connection(asyncio.Protocol):
         if state is State.IDLE or state is State.NEW or state is State.HEAD:
             self._read(data)
         elif state is State.CLOSING:
-            self._dropped += len(data)
-            if self._dropped > _DROPPED:
-                self.abort()
+            self.drop(len(data))
         else:
             self._read_ahead(data)
+
+    def drop(self, size: int) -> None:
+        """Hear that so many bytes came that nobody will read; of too many, end it."""
+        self._dropped += size
+        if self._dropped > _DROPPED:
+            self.abort()
 
     def eof_received(self) -> bool:
         """Hear that the client sends nothing more. What it has asked for is still answered."""

@@ -3,11 +3,11 @@
     authenticate -> read -> room -> decode -> coerce -> plan -> authorise -> execute
     -> read reply -> encode -> record -> send
 
-`DataAction._act` is that line up to *read reply*. Only reading the body and `execute` wait;
-everything else is synchronous. *Room* comes before all that costs time: a call that there is none
-for is refused undecoded. Where values are encrypted, *execute* seals and opens them
-(`sealing.vault`): it takes and returns them in clear. Whatever fails on the way raises a `Failure`,
-which becomes an answer in one place, `__call__`; so does a bug.
+`DataAction._act` is that line up to *read reply*. Only reading the body and `execute` wait, and in
+strict mode the record, for the disk; everything else is synchronous. *Room* comes before all that
+costs time: a call that there is none for is refused undecoded. Where values are encrypted,
+*execute* seals and opens them (`sealing.vault`): it takes and returns them in clear. Whatever fails
+on the way raises a `Failure`, which becomes an answer in one place, `__call__`; so does a bug.
 """
 
 from __future__ import annotations

@@ -45,7 +45,16 @@ _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 class TlsWire(asyncio.Protocol):
     """The server's side of TLS for one ``connection``, which has not begun."""
 
-    __slots__ = ("_connection", "_incoming", "_is_open", "_is_shut", "_outgoing", "_tls", "_wire")
+    __slots__ = (
+        "_connection",
+        "_incoming",
+        "_is_open",
+        "_is_over",
+        "_is_shut",
+        "_outgoing",
+        "_tls",
+        "_wire",
+    )
 
     def __init__(self, connection: Connection, context: ssl.SSLContext) -> None:
         self._connection = connection
@@ -55,6 +64,8 @@ class TlsWire(asyncio.Protocol):
         self._wire: Wire
         self._is_open = False
         """Whether hands have been shaken."""
+        self._is_over = False
+        """Whether the client has ended its side: what still comes is nothing (RFC 8446, 6.1)."""
         self._is_shut = False
         """Whether our side has ended: nothing more is sent, nor is what comes decrypted."""
 
@@ -67,6 +78,9 @@ class TlsWire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_shut:
             self._connection.data_received(data)  # which drops it
+            return
+        if self._is_over:
+            self._connection.drop(len(data))
             return
         self._incoming.write(data)
         try:
@@ -116,20 +130,20 @@ class TlsWire(asyncio.Protocol):
         """Hand all that can be decrypted to the connection, at once."""
         parts: list[bytes] = []
         read, pending, incoming = self._tls.read, self._tls.pending, self._incoming
-        is_over = False
         with suppress(ssl.SSLWantReadError):
-            while not is_over and (not parts or incoming.pending or pending()):
+            while not self._is_over and (not parts or incoming.pending or pending()):
                 part = read(_RECORD)
-                is_over = not part  # close_notify
+                self._is_over = not part  # close_notify
                 parts.append(part)
         if self._outgoing.pending:  # an answer of TLS's own, as to a new key
             self._flush()
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if data:
             self._connection.data_received(data)
-        elif not is_over:
+        elif not self._is_over:
             self._connection.stir()
-        if is_over:
+        if self._is_over:
+            self._connection.drop(len(incoming.read()))
             self._connection.eof_received()
 
     def _fail(self, fault: ssl.SSLError) -> None:

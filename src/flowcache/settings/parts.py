@@ -32,6 +32,7 @@ from flowcache.resilience.guard import GuardSettings
 from flowcache.sealing.keys import WrittenKeys
 from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.secret import Secret
+from flowcache.settings import readers
 from flowcache.settings.delivery import delivery_part
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
 from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
@@ -427,5 +428,8 @@ def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             value = [str(node) for node in value.nodes]
         elif isinstance(value, Window | Networks):
             value = str(value)
+        elif setting.read is readers.url and value is not None:
+            where, has_query, _ = value.partition("?")  # some receivers take their secret there
+            value = f"{where}?***" if has_query else where
         shown.setdefault(setting.section, {})[setting.key] = value
     return shown

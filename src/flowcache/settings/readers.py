@@ -5,7 +5,10 @@ A reader returns the value, or raises ValueError with what it expected, never wi
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -79,12 +82,20 @@ def file(value: Any) -> str:
     """
     try:
         path = Path(text(value)).expanduser()
-        path.read_bytes()
+        _bytes_of(path)
     except OSError as fault:
         raise ValueError(f"can't be read: {fault.strerror}") from None
     except RuntimeError:
         raise ValueError("has a home directory that nobody has") from None
     return str(path.absolute())
+
+
+def _bytes_of(path: Path) -> bytes:
+    """Read a regular file: to read a pipe may take for ever, and all calls with it."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+        if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            return opened.read()
+    raise OSError(errno.EINVAL, "it is no regular file")
 
 
 def new_file(value: Any) -> Path:
@@ -169,7 +180,7 @@ def content(read: Callable[[Any], Secret]) -> Callable[[Any], Secret]:
 
     def held(path: str) -> Secret:
         try:
-            text = Path(path).read_text("utf-8").strip()
+            text = _bytes_of(Path(path)).decode().strip()
         except UnicodeDecodeError:
             raise ValueError("expected a file of text") from None
         except OSError as fault:

@@ -150,6 +150,10 @@ def _value(setting: Setting, sources: Sources, faults: list[str]) -> Any:
         return None
 
 
+_URLS = (readers.url, readers.base_url)
+"""What reads a URL: somebody may have put a secret before its ``@`` or behind its ``?``."""
+
+
 def _masked(setting: Setting, raw: Any) -> str:
     """Return a bad value as it may be shown: no secret, and not too long."""
     if setting.is_secret:
@@ -159,7 +163,9 @@ def _masked(setting: Setting, raw: Any) -> str:
             nodes = raw if isinstance(raw, list) else [raw]
             shown = [without_credentials(n) if isinstance(n, str) else "***" for n in nodes]
             return repr(",".join(shown))[:200]
-        if setting.read is readers.keys and isinstance(raw, str):
+        if isinstance(raw, str) and (
+            setting.read is readers.keys or (setting.read in _URLS and any(c in raw for c in "@?"))
+        ):
             raw = without_credentials(raw)
         return repr(raw)[:200]
     except ValueError:  # Python shows no integer of more than 4,300 digits

@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.http.connection import State
+from flowcache.http import connection as connections
+from flowcache.http.connection import Connection, State
 from flowcache.http.listener import ConnectionLimits
+from flowcache.http.tls import TlsWire
 from tests.unit.http.server.serving import Client, Secure, Served, TlsPair, happens, post, served
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -230,6 +232,41 @@ async def test_what_comes_after_the_end_is_dropped_unread(there: Served) -> None
     assert (await client.receive()).status == 400
     assert await client.is_over()
     assert secure(client).said_goodbye
+
+
+async def ended(there: Served) -> tuple[Client, Connection]:
+    """Return a client that waits for an answer and has ended its side."""
+    client = await there.connect()
+    client.send(post("/wait"))
+    await there.until(State.BUSY)
+    (connection,) = there.listener.connections
+    client.end()
+    return client, connection
+
+
+async def test_what_a_client_sends_after_its_own_end_is_kept_nowhere(there: Served) -> None:
+    """Nobody fills a worker by bytes that are no TLS any more; who has asked gets the answer."""
+    client, connection = await ended(there)
+    secure(client).wire.write(b"x" * 5_000_000)
+    await happens(lambda: connection._dropped >= 5_000_000)
+    wire = connection._transport
+    assert isinstance(wire, TlsWire)
+    assert wire._incoming.pending == 0
+    there.app.gate.set()
+    assert (await client.receive()).json["path"] == "/wait"
+    assert await client.is_over()
+
+
+async def test_a_client_that_sends_on_without_end_is_cut(
+    there: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is dropped is bounded, too: reading it takes time."""
+    monkeypatch.setattr(connections, "_DROPPED", 100_000)
+    client, _ = await ended(there)
+    secure(client).wire.write(b"x" * 5_000_000)
+    assert await client.is_over()
+    there.app.gate.set()
+    await there.until()
 
 
 async def test_the_last_look_goes_below_tls(there: Served) -> None:
