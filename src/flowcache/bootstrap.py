@@ -16,14 +16,13 @@ import structlog
 
 from flowcache import __version__
 from flowcache.audit.chain import Kind
-from flowcache.audit.database import JournalFault
 from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
 from flowcache.audit.reading import Query
 from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
-from flowcache.delivery.overview import overview
 from flowcache.delivery.settings import DeliverySettings
+from flowcache.delivery.watch import Watch
 from flowcache.errors import Unrecorded
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
@@ -31,7 +30,7 @@ from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
-from flowcache.http.pages import Deliveries, PagesSettings, nothing_delivered, pages
+from flowcache.http.pages import PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
 from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
@@ -43,7 +42,7 @@ from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecu
 from flowcache.resilience.guard import Guard
 from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
-from flowcache.status import DeliveryStatus, WorkerStatus
+from flowcache.status import WorkerStatus
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.routes import ShardRoute
 from flowcache.telemetry import logs
@@ -156,7 +155,9 @@ class Worker:
             request_ids(),
             self._audit,
             None if audit.journal is None else partial(_history, audit.journal),
-            _delivered(settings.delivery),
+            nothing_delivered
+            if settings.delivery is None
+            else Watch(settings.delivery, monotonic, time),
         )
 
     async def start(self) -> None:
@@ -328,20 +329,6 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
             # A worker that ended while it reported, or one of another version.
             _log.warning("a worker's report can't be read", bytes=len(report))
     return read
-
-
-def _delivered(settings: DeliverySettings | None) -> Deliveries:
-    if settings is None:
-        return nothing_delivered
-
-    async def look() -> Sequence[DeliveryStatus]:
-        try:
-            return await asyncio.to_thread(overview, settings.journal, settings.names, time())
-        except JournalFault as fault:  # nothing is said of it rather than something wrong
-            _log.error("how the audit is delivered can't be read", fault=str(fault))
-            return ()
-
-    return look
 
 
 def _history(journal: Path, wanted: AuditFilter) -> list[AuditRecord]:

@@ -137,7 +137,8 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
 
     ``behind`` are the records that it has not had yet, by writer, and ``behind_seconds`` how long
     the oldest of them has waited. ``missed`` records were let go of before it had them. ``fault``
-    is None when the last attempt went well; ``stopped``: nothing is tried any more.
+    is None when the last attempt went well; ``stopped``: nothing is tried any more. When it is not
+    ``known`` how it does, the fault says why, it counts as stopped, and the numbers say nothing.
     """
 
     destination: str
@@ -150,6 +151,7 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     fault: str | None
     fault_at: float | None
     stopped: bool
+    known: bool = True
 
 
 class SealingKeyStatus(msgspec.Struct, frozen=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from time import time
 
@@ -17,7 +18,7 @@ from flowcache.delivery.progress import Progress, State, read_states
 from flowcache.delivery.settings import DeliverySettings
 from tests.unit.audit.journals import SIGNING_KEY
 
-__all__ = ["QUICK", "Memory", "looping", "state", "verified"]
+__all__ = ["QUICK", "Memory", "looping", "room_for", "state", "verified"]
 
 QUICK = 0.01
 """Seconds to wait after a failure: nobody waits for them in a test."""
@@ -59,6 +60,17 @@ async def looping(
     finally:
         await loop.close()
         progress.close()
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size``, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def state(journal: Path, name: str = "memory") -> State:

@@ -1439,6 +1439,27 @@ def test_a_destination_needs_a_journal(variable: str, name: str) -> None:
     assert f"{name}: needs audit.journal" in faults_of(variable, value)
 
 
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-delivery", "-delivery-lock", "-turn"])
+def test_a_journal_is_not_written_over(tmp_path: Path, end: str) -> None:
+    """Neither it nor what lies beside it takes lines of JSON, by whatever path it is reached."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    variables = {
+        "FLOWCACHE_AUDIT_JOURNAL": str(tmp_path / "audit.db"),
+        "FLOWCACHE_DELIVERY_FILE": str(tmp_path / "link" / f"audit.db{end}"),
+    }
+    (fault,) = faults(None, TOKEN | variables)
+    assert fault.startswith("delivery.file = ")
+    assert "is audit.journal, or is named as the files beside it are" in fault
+
+
+def test_only_a_regular_file_is_appended_to(tmp_path: Path) -> None:
+    """A pipe is refused at the start, and so is standard output by the name of a device."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/null"):
+        (fault,) = delivered(delivery_file=path)
+        assert fault.endswith('is no regular file; standard output is "-"')
+
+
 @pytest.mark.parametrize(
     ("variables", "told"),
     [

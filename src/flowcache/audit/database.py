@@ -312,7 +312,18 @@ _CUTS = f"SELECT {', '.join(Cut._fields)} FROM cuts"  # noqa: S608 - names of ou
 
 def _cut(row: tuple[Any, ...]) -> Cut:
     cut = Cut(*row)
-    return cut._replace(hash=_bytes(cut.hash), seal=_bytes_or_none(cut.seal))
+    return cut._replace(
+        hash=_bytes(cut.hash),
+        at=_number(cut.at),
+        newest=_number(cut.newest),
+        early=cut.early if isinstance(cut.early, int) else 0,
+        seal=_bytes_or_none(cut.seal),
+    )
+
+
+def _number(value: float) -> float:
+    """Return a number as it was kept; in place of what is none, one that no seal fits."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _bytes(value: object) -> bytes:

@@ -12,6 +12,7 @@ journal let go of them before they were sent. The chain goes on from ``hash``, a
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,10 +63,14 @@ class Received:
         self._cuts: dict[int, dict[int, Cut]] = {}
         self._damage: list[str] = []
         for number, text in enumerate(lines, 1):
+            if not text.strip():  # as standard output has them, to end what may have been torn
+                continue
             try:
                 self._take(msgspec.json.decode(text))
             except (ValueError, KeyError, TypeError, AttributeError):
                 self._damage.append(f"line {number} is no record")
+        self._seqs = {writer: sorted(links) for writer, links in self._links.items()}
+        self._starts = {writer: sorted(cuts) for writer, cuts in self._cuts.items()}
 
     def _take(self, named: dict[str, Any]) -> None:
         writer, seq = int(named["writer"], 16), named["seq"]
@@ -109,13 +114,16 @@ class Received:
 
     def cut(self, writer: int, behind: int) -> Cut | None:
         """Return where a chain goes on after a gap: the next one behind a number."""
-        cuts = self._cuts.get(writer, {})
-        return min((c for seq, c in cuts.items() if seq > behind), key=_seq, default=None)
+        starts = self._starts.get(writer, [])
+        place = bisect_right(starts, behind)
+        return self._cuts[writer][starts[place]] if place < len(starts) else None
 
     def links(self, writer: int, start: int) -> list[Link]:
         """Return the next records of a chain up to a gap, from number ``start`` on."""
         links = self._links.get(writer, {})
-        seq = min((seq for seq in links if seq >= start), default=start)
+        seqs = self._seqs.get(writer, [])
+        place = bisect_left(seqs, start)
+        seq = seqs[place] if place < len(seqs) else start
         found = []
         while seq in links:
             found.append(links[seq])
@@ -130,7 +138,7 @@ class Received:
     def head(self, writer: int) -> Head:
         """Return the newest record of a chain that has any."""
         links = self._links[writer]
-        seq = max(links)
+        seq = self._seqs[writer][-1]
         return Head(seq, links[seq].hash)
 
 
@@ -151,7 +159,3 @@ def _entry(writer: int, named: dict[str, Any]) -> Entry:
 
 def _bytes(text: str | None) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
-
-
-def _seq(cut: Cut) -> int:
-    return cut.seq

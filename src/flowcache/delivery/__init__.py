@@ -8,6 +8,6 @@
 - `loop` hands over one batch at a time, and tries again until it is taken: one loop a destination;
 - `stream`, `lines` and `endpoint` are the destinations; that of CXone is an endpoint, too;
 - `progress` keeps how far each destination is, in a file beside the journal;
-- `overview` compares that with the journal, for those who watch;
+- `overview` compares that with the journal, and `watch` shares it among those who ask;
 - `process` runs the loops, one process a journal.
 """

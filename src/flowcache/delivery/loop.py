@@ -81,10 +81,11 @@ class Loop:
             self._failed(f"a bug: {type(bug).__name__}", stopped=True)
 
     async def catch_up(self) -> str | None:
-        """Deliver what is due, without trying again; return why not all of it was."""
+        """Deliver what is due now, without trying again; return why not all of it was."""
         try:
-            while await self._step():
-                pass
+            with self._feed.up_to_now():
+                while await self._step():
+                    pass
         except (NotNow, Refused) as fault:
             self._failed(str(fault), stopped=isinstance(fault, Refused))
             return str(fault)
@@ -97,7 +98,7 @@ class Loop:
             NotNow, Refused: it was not taken.
         """
         async with self._sending:
-            batch = self._batch = self._batch or self._feed.next()
+            batch = self._batch = self._batch or self._next()
             if batch is None:
                 return False
             await self._destination.send(batch)
@@ -107,13 +108,31 @@ class Loop:
             self._tell(batch)
             return True
 
-    async def finish(self, running: asyncio.Task[None], patience: float) -> None:
-        """End ``running``, the task of `run`, between two batches if that is soon, in seconds."""
+    def _next(self) -> Batch | None:
+        batch = self._feed.next()
+        if left := self._feed.left_behind():
+            _log.error(
+                "the journal was moved away with audit records that were not delivered",
+                destination=self.name,
+                records=left,
+            )
+            self._progress.left_behind(self.name, left)
+        return batch
+
+    async def finish(self, running: asyncio.Task[None], patience: float) -> bool:
+        """End ``running``, the task of `run`, between two batches if that is soon, in seconds.
+
+        Return whether it was: otherwise a batch may be under way still, and is sent again at the
+        next start, not now.
+        """
+        is_between = False
         with suppress(TimeoutError):
             async with asyncio.timeout(patience), self._sending:
                 running.cancel()
-        running.cancel()  # what is under way is sent again at the next start
+                is_between = True
+        running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        return is_between
 
     async def close(self) -> None:
         """Let go of the destination and the journal."""

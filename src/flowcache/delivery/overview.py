@@ -13,7 +13,7 @@ from flowcache.audit.reading import Reader
 from flowcache.delivery.progress import State, read_states
 from flowcache.status import DeliveryStatus
 
-__all__ = ["overview"]
+__all__ = ["overview", "unknown"]
 
 NumberT = TypeVar("NumberT", int, float)
 
@@ -28,42 +28,56 @@ def overview(journal: Path, names: Sequence[str], now: float) -> list[DeliverySt
         states = read_states(journal)
     except sqlite3.Error as fault:
         raise JournalFault(f"{journal}: the progress of its delivery: {fault}") from None
-    found = []
-    for name in names:
-        state, cursors = states.get(name, (State(name), {}))
-        behind, oldest = _behind(journal, cursors)
-        found.append(
-            DeliveryStatus(
-                name,
-                state.delivered,
-                state.failures,
-                state.missed,
-                behind,
-                0.0 if oldest is None else max(0.0, now - oldest),
-                state.delivered_at,
-                state.fault,
-                state.fault_at,
-                state.stopped,
-            )
-        )
-    return found
+    kept = [states.get(name, (State(name), {})) for name in names]
+    if not journal.exists():  # nobody has written yet
+        return [_status(state, {}, None, now) for state, _ in kept]
+    with Reader(journal) as reader:
+        # SQLite keeps anything in any column: what is no number is no head.
+        heads: dict[int, object] = {each: reader.head(each).seq for each in reader.writers()}
+        return [_status(state, *_behind(reader, heads, cursors), now) for state, cursors in kept]
 
 
-def _behind(journal: Path, cursors: Mapping[str, int]) -> tuple[dict[str, int], float | None]:
+def _status(
+    state: State, behind: dict[str, int], oldest: float | None, now: float
+) -> DeliveryStatus:
+    return DeliveryStatus(
+        state.name,
+        state.delivered,
+        state.failures,
+        state.missed,
+        behind,
+        0.0 if oldest is None else max(0.0, now - oldest),
+        state.delivered_at,
+        state.fault,
+        state.fault_at,
+        state.stopped,
+    )
+
+
+def unknown(names: Sequence[str], fault: str) -> list[DeliveryStatus]:
+    """Return what is to be told when `overview` can't tell: an alarm for each destination."""
+    return [
+        DeliveryStatus(name, 0, 0, 0, {}, 0.0, None, fault, None, stopped=True, known=False)
+        for name in names
+    ]
+
+
+def _behind(
+    reader: Reader, heads: Mapping[int, object], cursors: Mapping[str, int]
+) -> tuple[dict[str, int], float | None]:
     """Return how many records are due by writer, and the time of the oldest."""
     behind: dict[str, int] = {}
     oldest: float | None = None
-    if not journal.exists():  # nobody has written yet
-        return behind, oldest
-    with Reader(journal) as reader:
-        for writer in reader.writers():
-            name = writer_name(writer)
-            expected = cursors.get(name, -1) + 1
-            links = reader.links(writer, expected, 1)
-            if links:
-                behind[name] = max(1, _number(reader.head(writer).seq) + 1 - expected)
-                at = _number(links[0].entry.at)
-                oldest = at if oldest is None else min(oldest, at)
+    for writer, head in heads.items():
+        name = writer_name(writer)
+        expected = cursors.get(name, -1) + 1
+        if isinstance(head, int) and head < expected:
+            continue
+        links = reader.links(writer, expected, 1)
+        if links:
+            behind[name] = max(1, (head if isinstance(head, int) else 0) + 1 - expected)
+            at = _number(links[0].entry.at)
+            oldest = at if oldest is None else min(oldest, at)
     return behind, oldest
 
 

@@ -90,8 +90,8 @@ async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
 
 async def _end(loop: Loop, running: asyncio.Task[None]) -> None:
     """End a loop between two batches; if it does well, the last records are delivered, too."""
-    await loop.finish(running, _LAST_SECONDS)
-    if loop.is_well:
+    is_between = await loop.finish(running, _LAST_SECONDS)
+    if is_between and loop.is_well:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 await loop.catch_up()

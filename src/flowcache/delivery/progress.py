@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +44,15 @@ CREATE TABLE IF NOT EXISTS cursors (
 COMMIT;
 """
 
+_BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
 
 class State(NamedTuple):
     """How a destination does. Counts are since it was first configured; times are Unix seconds.
 
-    ``missed`` records were let go of by the journal before it had them. ``fault`` is why the last
-    attempt failed, None after one that went well; ``stopped`` says that there will be no other.
+    ``missed`` records were let go of by the journal before it had them, or moved away with it.
+    ``fault`` is why the last attempt failed, None after one that went well; ``stopped`` says that
+    there will be no other.
     """
 
     name: str
@@ -78,24 +81,29 @@ class Progress:
     """Keep how far destinations are. ``now`` is Unix time.
 
     What can't be written is told by the log, and costs what is delivered twice after a restart: it
-    must not keep records from being delivered.
-
-    Raises:
-        sqlite3.Error, OSError: it can't be opened.
+    must not keep records from being delivered. Without a file that can be written this goes on in
+    memory, from what can be read of the file, until the file can be written again.
     """
 
     def __init__(self, journal: Path, now: Callable[[], float]) -> None:
-        path = progress_path(journal)
+        self._path = progress_path(journal)
         self._now = now
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # What a power cut takes is delivered again. A process that dies loses nothing.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.executescript(_SCHEMA)
+        self._is_in_memory = False
+        try:
+            self._connection = _open(self._path)
+        except (sqlite3.Error, OSError) as fault:
+            self._go_on_in_memory(fault)
 
     def begin(self, name: str) -> Place:
         """Enrol a destination, or let it try again; return where it is."""
+        try:
+            return self._enrol(name)
+        except sqlite3.Error as fault:
+            self._connection.close()
+            self._go_on_in_memory(fault)
+            return self._enrol(name)
+
+    def _enrol(self, name: str) -> Place:
         ((since,),) = self._connection.execute(
             "INSERT INTO destinations (name, since) VALUES (?, ?) "
             "ON CONFLICT DO UPDATE SET stopped = 0 RETURNING since",
@@ -117,6 +125,10 @@ class Progress:
             ),
         )
 
+    def left_behind(self, name: str, records: int) -> None:
+        """Keep that records will never be delivered, with nothing in their place."""
+        self._write(("UPDATE destinations SET missed = missed + ? WHERE name = ?", (records, name)))
+
     def failed(self, name: str, reason: str, *, stopped: bool) -> None:
         """Keep that an attempt failed, and whether it was the last."""
         self._write(
@@ -133,6 +145,8 @@ class Progress:
 
     def _write(self, *statements: tuple[str, tuple[object, ...]]) -> None:
         """Carry out all of ``statements``, or none."""
+        if self._is_in_memory:
+            self._return_to_file()
         try:
             with self._connection:  # commits, or rolls back
                 self._connection.execute("BEGIN")
@@ -140,6 +154,85 @@ class Progress:
                     self._connection.execute(statement, values)
         except sqlite3.Error as fault:
             _log.error("the progress of the delivery can't be written", fault=str(fault))
+
+    def _go_on_in_memory(self, fault: Exception) -> None:
+        _log.error(
+            "the progress of the delivery can't be written: after a restart records come twice",
+            file=str(self._path),
+            fault=str(fault),
+        )
+        self._connection, self._is_in_memory = _in_memory(self._path), True
+
+    def _return_to_file(self) -> None:
+        with suppress(sqlite3.Error, OSError):  # it was told
+            file = _open(self._path)
+            try:
+                _copy(self._connection, file)
+            except BaseException:
+                file.close()
+                raise
+            self._connection.close()
+            self._connection, self._is_in_memory = file, False
+            _log.warning("the progress of the delivery is written again", file=str(self._path))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file for writing; make it where there is none, or one that is no database."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as fault:
+        if getattr(fault, "sqlite_errorcode", None) not in _BROKEN:
+            raise
+        aside = f"{path}.broken"
+        _log.error(
+            "the progress of the delivery is no database: all records are delivered again",
+            moved_to=aside,
+            fault=str(fault),
+        )
+    os.replace(path, aside)
+    for each in ("-wal", "-shm"):
+        Path(f"{path}{each}").unlink(missing_ok=True)
+    return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # What a power cut takes is delivered again. A process that dies loses nothing.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _in_memory(path: Path) -> sqlite3.Connection:
+    """Return a progress in memory, with what can be read of the file."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(_SCHEMA)
+    # Where there is no room for the -shm file only what was folded back can be read: it is older.
+    for how in ("mode=ro", "immutable=1"):
+        with suppress(sqlite3.Error, OSError):
+            location = f"{path.resolve().as_uri()}?{how}"
+            with closing(sqlite3.connect(location, uri=True)) as file:
+                _copy(file, connection)
+            break
+    return connection
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """Put the rows of one progress into another, all or none."""
+    with target:
+        target.execute("BEGIN")
+        for table, columns in (("destinations", 9), ("cursors", 3)):
+            marks = ", ".join("?" * columns)
+            target.executemany(
+                f"INSERT OR REPLACE INTO {table} VALUES ({marks})",  # noqa: S608 - words of ours
+                source.execute(f"SELECT * FROM {table}"),  # noqa: S608
+            )
 
 
 def read_states(journal: Path) -> dict[str, tuple[State, dict[str, int]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from flowcache.cxone.settings import CxoneSettings, Grant
@@ -43,6 +45,11 @@ def delivery_part(v: dict[str, Any], faults: list[str]) -> DeliverySettings | No
         faults.append(
             f"delivery.retry_max_seconds = {longest}: shorter than delivery.retry_seconds = {first}"
         )
+    file, journal = v["delivery.file"], v["audit.journal"]
+    if file is not None and journal is not None and _is_of(journal, file):
+        faults.append(
+            f"delivery.file = {file}: is audit.journal, or is named as the files beside it are"
+        )
     is_well = len(faults) == before and not any(
         fault.startswith(("delivery.", "cxone.", "audit.")) for fault in faults
     )
@@ -63,6 +70,12 @@ def delivery_part(v: dict[str, Any], faults: list[str]) -> DeliverySettings | No
         v["delivery.ca_file"],
     )
     return settings if settings.names else None
+
+
+def _is_of(journal: Path, file: str) -> bool:
+    """Tell whether ``file`` is the journal or, by its name, one of those that belong to it."""
+    own, there = os.path.realpath(journal), os.path.realpath(file)
+    return there == own or there.startswith(f"{own}-")
 
 
 def _cxone(v: dict[str, Any]) -> CxoneSettings | None:

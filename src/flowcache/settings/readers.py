@@ -115,8 +115,13 @@ def new_file(value: Any) -> Path:
 
 
 def output(value: Any) -> str:
-    """Read the path of a file to write to, or ``-`` for standard output."""
-    return "-" if value == "-" else str(new_file(value))
+    """Read the path of a file to append to, or ``-`` for standard output."""
+    if value == "-":
+        return "-"
+    path = new_file(value)
+    if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nobody can tell what is in it
+        raise ValueError('is no regular file; standard output is "-"')
+    return str(path)
 
 
 def url(value: Any) -> str:

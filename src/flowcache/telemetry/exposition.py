@@ -203,21 +203,24 @@ _DELIVERY: tuple[tuple[_Family, str, str, Callable[[DeliveryStatus], float]], ..
         "How long the oldest of them has waited.",
         lambda each: each.behind_seconds,
     ),
-    (
-        GaugeMetricFamily,
-        "flowcache_audit_delivery_stopped",
-        "Whether a destination refused, and nothing is tried any more.",
-        lambda each: each.stopped,
-    ),
 )
 
 
 def _delivery(deliveries: Sequence[DeliveryStatus]) -> Iterator[Metric]:
+    known = [each for each in deliveries if each.known]  # 0 for a counter would be a reset
     for family, name, about, value in _DELIVERY:
         metric = family(name, about, labels=["destination"])
-        for each in deliveries:
+        for each in known:
             metric.add_metric([each.destination], value(each))
         yield metric
+    stopped = GaugeMetricFamily(
+        "flowcache_audit_delivery_stopped",
+        "Whether a destination refused and nothing is tried any more, or nobody knows how it does.",
+        labels=["destination"],
+    )
+    for each in deliveries:
+        stopped.add_metric([each.destination], each.stopped)
+    yield stopped
 
 
 def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:

@@ -132,10 +132,14 @@ def test_a_gap_that_nobody_sealed_is_found(path: Path) -> None:
     ]
 
 
+def test_an_empty_line_says_nothing() -> None:
+    """Delivery to standard output ends lines that may have been torn."""
+    assert Received([b"", b"\n", b" \n"]).damage() == []
+
+
 def test_what_is_no_record_is_damage() -> None:
     """A torn line or somebody else's is told of by its place, and the rest is read."""
     bad = [
-        b"",
         b"{",
         b"[]",
         b"null",

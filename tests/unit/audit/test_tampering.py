@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -300,11 +301,14 @@ def test_a_cut_that_nobody_made_is_found(journal: Path) -> None:
     assert told(journal) == ["the cut before it is not sealed with this key"]
 
 
-@pytest.mark.parametrize(("column", "value"), [("newest", "long ago"), ("early", 0.5)])
+@pytest.mark.parametrize(
+    ("column", "value", "newest"),
+    [("newest", "long ago", 0.0), ("early", 0.5, 0.5), ("early", math.inf, 0.5)],
+)
 def test_a_cut_with_a_field_of_another_type_is_found(
-    journal: Path, column: str, value: object
+    journal: Path, column: str, value: object, newest: float
 ) -> None:
-    """It is a fault like any other, and what it says is not reckoned with."""
+    """It is a fault like any other, and that field counts as nothing."""
     with by_hand(journal) as hand:
         writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 2").fetchone()
         hand.execute("DELETE FROM records WHERE seq <= 2")
@@ -314,7 +318,7 @@ def test_a_cut_with_a_field_of_another_type_is_found(
     assert [fault.what for fault in report.faults] == [
         "the cut before it is not sealed with this key"
     ]
-    assert (report.gone.records, report.gone.newest, report.gone.early) == (0, 0.0, 0)
+    assert (report.gone.records, report.gone.newest, report.gone.early) == (3, newest, 0)
 
 
 def test_a_cut_that_was_removed_is_found(journal: Path) -> None:

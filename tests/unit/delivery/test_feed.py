@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,67 @@ def test_what_is_written_later_comes_later(path: Path) -> None:
     assert numbers(drained(feed), other) == [0, 1, 2, 3, 4]
     writer.close()
     assert numbers(drained(feed), writer.name) == [3]
+    feed.close()
+
+
+def test_what_a_moved_journal_took_along_is_counted(path: Path) -> None:
+    """Nobody will deliver it: how much it is can be told once, by who had the journal open."""
+    chain(path, [10])
+    feed = Feed(path, NEW, 5)
+    batch = feed.next()
+    assert batch is not None
+    feed.delivered(batch)
+    for suffix in ("", "-wal", "-shm"):
+        if Path(f"{path}{suffix}").exists():
+            shutil.move(f"{path}{suffix}", f"{path}.old{suffix}")
+    name = chain(path)
+    assert numbers(drained(feed), name) == [0, 1, 2, 3, 4]
+    assert [feed.left_behind(), feed.left_behind()] == [7, 0]
+    feed.close()
+
+
+def test_what_is_due_now_has_an_end(path: Path) -> None:
+    """Beside a service that writes on, a pass ends with what was there when it began."""
+    writer = ChainWriter(settings(path), lambda: 1.7e9)
+    writer.append([record(each) for each in range(5)])
+    feed, got = Feed(path, NEW, 4), []
+    with feed.up_to_now():
+        while (batch := feed.next()) is not None:
+            feed.delivered(batch)
+            got.append(batch)
+            writer.append([record(9)])
+            chain(path)
+    assert numbers(got, writer.name) == list(range(6))
+    assert {batch.writer for batch in got} == {writer.name}
+    assert numbers(drained(feed), writer.name) == [6, 7]
+    feed.close()
+    writer.close()
+
+
+def test_a_round_asks_each_writer_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a batch costs does not grow with the chains; one that has ended costs nothing more."""
+    names = [chain(path, [10]) for _ in range(20)]
+    feed = Feed(path, Place(0.0, dict.fromkeys(names[5:], 11)), 4)
+    asked: Counter[str] = Counter()
+
+    def count(what: str) -> None:
+        ask = getattr(Reader, what)
+
+        def counted(*arguments: Any) -> Any:
+            asked[what] += 1
+            return ask(*arguments)
+
+        monkeypatch.setattr(Reader, what, counted)
+
+    count("writers")
+    count("links")
+    assert len(drained(feed)) == 15
+    assert asked["writers"] == 4  # three rounds, and one that finds nothing
+    assert asked["links"] == 15 + 2 * 15  # those that have ended are met once
+    asked.clear()
+    chain(path, [1])
+    assert len(drained(feed)) == 1
+    assert asked["links"] == 1
     feed.close()
 
 
@@ -235,6 +298,19 @@ def test_records_that_somebody_removed_are_missing_at_the_receiver(path: Path) -
         (0, "missing, as all up to 3"),
     ]
     assert name == batch.writer
+
+
+@pytest.mark.parametrize(
+    "edited",
+    ["1000, zeroblob(32), 1.0, 1.0, 0, NULL", "1, 'text', 'text', 'text', 'text', 'text'"],
+)
+def test_a_cut_that_somebody_edited_holds_nothing_up(path: Path, edited: str) -> None:
+    """The cuts are not sealed for the feed: whatever is there, all records come."""
+    name = chain(path, [10])
+    with by_hand(path) as hand:
+        hand.execute(f"INSERT INTO cuts VALUES (?, {edited})", (int(name, 16),))
+    assert numbers(drained(Feed(path, Place(2.0, {}), 5)), name) == list(range(12))
+    assert numbers(drained(Feed(path, Place(2.0, {name: 3}), 5)), name) == list(range(4, 12))
 
 
 def test_a_closed_chain_is_told_as_ended(path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from flowcache.delivery.batch import Batch
 from flowcache.delivery.destination import Destination
 from flowcache.delivery.lines import FileDestination, StandardOutput
 from flowcache.outbound.judging import NotNow
+from tests.delivery.loops import room_for
 
 
-def send(destination: Destination, *lines: bytes) -> None:
-    asyncio.run(destination.send(Batch("w", 0, len(lines) - 1, lines, len(lines), 0, False)))
+def send(destination: Destination, *lines: bytes, first: int = 0) -> None:
+    last = first + len(lines) - 1
+    asyncio.run(destination.send(Batch("w", first, last, lines, len(lines), 0, False)))
 
 
 @pytest.fixture
@@ -84,30 +87,6 @@ def test_a_batch_is_on_disk_when_it_was_taken(path: Path, monkeypatch: pytest.Mo
     asyncio.run(file.close())
 
 
-def test_a_line_that_a_full_disk_tore_is_ended(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch is sent again by the same process: of all its lines one is none."""
-
-    def breaking_off(file: int, text: bytes) -> None:
-        os.write(file, text[:-3])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    file = FileDestination(path)
-    send(file, b"1")
-    with monkeypatch.context() as full:
-        full.setattr("flowcache.delivery.lines._write_all", breaking_off)
-        with pytest.raises(NotNow, match="No space left"):
-            send(file, b'{"seq":2}', b'{"seq":3}')
-    send(file, b'{"seq":2}', b'{"seq":3}')
-    asyncio.run(file.close())
-    assert path.read_bytes().splitlines() == [
-        b"1",
-        b'{"seq":2}',
-        b'{"seq":',
-        b'{"seq":2}',
-        b'{"seq":3}',
-    ]
-
-
 def test_what_is_written_in_part_is_gone_on_with(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,12 +101,54 @@ def test_what_is_written_in_part_is_gone_on_with(
     assert path.read_bytes() == b'{"seq":1}\n{"seq":2}\n'
 
 
-def test_a_full_disk_is_not_for_now() -> None:
-    """What can't be written is told by the system's own words, and tried again."""
-    file = FileDestination(Path("/dev/full"))
-    with pytest.raises(NotNow, match=r"/dev/full: .+"):
-        send(file, b"1")
+def test_a_full_disk_is_not_for_now(path: Path) -> None:
+    """What has no room is told by the system's own words, taken back whole, and tried again."""
+    file = FileDestination(path)
+    send(file, b"1")
+    for _ in range(3):
+        with room_for(5), pytest.raises(NotNow, match=rf"{path}: File too large"):
+            send(file, b"22", b"33")
+        assert path.read_bytes() == b"1\n"
+    send(file, b"22", b"33")
     asyncio.run(file.close())
+    assert path.read_bytes() == b"1\n22\n33\n"
+
+
+def test_only_a_regular_file_is_written_to(tmp_path: Path) -> None:
+    """Of a pipe or a device nobody can tell what is in it, nor that it is on disk."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/full")):
+        with pytest.raises(NotNow, match=f"{path}: is no regular file"):
+            send(FileDestination(path), b"1")
+
+
+def test_a_batch_given_up_is_never_written_beside_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs holds the next batch up, and the file stays open until it is done."""
+    sync, hangs, go_on = os.fsync, threading.Event(), threading.Event()
+
+    def slow(file: int) -> None:
+        hangs.set()
+        go_on.wait()
+        sync(file)
+
+    async def give_up_and_go_on() -> None:
+        file = FileDestination(path)
+        first = asyncio.create_task(file.send(Batch("w", 0, 0, [b"1"], 1, 0, False)))
+        assert await asyncio.to_thread(hangs.wait, 20)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await file.close()  # does not wait, and takes nothing away from the thread
+        second = asyncio.create_task(file.send(Batch("w", 1, 1, [b"2"], 1, 0, False)))
+        go_on.set()
+        await second
+        await file.close()
+
+    monkeypatch.setattr("flowcache.delivery.lines.os.fsync", slow)
+    asyncio.run(give_up_and_go_on())
+    assert path.read_bytes() == b"1\n2\n"
 
 
 def test_a_directory_that_is_gone_is_not_for_now(tmp_path: Path) -> None:
@@ -141,12 +162,38 @@ def test_a_directory_that_is_gone_is_not_for_now(tmp_path: Path) -> None:
 
 
 def test_standard_output() -> None:
-    """All of a batch is written, however little the pipe takes at once."""
+    """All of a batch is written, behind an end for a line that another process may have torn."""
     read, write = os.pipe()
     with os.fdopen(read, "rb") as reader:
-        send(StandardOutput(write), b"1", b"2")
+        output = StandardOutput(write)
+        send(output, b"1", b"2")
+        send(output, b"3", first=2)
         os.close(write)
-        assert reader.read() == b"1\n2\n"
+        assert reader.read() == b"\n1\n2\n3\n"
+
+
+def test_a_standard_output_that_does_not_block() -> None:
+    """A full pipe is waited for: each line comes once, however little it takes at once."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    lines = [b"%d" % each + b"x" * 400 for each in range(1000)]
+    with ThreadPoolExecutor() as pool, os.fdopen(read, "rb") as reader:
+        sent = pool.submit(send, StandardOutput(write), *lines)
+        got = [reader.readline() for _ in range(1 + len(lines))]
+        sent.result()
+        os.close(write)
+        assert got == [b"\n", *(line + b"\n" for line in lines)]
+        assert reader.read() == b""
+
+
+def test_standard_output_on_a_full_disk(path: Path) -> None:
+    """What was torn is ended, and its record comes again; those before it do not."""
+    with path.open("wb") as there:
+        output = StandardOutput(there.fileno())
+        with room_for(6), pytest.raises(NotNow, match="standard output: File too large"):
+            send(output, b"11", b"22")
+        send(output, b"11", b"22")
+    assert path.read_bytes() == b"\n11\n22\n22\n"
 
 
 def test_a_closed_standard_output_is_not_for_now() -> None:

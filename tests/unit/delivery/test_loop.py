@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from time import time
 
@@ -171,7 +172,7 @@ async def test_it_ends_between_two_batches(path: Path) -> None:
         await asyncio.sleep(0)
         assert not ending.done()
         slow.go_on.set()
-        await ending
+        assert await ending
         assert [batch.first for batch in slow.batches] == [0]
         assert state(path).delivered == 4
         assert await loop.catch_up() is None
@@ -194,7 +195,7 @@ async def test_it_ends_within_its_time(path: Path) -> None:
     async with looping(path, silent) as loop:
         running = asyncio.create_task(loop.run())
         await silent.begun.wait()
-        await loop.finish(running, 0.0)
+        assert not await loop.finish(running, 0.0)
         assert running.cancelled()
     memory = Memory()
     async with looping(path, memory) as loop:
@@ -210,6 +211,18 @@ async def test_a_place_that_cant_be_kept_holds_nothing_up(path: Path) -> None:
             await until_delivered(loop, memory, 10)
     assert [batch.first for batch in memory.batches] == [0, 4, 8]
     assert {entry["event"] for entry in logs} == {"the progress of the delivery can't be written"}
+
+
+async def test_what_a_moved_journal_took_along_is_missed(path: Path) -> None:
+    """It is counted and told of as loudly as what retention let go of."""
+    async with looping(path, Memory(), batch=4) as loop:
+        assert await loop._step()
+        os.rename(path, path.with_suffix(".old"))
+        chain(path)
+        with capture_logs() as logs:
+            assert await loop.catch_up() is None
+    assert (state(path).missed, state(path).delivered) == (6, 4 + 5)
+    assert [(entry["log_level"], entry["records"]) for entry in logs] == [("error", 6)]
 
 
 async def test_one_pass_tries_once(path: Path) -> None:

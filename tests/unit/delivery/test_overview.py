@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,16 +17,17 @@ from flowcache.audit.database import JournalFault
 from flowcache.audit.writing import ChainWriter
 from flowcache.delivery.feed import Feed
 from flowcache.delivery.loop import Loop
-from flowcache.delivery.overview import overview
+from flowcache.delivery.overview import overview, unknown
 from flowcache.delivery.process import deliver
 from flowcache.delivery.progress import Place, Progress, progress_path
 from flowcache.delivery.settings import DeliverySettings
+from flowcache.delivery.watch import Watch
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.outbound.judging import NotNow
 from flowcache.status import DeliveryStatus
 from flowcache.store.settings import StoreSettings
 from flowcache.telemetry.exposition import exposition
-from tests.delivery.loops import Memory, looping, verified
+from tests.delivery.loops import Memory, looping, room_for, verified
 from tests.unit.audit.journals import by_hand, chain, let_go, settings
 from tests.unit.telemetry.statuses import worker
 
@@ -113,6 +115,83 @@ def test_a_progress_that_is_broken_is_said_so(path: Path) -> None:
     progress_path(path).write_bytes(b"no database " * 500)
     with pytest.raises(JournalFault, match="the progress of its delivery: "):
         look(path)
+
+
+def break_(path: Path) -> None:
+    path.write_bytes(b"no database " * 500)
+
+
+async def test_one_look_is_shared(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask at once, and for two seconds after, the journal is looked at once."""
+    looks, seconds = 0, 10.0
+
+    def counted(*arguments: Any) -> list[DeliveryStatus]:
+        nonlocal looks
+        looks += 1
+        return overview(*arguments)
+
+    monkeypatch.setattr("flowcache.delivery.watch.overview", counted)
+    watch = Watch(DeliverySettings(path, file="-"), lambda: seconds, lambda: 5.0)
+    asked = [asyncio.create_task(watch()) for _ in range(20)]
+    await asyncio.sleep(0)
+    asked.pop().cancel()
+    answers = await asyncio.gather(*asked)
+    seconds += 1.9
+    assert await watch() == answers[0]
+    assert (looks, [each.destination for each in answers[0]]) == (1, ["file"])
+    seconds += 0.2
+    break_(path)
+    with capture_logs() as logs:
+        (status,) = await watch()
+    assert (looks, status.known, status.stopped) == (2, False, True)
+    assert [entry["log_level"] for entry in logs] == ["error"]
+
+
+def test_what_nobody_knows_is_alarmed_of() -> None:
+    """Each destination counts as stopped; no counter falls to nothing, as if it began anew."""
+    found = unknown(["file", "http"], "broken")
+    lines = exposition([worker(1)], "1", found).decode().splitlines()
+    assert [line for line in lines if "{destination=" in line] == [
+        'flowcache_audit_delivery_stopped{destination="file"} 1.0',
+        'flowcache_audit_delivery_stopped{destination="http"} 1.0',
+    ]
+    shown = view([worker(1)], AuditFilter(), {}, "1", None, found)["deliveries"]
+    assert [(each["fault"], each["stopped"]) for each in shown] == [("broken", True)] * 2
+
+
+def test_a_progress_that_is_no_database_is_set_aside(path: Path) -> None:
+    """Everything is delivered again rather than nothing any more, and somebody is told."""
+    chain(path)
+    progress_path(path).write_bytes(broken := b"no database " * 500)
+    with capture_logs() as logs:
+        Progress(path, lambda: 5.0).close()
+    memory = Memory()
+    assert once(path, memory) is None
+    assert (len(memory.lines), look(path).behind) == (5, {})
+    assert Path(f"{progress_path(path)}.broken").read_bytes() == broken
+    assert "is no database" in logs[0]["event"]
+
+
+def test_a_progress_that_cant_be_written_is_read(path: Path) -> None:
+    """On a full disk delivery goes on from where it was, and writes where it is when it can."""
+    chain(path)
+    once(path, Memory())
+    chain(path)
+    kept = progress_path(path).stat().st_size
+    with capture_logs() as logs, room_for(kept // 2):
+        progress = Progress(path, lambda: 5.0)
+        place = progress.begin("memory")
+    assert len(place.cursors) == 1
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    feed = Feed(path, place, 100)
+    batch = feed.next()
+    assert batch is not None
+    with capture_logs() as logs:
+        progress.delivered("memory", batch)
+    assert [entry["event"] for entry in logs] == ["the progress of the delivery is written again"]
+    feed.close()
+    progress.close()
+    assert look(path).behind == {}
 
 
 def test_a_progress_that_is_being_made(path: Path) -> None:
