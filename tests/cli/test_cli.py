@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, KeySet
 
 from flowcache import __version__
 from flowcache.settings import load
-from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
+from tests.servers import FLOWCACHE_ACL, Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
 from tests.servers.ports import PortClaim
 from tests.service import TOKEN, service
 from tests.unit.issuer.issuers import issuer
@@ -152,6 +152,60 @@ class TestCheck:
         assert "SERVICE_BEARER_TOKEN" in done.stderr
 
 
+class TestCheckOfTheJournal:
+    def test_a_file_that_is_no_journal(self, tmp_path: Path) -> None:
+        """A service that could write no record isn't said to be ready."""
+        path = tmp_path / "audit.db"
+        path.write_bytes(b"no database at all, by any measure" * 200)
+        done = check({"FLOWCACHE_AUDIT_JOURNAL": str(path), "REDIS_NODES": "127.0.0.1:1"})
+        assert done.returncode == 2
+        told = f"flowcache: audit.journal: {path}: can't be read: file is not a database\n"
+        assert done.stderr == told
+        assert "ready" not in done.stdout
+
+    def test_a_journal_of_another_signing_key(
+        self, tmp_path: Path, standalone_server: RedisProcess
+    ) -> None:
+        """Nor one whose records nobody could verify; with the right key it is."""
+        path = tmp_path / "audit.db"
+        environment = {
+            "FLOWCACHE_AUDIT_JOURNAL": str(path),
+            "FLOWCACHE_AUDIT_SIGNING_KEY": "the-key-that-it-was-begun-with--",
+            "REDIS_NODES": nodes(standalone_server),
+        }
+        with service(environment) as running:
+            assert running.call(operation="GET", key="k").status == 200
+            assert check(environment).returncode == 0
+        assert check(environment).returncode == 0
+        for other, told in (
+            ("one-that-was-made-some-time-later", "is sealed with another audit.signing_key"),
+            ("", "or was begun with one"),
+        ):
+            done = check(environment | {"FLOWCACHE_AUDIT_SIGNING_KEY": other})
+            assert done.returncode == 2
+            assert told in done.stderr
+
+
+class TestCheckOfRights:
+    def test_what_the_configuration_asks_for_is_named(
+        self, standalone_server: RedisProcess, tmp_path: Path
+    ) -> None:
+        """Each part that takes a right of its own has it tried, as the service would use it."""
+        rule = FLOWCACHE_ACL.split()
+        standalone_server.cli("ACL", "SETUSER", "narrow", "reset", "on", ">pw", *rule)
+        environment = {
+            "REDIS_URL": f"redis://narrow:pw@127.0.0.1:{standalone_server.port}/0",
+            "FLOWCACHE_AUDIT_JOURNAL": str(tmp_path / "audit.db"),
+        }
+        assert check(environment).returncode == 0
+        more = {"FLOWCACHE_DELIVERY_STREAM": "audit", "FLOWCACHE_AUTH_SHARED_RATES": "true"}
+        done = check(environment | more)
+        assert done.returncode == 2
+        assert "forbids flowcache's user time, xadd.\n" in done.stderr
+        assert "What to do: ACL SETUSER narrow +time +xadd\n" in done.stderr
+        standalone_server.cli("ACL", "DELUSER", "narrow")
+
+
 class TestServe:
     def test_without_a_credential_it_does_not_start(self) -> None:
         """Nobody is ever served without a credential being configured."""
@@ -260,10 +314,34 @@ class TestEncryption:
         assert done.returncode == 0, done.stderr
         assert (
             "Encrypted is every key, with the key 2027-02; decrypted also with: 2027-01.\n"
-            "Refused there: INCR.\n" in done.stdout
+            "Refused there: INCR, and what is not encrypted.\n" in done.stdout
         )
         for line in keys.read_text().splitlines():
             assert line.partition(":")[2] not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize(
+        ("plaintext", "told", "untold"),
+        [
+            ("write", "nothing that is written is encrypted yet; every key will be.", "Encrypted"),
+            ("read", "Encrypted is every key, with the key k1", "yet"),
+        ],
+    )
+    def test_how_far_encryption_has_come_is_told(
+        self, standalone_server: RedisProcess, plaintext: str, told: str, untold: str
+    ) -> None:
+        """Nothing is said to be encrypted that isn't, and the step that is taken is named."""
+        key = flowcache("encryption", "new-key", "k1").stdout.strip()
+        done = check(
+            {
+                "REDIS_NODES": nodes(standalone_server),
+                "FLOWCACHE_ENCRYPTION_KEYS": key,
+                "FLOWCACHE_ENCRYPTION_PLAINTEXT": plaintext,
+            }
+        )
+        assert done.returncode == 0, done.stderr
+        assert f'encryption.plaintext = "{plaintext}"' in done.stdout
+        assert told in done.stdout
+        assert untold not in done.stdout
 
     def test_an_id_that_is_none(self) -> None:
         """A key that no configuration would take isn't made."""

@@ -197,6 +197,10 @@ def test_one_that_is_required_is_required(made: Certificates, tmp_path: Path) ->
         assert "a certificate and its key in one file" in half.stderr
         refused = flowcache("circuits", *where, *trusts, "--cert-file", both, **token)
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        both.write_bytes(made.client.key.read_bytes() + made.client.certificate.read_bytes())
+        clash = flowcache("circuits", *where, *trusts, "--cert-file", both, **token)
+        assert clash.returncode == 2
+        assert "two credentials that clash. Show one that no client is named for." in clash.stderr
 
 
 def test_a_trusted_proxy_hands_a_certificate_on(made: Certificates, tmp_path: Path) -> None:

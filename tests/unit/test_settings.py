@@ -25,7 +25,14 @@ from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret, SecretInFile
-from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
+from flowcache.settings import (
+    SETTINGS,
+    ConfigurationError,
+    Setting,
+    Settings,
+    audit_settings,
+    load,
+)
 from flowcache.settings.sources import service_links
 from flowcache.store.settings import Address, ReadFrom, Tls
 from tests.envelopes import KEYS, line
@@ -453,6 +460,32 @@ def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
     file = write(f'[{row.section}]\n{row.key} = "unread"\n')
     assert read(load(file, environment | {row.variable: text})) == expected
     assert read(load(file, environment | wrong, {row.name: text})) == expected
+
+
+def test_a_bad_value_is_shown_in_part() -> None:
+    """A file that was taken for a value fills no log."""
+    (fault,) = faults_of("FLOWCACHE_HTTP_PORT", "x" * 10_000)
+    assert fault.startswith("http.port (FLOWCACHE_HTTP_PORT) = 'xxx")
+    assert len(fault) < 400
+
+
+def test_who_reads_a_journal_is_told_of_the_audit_only(write: Write) -> None:
+    """What is wrong with the rest keeps the service from starting, and nobody from reading."""
+    file = write('[http]\nport = "none"\n[audit]\njournal = "audit.db"\n')
+    assert str(audit_settings(file, {}).journal).endswith("audit.db")
+    file = write('[http]\nport = "none"\n[audit]\nkeep_days = "none"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        audit_settings(file, {})
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == ["audit.keep_days"]
+
+
+def test_our_own_name_has_more_say_than_the_seeds() -> None:
+    """And `REDIS_NODES` more than `REDIS_URL`: who sets both is moving to the former."""
+    names = ("FLOWCACHE_REDIS_NODES", "REDIS_NODES", "REDIS_URL")
+    for first, *others in (names, names[1:]):
+        environment = {first: "first:6379"} | dict.fromkeys(others, "other:6379")
+        (node,) = loaded(environment).store.nodes
+        assert node.host == "first"
 
 
 @pytest.mark.parametrize(
@@ -1269,6 +1302,13 @@ def test_what_is_said_of_encryption_needs_keys(key: str, text: str) -> None:
     """Who forgets the keys does not find out from a dump of Redis."""
     told = faults(None, TOKEN | {f"FLOWCACHE_ENCRYPTION_{key.upper()}": text})
     assert told == [f"encryption.{key}: needs encryption.keys"]
+
+
+@pytest.mark.parametrize("plaintext", ["read", "write"])
+def test_passing_what_is_in_clear_needs_keys(plaintext: str) -> None:
+    """A step towards encryption that has no keys is none: the operator hears of it."""
+    (told,) = faults(None, TOKEN | {"FLOWCACHE_ENCRYPTION_PLAINTEXT": plaintext})
+    assert told.startswith(f'encryption.plaintext = "{plaintext}": needs encryption.keys; ')
 
 
 def test_an_active_key_that_is_not_there() -> None:

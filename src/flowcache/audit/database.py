@@ -20,6 +20,7 @@ from typing import Any, Self
 from flowcache.audit.chain import Cut, Entry, Link
 
 __all__ = [
+    "BESIDE",
     "COLUMNS",
     "JournalFault",
     "Turns",
@@ -28,6 +29,7 @@ __all__ = [
     "cut",
     "cuts",
     "ends",
+    "files",
     "heads",
     "identity",
     "links",
@@ -41,6 +43,9 @@ _VERSION = 1
 _BUSY_SECONDS = 5.0
 _PAUSE = 0.0002
 _TRIES = 10_000
+
+BESIDE = ("-wal", "-shm")
+"""What the names of SQLite's own files end with: what was committed of late, and its index."""
 
 COLUMNS = ", ".join(Entry.__struct_fields__)
 """The columns of a record, in the order of `Entry`; ``hash`` and ``seal`` follow."""
@@ -215,6 +220,12 @@ def identity(path: Path) -> tuple[int, int] | None:
         found = os.stat(path)
         return found.st_dev, found.st_ino
     return None
+
+
+def files(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return the identities of all that the open journal consists of: the file first, then what
+    SQLite keeps beside it. They are the same for as long as anybody has it open."""
+    return tuple(identity(Path(f"{path}{suffix}")) for suffix in ("", *BESIDE))
 
 
 def _text(kept: bytes) -> str:

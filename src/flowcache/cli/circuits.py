@@ -261,7 +261,10 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
         give_up(f"{url} does not answer as flowcache does (status {status}).")
     remedy = _REMEDIES.get(status, "")
     to_look = ", or to look inspector.token" if method == "GET" else ""
-    give_up(f"{error}{remedy.format(to_look)}")
+    clash = ""
+    if service.cert_file is not None and status == http.client.UNAUTHORIZED:
+        clash = _CLASH.format(service.cert_file)
+    give_up(f"{error}{remedy.format(to_look)}{clash}")
 
 
 _REMEDIES = {
@@ -270,6 +273,12 @@ _REMEDIES = {
     http.client.NOT_FOUND: " Is it an older flowcache?",
 }
 """Status -> what to say besides what the service says."""
+
+_CLASH = (
+    " The certificate in {} may be a client's: then token and certificate are two credentials that "
+    "clash. Show one that no client is named for."
+)
+"""What else to say where a certificate was shown: the service tells no stranger which it was."""
 
 _OTHER_NAME = "ask by a name or an address that its certificate has, with --url"
 _UNTRUSTED = {62: _OTHER_NAME, 64: _OTHER_NAME}

@@ -391,6 +391,11 @@ def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSet
             for name in ("encryption.namespaces", "encryption.active")
             if v[name] is not None
         )
+        if v["encryption.plaintext"] != Plaintext.REFUSE:
+            faults.append(
+                f'encryption.plaintext = "{v["encryption.plaintext"]}": needs encryption.keys; '
+                "at SIGHUP a service still has the environment of its start"
+            )
         return None
     provider = WrittenKeys(written)
     ids = [key.id for key in provider.fetch()]
