@@ -12,8 +12,9 @@ journal let go of them before they were sent. The chain goes on from ``hash``, a
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ from flowcache.audit.exporting import fields, moment
 __all__ = ["Received", "gap_line", "line"]
 
 _GAP = "gap"
+_PROOF = frozenset(("at_unix", "hash", "seal"))
+_GAP_FIELDS = _PROOF | {"writer", "seq", "kind", "until", "at", "newest", "early"}
 _SHOWN = 20
 """How many bad lines are told; the rest are counted."""
 
@@ -62,11 +65,15 @@ class Received:
         self._links: dict[int, dict[int, Link]] = {}
         self._cuts: dict[int, dict[int, Cut]] = {}
         self._damage: list[str] = []
+        self.skipped = 0
+        """Lines that are no JSON: what a crash tore is sent again, and if not it is missing."""
         for number, text in enumerate(lines, 1):
             if not text.strip():  # as standard output has them, to end what may have been torn
                 continue
             try:
-                self._take(msgspec.json.decode(text))
+                self._take(json.loads(text, object_pairs_hook=_named))
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+                self.skipped += 1
             except (ValueError, KeyError, TypeError, AttributeError):
                 self._damage.append(f"line {number} is no record")
         self._seqs = {writer: sorted(links) for writer, links in self._links.items()}
@@ -77,6 +84,8 @@ class Received:
         if type(named.get("until", seq)) is not int or type(seq) is not int:
             raise ValueError("has no proper number")
         if named["kind"] == _GAP:
+            if not named.keys() <= _GAP_FIELDS:
+                raise ValueError("has a field that was not sent")
             if named.get("hash") is not None:
                 start, hash_ = named["until"] + 1, bytes.fromhex(named["hash"])
                 cut = Cut(
@@ -113,17 +122,20 @@ class Received:
         return {writer: cuts[max(cuts)] for writer, cuts in self._cuts.items()}
 
     def cut(self, writer: int, behind: int) -> Cut | None:
-        """Return where a chain goes on after a gap: the next one behind a number."""
-        starts = self._starts.get(writer, [])
-        place = bisect_right(starts, behind)
-        return self._cuts[writer][starts[place]] if place < len(starts) else None
+        """Return where a chain goes on after a gap: the next one behind a number.
+
+        None where records come first: what is missing before them is missing, and they are walked.
+        """
+        start = _first(self._starts.get(writer, []), behind + 1)
+        seq = _first(self._seqs.get(writer, []), behind)
+        if start is None or (seq is not None and seq < start):
+            return None
+        return self._cuts[writer][start]
 
     def links(self, writer: int, start: int) -> list[Link]:
         """Return the next records of a chain up to a gap, from number ``start`` on."""
         links = self._links.get(writer, {})
-        seqs = self._seqs.get(writer, [])
-        place = bisect_left(seqs, start)
-        seq = seqs[place] if place < len(seqs) else start
+        seq = _first(self._seqs.get(writer, []), start)
         found = []
         while seq in links:
             found.append(links[seq])
@@ -142,6 +154,12 @@ class Received:
         return Head(seq, links[seq].hash)
 
 
+def _first(numbers: Sequence[int], least: int) -> int | None:
+    """Return the first of some numbers in order that is not less."""
+    place = bisect_left(numbers, least)
+    return numbers[place] if place < len(numbers) else None
+
+
 def _entry(writer: int, named: dict[str, Any]) -> Entry:
     kept = {name: named[name] for name in Entry.__struct_fields__}
     hit = named["hit"]
@@ -152,9 +170,20 @@ def _entry(writer: int, named: dict[str, Any]) -> Entry:
         "stale": int(named["stale"]),
     }
     entry = Entry(**(kept | exact))
-    if any(named[name] != value for name, value in fields(entry).items()):
+    sent = fields(entry)
+    if named.keys() != sent.keys() | _PROOF:
+        raise ValueError("has a field that was not sent")
+    if any(named[name] != value for name, value in sent.items()):
         raise ValueError("says the same in two ways that differ")
     return entry
+
+
+def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; of a field that comes twice readers would not agree which one counts."""
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise ValueError("has a field twice")
+    return named
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -157,7 +157,7 @@ def _claims(links: Sequence[Link], report: Report) -> Iterator[tuple[str, Anchor
         if entry.kind not in (Kind.OPEN, Kind.CLOSE):
             continue
         try:
-            witness = _decode_witness(entry.detail or "")
+            witness = _decode_witness(_text(entry.detail))
         except msgspec.MsgspecError:
             continue  # no writer of ours writes so: its hash tells that it was changed
         if entry.kind == Kind.OPEN:
@@ -165,12 +165,17 @@ def _claims(links: Sequence[Link], report: Report) -> Iterator[tuple[str, Anchor
         yield f"writer {writer_name(entry.writer)}", witness.heads
 
 
+def _text(detail: object) -> str:
+    """Return a detail as it was kept; SQLite keeps any type in any column, our writers a text."""
+    return detail if isinstance(detail, str) else ""
+
+
 def _told_cuts(links: Sequence[Link]) -> Iterator[tuple[int, int]]:
     """Yield which chains ``links`` say were cut, and where they go on."""
     for entry, _, _ in links:
         if entry.kind == Kind.CUT:
             with suppress(msgspec.MsgspecError, ValueError):
-                for name, (seq, _) in _decode_cuts(entry.detail or "").chains.items():
+                for name, (seq, _) in _decode_cuts(_text(entry.detail)).chains.items():
                     yield int(name, 16), seq
 
 

@@ -149,6 +149,8 @@ def _chains(settings: AuditSettings, received: Sequence[Path] | None) -> Iterato
             yield reader
         return
     chains = Received(_lines(received))
+    if chains.skipped:
+        print(f"Passed over, since no JSON, as a crash tears lines: {chains.skipped}.")
     if chains.damage() and not chains.count():
         give_up(
             f"{', '.join(map(str, received))}: there is no record as it is delivered, with its "

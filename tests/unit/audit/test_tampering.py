@@ -340,6 +340,14 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
     assert checked(journal, sealed=False).unfinished == []
 
 
+@pytest.mark.parametrize("detail", [7, 0.5, b"\xff", "[" * 5000, None])
+def test_a_witness_of_another_type_is_found(journal: Path, detail: object) -> None:
+    """What no writer writes is a fault of its record, and ends no walk."""
+    with by_hand(journal) as hand:
+        hand.execute("UPDATE records SET detail = ? WHERE kind IN ('open', 'close')", (detail,))
+    assert {0, LAST} <= set(wrong(journal))
+
+
 @pytest.mark.parametrize("number", range(LAST))
 def test_a_record_that_is_not_where_its_number_belongs_ends_the_walk(
     journal: Path, number: int
