@@ -140,11 +140,16 @@ class Service:
 
 @contextmanager
 def service(
-    environment: Mapping[str, str], *arguments: str, ready: bool = True, port: int | None = None
+    environment: Mapping[str, str],
+    *arguments: str,
+    ready: bool = True,
+    port: int | None = None,
+    output: Path | None = None,
 ) -> Iterator[Service]:
     """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
 
-    ``port`` is that of an earlier one which this one follows; any free one by default.
+    ``port`` is that of an earlier one which this one follows; any free one by default. ``output``
+    is a file for its standard output, which is in the log by default.
     """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
@@ -163,12 +168,12 @@ def service(
         }
         port = claim.port if port is None else port
         command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
-        with log.open("wb") as output:
+        with log.open("wb") as errors, (output or log).open("ab") as out:
             process = subprocess.Popen(
                 [*command, *arguments],
                 env=inherited | given | dict(environment),
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=errors if output is None else out,
+                stderr=errors,
             )
         running = Service(process, port, log)
         try:

@@ -185,7 +185,8 @@ class Worker:
         await self._store.close()
 
     async def _ready(self) -> None:
-        self._audit.admit()
+        if self._journal is not None:
+            self._journal.look()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
     async def _switch(

@@ -18,6 +18,7 @@
     │   ├── Overloaded           flowcache has too much to do; Redis was not asked
     │   ├── Unrecorded           the audit record can't be kept, and must be
     │   └── LockedOut            Redis takes our user or password no more
+    │       └── NoPassword       the file of the password can't be read
     └── DeadlineExceeded    504  no answer came in time
         └── Unconfirmed          the replicas did not say in time that they have what was written
 
@@ -41,6 +42,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidResponse",
     "LockedOut",
+    "NoPassword",
     "NotFound",
     "NotYet",
     "Overloaded",
@@ -187,6 +189,12 @@ class Unrecorded(RedisUnavailable):
 
 class LockedOut(RedisUnavailable):
     """Redis answers, and does not take flowcache's user or password."""
+
+    __slots__ = ()
+
+
+class NoPassword(LockedOut):
+    """The file of flowcache's password for Redis can't be read, so none can be shown."""
 
     __slots__ = ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import stat
 from pathlib import Path
 from threading import Event, Thread
@@ -194,6 +195,22 @@ def test_a_query_shows_what_fits(path: Path) -> None:
     assert "client-3" in rows[1]
     assert "redis-3:6379 (replica)" in rows[1]
     assert done.stderr == "2 records\n"
+
+
+def test_a_query_on_a_narrow_terminal(path: Path) -> None:
+    """Times stay whole, and so does the rest; what has no room is named."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, key=b"customer:" + b"k" * 30)])
+    writer.close()
+    narrow = {"TTY_COMPATIBLE": "1", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm"}
+    done = flowcache("audit", "query", "--journal", str(path), environment=narrow)
+    assert done.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+    (row,) = (line for line in lines if "2023-" in line)
+    assert row.split()[:2] == ["2023-11-14T22:13:21.000+00:00", "client-1"]
+    assert max(map(len, lines)) <= 80
+    assert "\u2026" not in done.stdout
+    assert "No room for address, flow, interaction, hit, ms, shard" in done.stderr
 
 
 def test_a_hashed_key_is_looked_for_by_its_name(path: Path) -> None:

@@ -118,14 +118,14 @@ class TestSwitching:
     def test_an_order_is_carried_out_and_shown(self, running: Service) -> None:
         """Held, shown as held with whose order it was, and let go again."""
         done = circuits("set", "forced-open", "--access", "read", "--url", running.url)
-        assert done.stdout == "forced-open: all shards, read; 1 circuits in 1 workers.\n"
+        assert done.stdout == "forced-open: all shards, read; 1 circuit in 1 worker.\n"
         assert running.call(operation="GET", key="k").json["code"] == "circuit_open"
         assert running.call(operation="SET", key="k", value=1).status == 200
         shown = circuits("--url", running.url).stdout
         assert re.search(r" read +forced-open +open ", shown)
         assert "forced-open for all shards, read: by control, 20" in shown
         done = circuits("clear", "--url", running.url)
-        assert done.stdout == "configured: all shards, all access; 1 circuits in 1 workers.\n"
+        assert done.stdout == "Taken back: all shards, all access; 1 circuit in 1 worker.\n"
         assert running.call(operation="GET", key="k").status == 200
         assert "control" not in circuits("--url", running.url).stdout
 

@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, KeySet
 
 from flowcache import __version__
 from flowcache.settings import load
-from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
+from tests.servers import FLOWCACHE_ACL, Cluster, RedisProcess, SentinelGroup, TlsServer, eventually
 from tests.servers.ports import PortClaim
 from tests.service import TOKEN, service
 from tests.unit.issuer.issuers import issuer
@@ -68,6 +68,28 @@ class TestHelp:
         shown = flowcache(command, "--help").stdout
         assert "Example" in shown
         assert f"flowcache {command}" in shown
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            [],
+            *(["serve"], ["check"], ["erase"]),
+            *(["token"], ["token", "new"], ["encryption"], ["encryption", "new-key"]),
+            *(["circuits"], ["circuits", "set"], ["circuits", "clear"], ["audit"]),
+            *(["audit", each] for each in ("verify", "copy", "query", "export")),
+            *(["audit", each] for each in ("deliver", "deliveries")),
+        ],
+        ids=" ".join,
+    )
+    def test_examples_are_whole_lines(self, words: list[str]) -> None:
+        """On a terminal of 80 columns an example is one line, which can be pasted."""
+        shown = flowcache(*words, "--help", environment={"COLUMNS": "80"}).stdout
+        _, _, behind = shown.partition("Example")
+        lines = [line.rstrip() for line in behind.partition("╭")[0].splitlines()[1:]]
+        examples = [line for line in lines if line]
+        assert examples
+        for line in examples:
+            assert re.match(r" {1,2}(\(umask 077; |\w+=\S+ )?flowcache( |$)", line), line
 
 
 class TestCheck:
@@ -128,6 +150,60 @@ class TestCheck:
         done = flowcache("check")
         assert done.returncode == 2
         assert "SERVICE_BEARER_TOKEN" in done.stderr
+
+
+class TestCheckOfTheJournal:
+    def test_a_file_that_is_no_journal(self, tmp_path: Path) -> None:
+        """A service that could write no record isn't said to be ready."""
+        path = tmp_path / "audit.db"
+        path.write_bytes(b"no database at all, by any measure" * 200)
+        done = check({"FLOWCACHE_AUDIT_JOURNAL": str(path), "REDIS_NODES": "127.0.0.1:1"})
+        assert done.returncode == 2
+        told = f"flowcache: audit.journal: {path}: can't be read: file is not a database\n"
+        assert done.stderr == told
+        assert "ready" not in done.stdout
+
+    def test_a_journal_of_another_signing_key(
+        self, tmp_path: Path, standalone_server: RedisProcess
+    ) -> None:
+        """Nor one whose records nobody could verify; with the right key it is."""
+        path = tmp_path / "audit.db"
+        environment = {
+            "FLOWCACHE_AUDIT_JOURNAL": str(path),
+            "FLOWCACHE_AUDIT_SIGNING_KEY": "the-key-that-it-was-begun-with--",
+            "REDIS_NODES": nodes(standalone_server),
+        }
+        with service(environment) as running:
+            assert running.call(operation="GET", key="k").status == 200
+            assert check(environment).returncode == 0
+        assert check(environment).returncode == 0
+        for other, told in (
+            ("one-that-was-made-some-time-later", "is sealed with another audit.signing_key"),
+            ("", "or was begun with one"),
+        ):
+            done = check(environment | {"FLOWCACHE_AUDIT_SIGNING_KEY": other})
+            assert done.returncode == 2
+            assert told in done.stderr
+
+
+class TestCheckOfRights:
+    def test_what_the_configuration_asks_for_is_named(
+        self, standalone_server: RedisProcess, tmp_path: Path
+    ) -> None:
+        """Each part that takes a right of its own has it tried, as the service would use it."""
+        rule = FLOWCACHE_ACL.split()
+        standalone_server.cli("ACL", "SETUSER", "narrow", "reset", "on", ">pw", *rule)
+        environment = {
+            "REDIS_URL": f"redis://narrow:pw@127.0.0.1:{standalone_server.port}/0",
+            "FLOWCACHE_AUDIT_JOURNAL": str(tmp_path / "audit.db"),
+        }
+        assert check(environment).returncode == 0
+        more = {"FLOWCACHE_DELIVERY_STREAM": "audit", "FLOWCACHE_AUTH_SHARED_RATES": "true"}
+        done = check(environment | more)
+        assert done.returncode == 2
+        assert "forbids flowcache's user time, xadd.\n" in done.stderr
+        assert "What to do: ACL SETUSER narrow +time +xadd\n" in done.stderr
+        standalone_server.cli("ACL", "DELUSER", "narrow")
 
 
 class TestServe:
@@ -238,10 +314,34 @@ class TestEncryption:
         assert done.returncode == 0, done.stderr
         assert (
             "Encrypted is every key, with the key 2027-02; decrypted also with: 2027-01.\n"
-            "Refused there: INCR.\n" in done.stdout
+            "Refused there: INCR, and what is not encrypted.\n" in done.stdout
         )
         for line in keys.read_text().splitlines():
             assert line.partition(":")[2] not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize(
+        ("plaintext", "told", "untold"),
+        [
+            ("write", "nothing that is written is encrypted yet; every key will be.", "Encrypted"),
+            ("read", "Encrypted is every key, with the key k1", "yet"),
+        ],
+    )
+    def test_how_far_encryption_has_come_is_told(
+        self, standalone_server: RedisProcess, plaintext: str, told: str, untold: str
+    ) -> None:
+        """Nothing is said to be encrypted that isn't, and the step that is taken is named."""
+        key = flowcache("encryption", "new-key", "k1").stdout.strip()
+        done = check(
+            {
+                "REDIS_NODES": nodes(standalone_server),
+                "FLOWCACHE_ENCRYPTION_KEYS": key,
+                "FLOWCACHE_ENCRYPTION_PLAINTEXT": plaintext,
+            }
+        )
+        assert done.returncode == 0, done.stderr
+        assert f'encryption.plaintext = "{plaintext}"' in done.stdout
+        assert told in done.stdout
+        assert untold not in done.stdout
 
     def test_an_id_that_is_none(self) -> None:
         """A key that no configuration would take isn't made."""
@@ -290,6 +390,12 @@ class TestClients:
         tokens = [re.findall(r"fc_\S{43}", text) for text in (one, other)]
         assert len(tokens[0]) == len(tokens[1]) == 1
         assert tokens[0] != tokens[1]
+
+    def test_a_token_that_would_never_count_is_not_made(self) -> None:
+        """An end that has passed is a slip, told before a token is shown."""
+        done = flowcache("token", "new", "desk", "--expires", "2020-01-01")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--expires 2020-01-01: this has passed" in done.stderr
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""

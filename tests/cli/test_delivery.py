@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.test_cli import flowcache
 from tests.delivery.receiver import ENDPOINT_TOKEN, PATH, Fault, Receiver, receiver
-from tests.servers import RedisProcess, eventually
+from tests.servers import FLOWCACHE_ACL, RedisProcess, eventually
 from tests.unit.audit.journals import SIGNING_KEY, chain
 
 
@@ -83,6 +83,60 @@ def test_what_was_delivered_can_be_verified(config: str, path: Path, tmp_path: P
     assert flowcache("audit", "verify", "--received", str(tmp_path / "none")).returncode == 2
 
 
+def received(*files: Path, more: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    """Return exit code, output and errors of verifying ``files`` as received, with the key."""
+    options = [each for file in files for each in ("--received", str(file))]
+    key = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
+    done = flowcache("audit", "verify", *options, *more, environment=key)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_rotated_files(config: str, path: Path, tmp_path: Path) -> None:
+    """Together they are whole; the newer alone is judged from where it begins."""
+    first = chain(path, [3])
+    chain(path, [3])
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
+    old, new = tmp_path / "out.jsonl.1", tmp_path / "out.jsonl"
+    lines = new.read_text().splitlines(keepends=True)
+    mine = [line for line in lines if json.loads(line)["writer"] == first]
+    rest = [line for line in lines if line not in mine]
+    old.write_text("".join(mine[:2]))
+    new.write_text("".join(mine[2:] + rest))
+    whole = "10 records in 2 chains: all is well.\n"
+    assert received(old, new, more=("--from-start",))[:2] == (0, whole)
+    code, told, _ = received(new)
+    assert code == 0
+    assert f"writer {first}: begins with record 2 in what was received\n" in told
+    code, told, _ = received(new, more=("--from-start",))
+    assert (code, f"writer {first}, record 0: missing" in told) == (1, True)
+    new.write_text("".join(mine[2:3] + mine[4:] + rest))
+    code, told, _ = received(new)
+    assert (code, f"writer {first}, record 3: missing" in told) == (1, True)
+
+
+def test_chains_that_only_others_tell_of(config: str, path: Path, tmp_path: Path) -> None:
+    """Nothing of a chain in the file: it is said, and a fault where all is asked."""
+    first = chain(path, [3])
+    chain(path, [3])
+    assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
+    new = tmp_path / "out.jsonl"
+    lines = new.read_text().splitlines(keepends=True)
+    new.write_text("".join(line for line in lines if json.loads(line)["writer"] != first))
+    code, told, _ = received(new)
+    assert (code, f"writer {first}: others tell of it" in told) == (0, True)
+    assert received(new, more=("--from-start",))[0] == 1
+
+
+def test_an_export_is_no_evidence(path: Path, tmp_path: Path) -> None:
+    """It has no hashes: that is said, not that records were forged."""
+    chain(path, [3])
+    exported = tmp_path / "export.jsonl"
+    assert flowcache("audit", "export", "-j", str(path), "-o", str(exported)).returncode == 0
+    code, told, errors = received(exported)
+    assert (code, told) == (2, "")
+    assert "What `audit export` writes has none" in errors
+
+
 def test_once_with_a_destination_that_fails(
     config: str, path: Path, there: Receiver, tmp_path: Path
 ) -> None:
@@ -96,10 +150,12 @@ def test_once_with_a_destination_that_fails(
     )
     shown = flowcache("audit", "deliveries", "-c", config)
     assert shown.returncode == 1
-    rows = {line.split()[0]: line.split() for line in shown.stdout.splitlines() if line.strip()}
+    lines = shown.stdout.splitlines()
+    rows = {words[0]: words for line in lines if (words := line.split())}
     assert rows["file"][1:3] == ["5", "0"]
     assert rows["http"][1:3] == ["0", "5"]
-    assert " ".join(rows["http"]).endswith("never the endpoint answered 503")
+    assert rows["http"][-2:] == ["never", "failing"]
+    assert "http: the endpoint answered 503" in lines
     assert "http: 5 records of writer" in shown.stderr
 
 
@@ -109,7 +165,9 @@ def test_a_destination_that_has_stopped(config: str, path: Path, there: Receiver
     there.intake_faults.append(Fault(400))
     assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 1
     shown = flowcache("audit", "deliveries", "-c", config)
-    assert (shown.returncode, "stopped: the endpoint answered 400" in shown.stdout) == (1, True)
+    assert shown.returncode == 1
+    assert " stopped " in shown.stdout
+    assert "http: the endpoint answered 400\n" in shown.stdout
     assert flowcache("audit", "deliver", "-c", config, "--once").returncode == 0
     shown = flowcache("audit", "deliveries", "-c", config)
     assert (shown.returncode, "stopped" in shown.stdout) == (0, False)
@@ -183,3 +241,27 @@ def _readable(pipe: int) -> int:
     """Return how many bytes are in a pipe."""
     found = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
     return int.from_bytes(found, sys.byteorder)
+
+
+def test_a_stream_that_may_not_be_written(path: Path, fresh_standalone: RedisProcess) -> None:
+    """Without the right to append, what the user lacks is named, and what to do."""
+    chain(path, [3])
+    rights = FLOWCACHE_ACL.split()
+    fresh_standalone.cli("ACL", "SETUSER", "flowcache", "on", ">secret", *rights)
+    environment = {
+        "REDIS_NODES": f"127.0.0.1:{fresh_standalone.port}",
+        "FLOWCACHE_REDIS_USERNAME": "flowcache",
+        "FLOWCACHE_REDIS_PASSWORD": "secret",
+        "FLOWCACHE_AUDIT_JOURNAL": str(path),
+        "FLOWCACHE_DELIVERY_STREAM": "flowcache:audit",
+    }
+    try:
+        done = flowcache("audit", "deliver", "--once", environment=environment)
+        assert done.returncode == 1
+        assert "stream: Redis forbids flowcache's user this key or command." in done.stdout
+        assert "+xadd and ~flowcache:audit" in done.stdout
+        fresh_standalone.cli("ACL", "SETUSER", "flowcache", "+xadd")
+        done = flowcache("audit", "deliver", "--once", environment=environment)
+        assert (done.returncode, done.stdout) == (0, "stream: has everything\n")
+    finally:
+        fresh_standalone.cli("ACL", "DELUSER", "flowcache")

@@ -302,6 +302,23 @@ def test_a_second_service_of_the_journal_stands_by(
     assert len(there.lines) == len(firsts(there.lines))
 
 
+def test_standard_output_is_the_audits_alone(
+    fresh_standalone: RedisProcess, path: Path, tmp_path: Path
+) -> None:
+    """What the service says of itself goes elsewhere: every line there is a record."""
+    out = tmp_path / "out.jsonl"
+    with service(journalled(path, fresh_standalone, delivery_file="-"), output=out) as running:
+        running.call(operation="SET", key="k", value=1)
+        eventually(lambda: "the audit is delivered" in running.log)
+        eventually(lambda: len(out.read_bytes().splitlines()) >= 2)
+        assert running.stop() == 0
+        assert f"serves on {running.url}" in running.log
+    received = Received(out.read_bytes().splitlines())
+    report = verify(received, KEY.encode())
+    assert report.is_well
+    assert report.records == len(kept(path)) >= 2
+
+
 def test_no_secret_is_anywhere(
     fresh_standalone: RedisProcess, path: Path, tmp_path: Path, there: Receiver
 ) -> None:

@@ -456,3 +456,30 @@ def test_faults_of_the_configuration(tmp_path: Path) -> None:
         service(environment, "--embedded"),
     ):
         pass
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+def test_strict_workers_see_that_the_journal_is_gone_before_a_call_fails(
+    fresh_standalone: RedisProcess, tmp_path: Path, suffix: str
+) -> None:
+    """/readyz looks itself, in each worker, and so do the inspector and the metrics; put back, the
+    service is ready again."""
+    path = tmp_path / "audit.db"
+    environment = journalled(path, fresh_standalone, audit_mode="strict", http_workers="2")
+    there, aside = Path(f"{path}{suffix}"), tmp_path / "aside"
+    with service(environment) as running:
+        assert running.call(operation="SET", key="k", value=1).status == 200
+        os.rename(there, aside)
+        for _ in range(20):  # each by a connection of its own: both workers are met
+            told = running.request("GET", "/readyz")
+            assert (told.status, told.json["error"]) == (503, "The audit can't be written.")
+        assert "moved or removed while in use" in str(running.inspect()["journal"])
+        assert b"\nflowcache_audit_broken 2.0\n" in running.request("GET", "/metrics").body
+        assert running.call(operation="SET", key="k", value=2).status == 503
+        os.rename(aside, there)
+        eventually(running.is_ready, what="the service to be ready again")
+        eventually(
+            lambda: running.call(operation="SET", key="k", value=3).status == 200,
+            what="calls to be recorded again",
+        )
+    verified(path)

@@ -437,6 +437,7 @@ namespace = "app"
         assert standalone_server.cli("EXISTS", "flowcache:ns:app:k") in (1, "1")
         assert send(key, "GET", scope="data:read").data == 7
         assert send(key, scope="data:read").code == "forbidden"
+        assert "its token has no scope that counts here" in send(key, scope="openid").json["error"]
         for refused in (
             send(stranger),
             send(key, aud="other"),

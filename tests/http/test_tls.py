@@ -183,9 +183,24 @@ def test_one_that_is_required_is_required(made: Certificates, tmp_path: Path) ->
         where = ("--url", f"https://localhost:{running.port}")
         trusts = ("--ca-file", made.authority.certificate)
         token = {"FLOWCACHE_INSPECTOR_CONTROL_TOKEN": CONTROL_TOKEN}
-        assert flowcache("circuits", *where, *trusts, **token).returncode == 2
+        shows_none = flowcache("circuits", *where, *trusts, **token)
+        assert shows_none.returncode == 2
+        assert "wants to see a certificate; show one with --cert-file" in shows_none.stderr
+        other_name = ("--url", f"https://127.1:{running.port}")
+        misnamed = flowcache("circuits", *other_name, *trusts, **token)
+        assert misnamed.returncode == 2
+        assert "ask by a name or an address that its certificate has" in misnamed.stderr
+        half = flowcache(
+            "circuits", *where, *trusts, "--cert-file", made.client.certificate, **token
+        )
+        assert half.returncode == 2
+        assert "a certificate and its key in one file" in half.stderr
         refused = flowcache("circuits", *where, *trusts, "--cert-file", both, **token)
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        both.write_bytes(made.client.key.read_bytes() + made.client.certificate.read_bytes())
+        clash = flowcache("circuits", *where, *trusts, "--cert-file", both, **token)
+        assert clash.returncode == 2
+        assert "two credentials that clash. Show one that no client is named for." in clash.stderr
 
 
 def test_a_trusted_proxy_hands_a_certificate_on(made: Certificates, tmp_path: Path) -> None:

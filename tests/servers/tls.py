@@ -23,12 +23,10 @@ def documented_acl() -> str:
     The tests run with this rule and no other, so what is documented is what suffices.
     """
     found = re.search(
-        r"^ACL SETUSER flowcache on >password (.*?)^```",
-        _OPERATIONS.read_text("utf-8"),
-        re.M | re.S,
+        r"^ACL SETUSER flowcache on >password (.*)$", _OPERATIONS.read_text("utf-8"), re.M
     )
     assert found is not None, "docs/operations.md has lost its ACL rule"
-    return " ".join(found[1].split())
+    return found[1]
 
 
 FLOWCACHE_ACL = documented_acl()

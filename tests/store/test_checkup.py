@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
 
@@ -9,16 +10,27 @@ import pytest
 
 from flowcache.secret import Secret
 from flowcache.store.checkup import CheckupFault, checkup
+from flowcache.store.rights import SHARED_RATES, Right, appending
 from flowcache.store.settings import Address, StoreSettings, Tls
-from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer
+from tests.servers import (
+    FLOWCACHE_ACL,
+    Cluster,
+    RedisProcess,
+    SentinelGroup,
+    TlsServer,
+    redis_binary,
+    replicated,
+    standalone,
+    valkey_binary,
+)
 from tests.servers.ports import LOOPBACK, PortClaim
 from tests.store.resp import error
 from tests.store.scripted import Scripted
 
 
-async def check(*nodes: tuple[str, int], **changes: Any) -> list[str]:
+async def check(*nodes: tuple[str, int], rights: Sequence[Right] = (), **changes: Any) -> list[str]:
     settings = StoreSettings(nodes=tuple(Address(*node) for node in nodes), **changes)
-    return [line async for line in checkup(settings, monotonic)]
+    return [line async for line in checkup(settings, monotonic, rights)]
 
 
 async def fault(*nodes: tuple[str, int], **changes: Any) -> str:
@@ -67,6 +79,90 @@ async def test_documented_rights_suffice(tls_server: TlsServer) -> None:
         password=Secret(tls_server.password),
     )
     assert len(lines) == 3
+
+
+@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+def server_with_user(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
+    with standalone(request.param()) as server:
+        yield server
+
+
+def may(server: RedisProcess, *rules: str) -> dict[str, Any]:
+    """Give a user the documented rights, changed by ``rules``; return how it is configured."""
+    server.cli("ACL", "SETUSER", "flow", "reset", "on", ">pw", *FLOWCACHE_ACL.split(), *rules)
+    return {"username": "flow", "password": Secret("pw")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    "get set hset hgetall del incrby eval evalsha hmget expire pexpire ping".split(),  # noqa: SIM905
+)
+async def test_a_right_that_is_missing_is_named(
+    server_with_user: RedisProcess, command: str
+) -> None:
+    """Be it one that only a script uses: with the rule that gives it, and no other."""
+    told = await fault(server_with_user.address, **may(server_with_user, f"-{command}"))
+    assert told.endswith(
+        f": Redis forbids flowcache's user {command}.\n  What to do: ACL SETUSER flow +{command}"
+    )
+    for key in server_with_user.cli("KEYS", "flowcache:checkup*"):
+        assert command == "del", "who can't remove it leaves it to its end"
+        assert 0 < int(server_with_user.cli("TTL", key)) <= 10
+
+
+async def test_what_a_configuration_asks_for_is_tried(server_with_user: RedisProcess) -> None:
+    """All that is missing at once; where the user has it the check passes, and adds no entry."""
+    server, stream = server_with_user, b"audit"
+    server.cli("DEL", stream.decode())
+    rights = [SHARED_RATES, appending(stream)]
+    told = await fault(server.address, rights=rights, **may(server))
+    assert told.endswith("user time, xadd.\n  What to do: ACL SETUSER flow +time +xadd")
+    assert len(await check(server.address, **may(server))) == 3, "who does without need not have it"
+    assert len(await check(server.address, rights=rights, **may(server, "+time", "+xadd"))) == 3
+    assert server.cli("EXISTS", stream.decode()) == 0
+    server.cli("XADD", stream.decode(), "*", "field", "there before")
+    assert len(await check(server.address, rights=rights, **may(server, "+time", "+xadd"))) == 3
+    assert server.cli("XLEN", stream.decode()) == 1
+
+
+async def test_keys_that_are_missing_are_named(server_with_user: RedisProcess) -> None:
+    """A user that may send a command, and not on these keys, is told to be given the keys."""
+    server = server_with_user
+    granted = may(server, "+xadd", "resetkeys", "~flowcache:*", "~mine:*")
+    assert len(await check(server.address, **granted)) == 3
+    told = await fault(server.address, rights=[appending(b"audit")], **granted)
+    assert told.endswith("user xadd.\n  What to do: ACL SETUSER flow ~audit")
+    told = await fault(server.address, **may(server, "resetkeys", "~mine:*"))
+    assert told.endswith("What to do: ACL SETUSER flow ~flowcache:*")
+
+
+async def test_what_a_cluster_takes_is_tried_there(breakable_cluster: Cluster) -> None:
+    """Each primary is asked; a server alone does without, and so may its user."""
+    for node in breakable_cluster.nodes:
+        granted = may(node)
+    address = breakable_cluster.addresses[0]
+    assert len(await check(address, **granted)) == 4, "the documented rights are enough"
+    for node in breakable_cluster.nodes:
+        may(node, "-asking", "-readwrite")
+    told = await fault(address, **granted)
+    assert told.endswith(
+        "user asking, readwrite.\n  What to do: ACL SETUSER flow +asking +readwrite"
+    )
+    for node in breakable_cluster.nodes:
+        may(node, "-cluster|slots")
+    assert "give flowcache's Redis user +cluster|slots" in await fault(address, **granted)
+    for node in breakable_cluster.nodes:
+        node.cli("ACL", "DELUSER", "flow")
+
+
+async def test_waiting_for_replicas_takes_a_right() -> None:
+    """Where writes are confirmed, the right to wait is asked for."""
+    with replicated() as pair:
+        told = await fault(pair.primary.address, confirm_replicas=1, **may(pair.primary))
+        assert told.endswith("user wait.\n  What to do: ACL SETUSER flow +wait")
+        granted = may(pair.primary, "+wait")
+        lines = await check(pair.primary.address, confirm_replicas=1, **granted)
+        assert len(lines) == 2
 
 
 async def test_a_cluster_that_goes_on_without_a_shard(breakable_cluster: Cluster) -> None:

@@ -25,7 +25,14 @@ from flowcache.policy.tokens import digest
 from flowcache.resilience.breaker import Mode, Unit, Window
 from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret, SecretInFile
-from flowcache.settings import SETTINGS, ConfigurationError, Setting, Settings, load
+from flowcache.settings import (
+    SETTINGS,
+    ConfigurationError,
+    Setting,
+    Settings,
+    audit_settings,
+    load,
+)
 from flowcache.settings.sources import service_links
 from flowcache.store.settings import Address, ReadFrom, Tls
 from tests.envelopes import KEYS, line
@@ -455,6 +462,32 @@ def test_the_environment_has_more_say_than_the_file_and_an_override_the_most(
     assert read(load(file, environment | wrong, {row.name: text})) == expected
 
 
+def test_a_bad_value_is_shown_in_part() -> None:
+    """A file that was taken for a value fills no log."""
+    (fault,) = faults_of("FLOWCACHE_HTTP_PORT", "x" * 10_000)
+    assert fault.startswith("http.port (FLOWCACHE_HTTP_PORT) = 'xxx")
+    assert len(fault) < 400
+
+
+def test_who_reads_a_journal_is_told_of_the_audit_only(write: Write) -> None:
+    """What is wrong with the rest keeps the service from starting, and nobody from reading."""
+    file = write('[http]\nport = "none"\n[audit]\njournal = "audit.db"\n')
+    assert str(audit_settings(file, {}).journal).endswith("audit.db")
+    file = write('[http]\nport = "none"\n[audit]\nkeep_days = "none"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        audit_settings(file, {})
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == ["audit.keep_days"]
+
+
+def test_our_own_name_has_more_say_than_the_seeds() -> None:
+    """And `REDIS_NODES` more than `REDIS_URL`: who sets both is moving to the former."""
+    names = ("FLOWCACHE_REDIS_NODES", "REDIS_NODES", "REDIS_URL")
+    for first, *others in (names, names[1:]):
+        environment = {first: "first:6379"} | dict.fromkeys(others, "other:6379")
+        (node,) = loaded(environment).store.nodes
+        assert node.host == "first"
+
+
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
@@ -690,7 +723,9 @@ def test_a_fault_names_its_key_and_the_bad_value(name: str) -> None:
 def test_a_fault_of_the_file_names_its_key_and_the_bad_value(name: str, write: Write) -> None:
     """In the file, the key is name enough."""
     section, _, key = name.partition(".")
-    (fault,) = faults(write(f"[{section}]\n{key} = {json.dumps(BAD[name])}"), TOKEN)
+    # A token in the environment has more say: what the file says of it would not be read.
+    environment = {} if name == "auth.token_file" else TOKEN
+    (fault,) = faults(write(f"[{section}]\n{key} = {json.dumps(BAD[name])}"), environment)
     assert fault.startswith(f"{name} = {BAD[name]!r}: ")
 
 
@@ -753,14 +788,16 @@ def test_an_error_reads_as_all_of_its_faults() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("[http]\nprot = 1", "http.prot: unknown setting"),
-        ("[htpp]\nport = 1", "htpp.port: unknown setting"),
+        ("[http]\nprot = 1", "http.prot: unknown setting; did you mean http.port?"),
+        ("[htpp]\nport = 1", "htpp.port: unknown setting; did you mean http.port?"),
+        ("[redis]\nnode = 1", "redis.node: unknown setting; did you mean redis.nodes?"),
+        ("[redis]\nxyzzy = 1", "redis.xyzzy: unknown setting"),
         ("port = 1", "port: unknown outside of a section; did you forget [http]?"),
         ("[[http]]\nport = 1", "http: unknown outside of a section; did you forget [http]?"),
     ],
 )
 def test_an_unknown_key_is_a_fault(text: str, fault: str, write: Write) -> None:
-    """What is misspelt is not ignored."""
+    """What is misspelt is not ignored, and what it was meant to be is told where that is plain."""
     assert faults(write(text), TOKEN) == [fault]
 
 
@@ -778,7 +815,8 @@ def test_the_value_of_an_unknown_key_is_not_told(write: Write) -> None:
 
 def test_an_unknown_variable_is_a_fault() -> None:
     """A misspelt variable is told; those of other programs are none of ours."""
-    assert faults_of("FLOWCACHE_HTTP_PROT", "1") == ["FLOWCACHE_HTTP_PROT: unknown variable"]
+    (fault,) = faults_of("FLOWCACHE_HTTP_PROT", "1")
+    assert fault == "FLOWCACHE_HTTP_PROT: unknown variable; did you mean FLOWCACHE_HTTP_PORT?"
     loaded({"HTTP_PORT": "1", "flowcache_port": "2", "PATH": "/"})
 
 
@@ -853,9 +891,9 @@ def test_a_path_that_no_file_can_have_is_a_fault() -> None:
 
 @pytest.mark.parametrize("text", ["port = ", "[http", 'a = "', "\ufeffa = 1", "a = 1\na = 2"])
 def test_a_file_that_is_no_toml_is_a_fault(text: str, write: Write) -> None:
-    """The fault names the file."""
+    """The fault names the file; nothing is said to be missing that may stand in it."""
     file = write(text)
-    (fault,) = faults(file, TOKEN)
+    (fault,) = faults(file, {})
     assert fault.startswith(f"{file}: no TOML: ")
 
 
@@ -1009,6 +1047,22 @@ def test_a_secret_and_a_file_of_it_are_one_too_many(row: Setting) -> None:
     assert row.holds is not None
     both = {secret: ROWS[row.holds][0], row.variable: ROWS[row.name][0]}
     assert f"{row.holds} and {row.name}: one of them is enough" in faults(None, TOKEN | both)
+
+
+def test_of_a_secret_and_a_file_of_it_the_stronger_source_counts(
+    tmp_path: Path, write: Write
+) -> None:
+    """The environment has more say than the file of the configuration, however it says it."""
+    held = tmp_path / "held"
+    held.write_text("a-held-password")
+    in_document = write('[redis]\npassword = "a-written-password"')
+    settings = load(in_document, TOKEN | {"FLOWCACHE_REDIS_PASSWORD_FILE": str(held)})
+    assert settings.store.password is not None
+    assert settings.store.password.reveal() == "a-held-password"
+    mounted = write('[redis]\npassword_file = "/no/longer/there"')
+    settings = load(mounted, TOKEN | {"FLOWCACHE_REDIS_PASSWORD": "a-written-password"})
+    assert settings.store.password is not None
+    assert settings.store.password.reveal() == "a-written-password"
 
 
 @pytest.mark.parametrize("row", MOUNTED, ids=lambda row: row.name)
@@ -1250,6 +1304,13 @@ def test_what_is_said_of_encryption_needs_keys(key: str, text: str) -> None:
     assert told == [f"encryption.{key}: needs encryption.keys"]
 
 
+@pytest.mark.parametrize("plaintext", ["read", "write"])
+def test_passing_what_is_in_clear_needs_keys(plaintext: str) -> None:
+    """A step towards encryption that has no keys is none: the operator hears of it."""
+    (told,) = faults(None, TOKEN | {"FLOWCACHE_ENCRYPTION_PLAINTEXT": plaintext})
+    assert told.startswith(f'encryption.plaintext = "{plaintext}": needs encryption.keys; ')
+
+
 def test_an_active_key_that_is_not_there() -> None:
     """The fault names the keys there are, by id."""
     told = faults(
@@ -1292,7 +1353,7 @@ FINGERPRINT = f"sha256:{'ab' * 32}"
     [
         ({"TLS_CERT_FILE": OWN_PEM}, "http.tls_cert_file and http.tls_key_file: one needs"),
         ({"TLS_KEY_FILE": OWN_PEM}, "http.tls_cert_file and http.tls_key_file: one needs"),
-        ({"TLS_CLIENT_CA_FILE": OWN_PEM}, 'http.tls_client_auth = "off": '),
+        ({"TLS_CLIENT_CA_FILE": OWN_PEM}, "http.tls_client_ca_file: nobody is asked"),
         ({"TLS_CLIENT_AUTH": "optional"}, 'http.tls_client_auth = "optional": '),
         (
             {"TLS_CLIENT_CA_FILE": OWN_PEM, "TLS_CLIENT_AUTH": "required"},

@@ -20,6 +20,7 @@ from typing import Any, Self
 from flowcache.audit.chain import Cut, Entry, Link
 
 __all__ = [
+    "BESIDE",
     "COLUMNS",
     "JournalFault",
     "Turns",
@@ -28,6 +29,7 @@ __all__ = [
     "cut",
     "cuts",
     "ends",
+    "files",
     "heads",
     "identity",
     "links",
@@ -41,6 +43,9 @@ _VERSION = 1
 _BUSY_SECONDS = 5.0
 _PAUSE = 0.0002
 _TRIES = 10_000
+
+BESIDE = ("-wal", "-shm")
+"""What the names of SQLite's own files end with: what was committed of late, and its index."""
 
 COLUMNS = ", ".join(Entry.__struct_fields__)
 """The columns of a record, in the order of `Entry`; ``hash`` and ``seal`` follow."""
@@ -217,6 +222,12 @@ def identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
+def files(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Return the identities of all that the open journal consists of: the file first, then what
+    SQLite keeps beside it. They are the same for as long as anybody has it open."""
+    return tuple(identity(Path(f"{path}{suffix}")) for suffix in ("", *BESIDE))
+
+
 def _text(kept: bytes) -> str:
     """Return a text as it was kept. One that somebody broke must not hide the rest."""
     try:
@@ -305,14 +316,14 @@ def _cut(row: tuple[Any, ...]) -> Cut:
         hash=_bytes(cut.hash),
         at=_number(cut.at),
         newest=_number(cut.newest),
-        early=int(_number(cut.early)),
+        early=cut.early if isinstance(cut.early, int) else 0,
         seal=_bytes_or_none(cut.seal),
     )
 
 
 def _number(value: float) -> float:
     """Return a number as it was kept; in place of what is none, one that no seal fits."""
-    return value if isinstance(value, int | float) else 0
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _bytes(value: object) -> bytes:

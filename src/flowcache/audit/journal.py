@@ -162,6 +162,16 @@ class Journal:
         if self._strict and (self._now_wrong() is not None or len(self._queue) >= self._capacity):
             raise Unrecorded("The audit journal can't be written, so nothing was done.")
 
+    def look(self) -> None:
+        """Pass as `admit` does, and find what nobody has written to see: files that are gone.
+
+        Raises:
+            Unrecorded: in strict mode, when what is recorded now would not be kept.
+        """
+        self.admit()
+        if self._strict and self._writer.displaced() is not None:
+            raise Unrecorded("The audit journal can't be written, so nothing was done.")
+
     def record(self, record: AuditRecord) -> Awaitable[bool] | None:
         """Queue one record; in strict mode return what says whether it is on disk."""
         self.total += 1
@@ -193,7 +203,7 @@ class Journal:
             path=str(self._settings.journal),
             mode=self._settings.mode.value,
             writer=self._writer.name,
-            fault=self._now_wrong(),
+            fault=self._now_wrong() or self._writer.displaced(),
             tampering=self._tampering,
             queued=self._unwritten(),
             written=self._written,
@@ -268,7 +278,9 @@ class Journal:
             self._tidy()
         while self._step() or (self._unwritten() and self._fault is None):
             pass
-        self._attempt(self._writer.close)
+        # After a fault the chain has no end: a closing record would say that all is there.
+        if self._fault is None:
+            self._attempt(self._writer.close)
 
     def _pause(self) -> float:
         """Return how long to wait for a wake-up, in seconds."""

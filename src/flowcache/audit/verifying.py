@@ -175,15 +175,11 @@ def _told_cuts(links: Sequence[Link]) -> Iterator[tuple[int, int]]:
 
 
 def _gone(cuts: Mapping[int, Cut], told: Set[tuple[int, int]]) -> Gone:
-    # What somebody put there in place of a number is a fault of its cut; here it counts as nothing.
-    sound = [
-        cut for cut in cuts.values() if isinstance(cut.newest, float) and isinstance(cut.early, int)
-    ]
     return Gone(
-        sum(cut.seq for cut in sound),
+        sum(cut.seq for cut in cuts.values()),
         len(cuts),
-        max((cut.newest for cut in sound), default=0.0),
-        sum(cut.early for cut in sound),
+        max((cut.newest for cut in cuts.values()), default=0.0),
+        sum(cut.early for cut in cuts.values()),
         sum((writer, cut.seq) not in told for writer, cut in cuts.items()),
     )
 

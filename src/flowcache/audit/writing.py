@@ -29,6 +29,7 @@ from flowcache.audit.chain import (
     writer_name,
 )
 from flowcache.audit.database import COLUMNS, JournalFault, Turns
+from flowcache.audit.recognising import recognise
 from flowcache.audit.redaction import Redaction, redaction
 from flowcache.audit.retention import LetGo, Retention, Tampered
 from flowcache.audit.settings import AuditSettings
@@ -94,7 +95,8 @@ class ChainWriter:
         self._retention = Retention(settings.keep_days, settings.max_mb, self._key)
         self._turns: Turns | None = None
         self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._files: tuple[tuple[int, int] | None, ...] = (None,)
+        """What the open journal consists of; see `database.files`."""
         self._own, self._strangers = _Chain(False), _Chain(True)
         self._tried: Sequence[AuditRecord | Note] | None = None
         """The batch whose commit did not return."""
@@ -179,7 +181,7 @@ class ChainWriter:
 
     def abandon(self) -> None:
         """Close the file as it is, so that the next use opens it anew."""
-        if self._is_displaced():
+        if self.displaced() is not None:
             return  # never to be closed, see there
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -189,15 +191,37 @@ class ChainWriter:
             self._turns.close()
             self._turns = None
 
+    def displaced(self) -> str | None:
+        """Tell whether files that are open are no longer those at their path; None if they are.
+
+        SQLite knows the files beside the journal, -wal and -shm, by name only. So such a journal
+        must not be closed, which could remove those of the one in its place, and none may be opened
+        there while other workers still have this one. Any thread may ask: it takes three stats.
+        """
+        if self._connection is None:
+            return None
+        found = database.files(self._path)
+        if found == self._files:
+            return None
+        if found[0] != self._files[0]:
+            return (
+                f"{self._path}: was moved or removed while in use; put it back, or stop "
+                "flowcache, move its -wal and -shm to the same place, and start it again."
+            )
+        pairs = zip(database.BESIDE, found[1:], self._files[1:], strict=True)
+        gone = " and ".join(f"{self._path}{suffix}" for suffix, is_, was in pairs if is_ != was)
+        return (
+            f"{gone}: moved or removed while in use; put back what was moved, or stop flowcache "
+            "and start it again: records of the last minutes may be missing then."
+        )
+
     # -- opening ----------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
-            if self._is_displaced():
-                raise JournalFault(
-                    f"{self._path}: was moved or removed while in use; put it back, or stop "
-                    "flowcache, move its -wal and -shm to the same place, and start it again."
-                )
+            displaced = self.displaced()
+            if displaced is not None:
+                raise JournalFault(displaced)
             return self._connection
         with self._turn():
             connection = database.connect(self._path)
@@ -206,7 +230,8 @@ class ChainWriter:
             except BaseException:
                 connection.close()
                 raise
-        self._connection, self._identity = connection, database.identity(self._path)
+        self._files = database.files(self._path)  # before others can see the connection
+        self._connection = connection
         return connection
 
     def _resume(self, connection: sqlite3.Connection) -> None:
@@ -218,7 +243,7 @@ class ChainWriter:
         begun = [each for each in (self._own, self._strangers) if each.head or each.uncertain]
         tried, self._tried, self._landed = self._tried, None, None
         missing: dict[str, tuple[int, str]] = {}
-        is_ours = self._identity == database.identity(self._path)
+        is_ours = self._files[0] == database.identity(self._path)
         for chain in begun:
             last = database.ends(connection, chain.writer)
             on_disk = (last[0].entry.seq, last[0].hash) if last else None
@@ -231,7 +256,7 @@ class ChainWriter:
         if self._own.head is not None and not missing:
             return
         if not is_ours:
-            self._recognise(connection)
+            recognise(connection, self._path, self._key)
         if missing and is_ours:
             self.tampering = (
                 f"{', '.join(f'writer {name}, record {seq}' for name, (seq, _) in missing.items())}"
@@ -241,36 +266,6 @@ class ChainWriter:
         witness = look(connection, (own.writer,), missing if is_ours else {})
         self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
         self._own, self._strangers, self._landed = own, _Chain(True), None
-
-    def _recognise(self, connection: sqlite3.Connection) -> None:
-        """See that the journal is sealed with our key, as far as its newest records tell.
-
-        Raises:
-            JournalFault: all of it would be faults to whoever verifies it with that key.
-        """
-        last = database.heads(connection)
-        if not last:
-            return
-        if self._key is None:
-            fits = any(link.seal is None for link in last)
-        else:
-            key = self._key
-            fits = any(link.seal == seal(key, link.hash) for link in last)
-        if not fits:
-            raise JournalFault(
-                f"{self._path}: is sealed with another audit.signing_key, or was begun "
-                f"{'with' if self._key is None else 'without'} one; configure that, or move the "
-                "journal away while flowcache is stopped: a new one is begun."
-            )
-
-    def _is_displaced(self) -> bool:
-        """Tell whether the file that is open is no longer the one at its path.
-
-        SQLite knows the files beside it, -wal and -shm, by name only. So such a file must not be
-        closed, which could remove those of the one in its place, and none may be opened there while
-        other workers still have this one.
-        """
-        return self._connection is not None and database.identity(self._path) != self._identity
 
     # -- writing ----------------------------------------------------------------------------------
 

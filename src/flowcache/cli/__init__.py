@@ -9,6 +9,7 @@ import typer
 from flowcache import __version__
 from flowcache.cli import audit, circuits, encryption, token
 from flowcache.cli.check import check
+from flowcache.cli.common import examples
 from flowcache.cli.delivery import deliver, deliveries
 from flowcache.cli.erase import erase
 from flowcache.cli.records import export, query
@@ -23,6 +24,11 @@ _app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    epilog=examples(
+        "flowcache serve --embedded",
+        "flowcache check --config flowcache.toml",
+        "flowcache serve --config flowcache.toml",
+    ),
 )
 
 

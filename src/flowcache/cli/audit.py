@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up, valid
+from flowcache.cli.common import Config, examples, give_up, valid
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ app = typer.Typer(
     name="audit",
     help="Read, verify and deliver the audit journal. It is only ever opened for reading.",
     no_args_is_help=True,
+    epilog=examples(
+        "flowcache audit verify -j /var/lib/flowcache/audit.db",
+        "flowcache audit query -j audit.db --interaction 6011 --outcome failed",
+        "flowcache audit deliveries -c flowcache.toml",
+    ),
 )
 
 _SHOWN_FAULTS = 20
@@ -43,9 +48,20 @@ def verify(
     journal: Journal = None,
     config: Config = None,
     received: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSON lines that were delivered, not the journal."),
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON lines that were delivered, not the journal. Once for each rotated file.",
+        ),
     ] = None,
+    from_start: Annotated[
+        bool,
+        typer.Option(
+            "--from-start",
+            help="Of what was received: chains have to be there from their first record on. An "
+            "anchor demands that, too.",
+        ),
+    ] = False,
     anchor: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Heads that an earlier run has written.")
     ] = None,
@@ -66,14 +82,16 @@ def verify(
 
         flowcache audit verify --journal /var/lib/flowcache/audit.db
 
-        flowcache audit verify -c flowcache.toml --anchor heads.json --write-anchor heads.json
+        flowcache audit verify -j audit.db --anchor a.json --write-anchor a.json
 
-        flowcache audit verify --received audit.jsonl
+        flowcache audit verify --received audit.jsonl.1 --received audit.jsonl
     """
     from flowcache.audit.database import JournalFault
     from flowcache.audit.verifying import heads
 
     settings = read_settings(journal, config)
+    if from_start and not received:
+        give_up("--from-start is about what was received: name that with --received.")
     known = None
     if anchor is not None:
         known = _read_anchor(anchor, may_be_new=anchor == write_anchor)
@@ -81,6 +99,8 @@ def verify(
     try:
         with _chains(settings, received) as reader:
             report = _with_progress(reader, None if key is None else key.reveal().encode(), known)
+            if received and not from_start and known is None:
+                report = _from_where_they_begin(reader, report)
             found = heads(reader) if report.is_well and write_anchor is not None else None
     except JournalFault as fault:
         give_up(str(fault))
@@ -120,20 +140,61 @@ def copy(
 
 
 @contextmanager
-def _chains(settings: AuditSettings, received: Path | None) -> Iterator[Chains]:
+def _chains(settings: AuditSettings, received: Sequence[Path] | None) -> Iterator[Chains]:
     from flowcache.audit.reading import Reader
     from flowcache.audit.received import Received
 
-    if received is None:
+    if not received:
         with Reader(journal_of(settings)) as reader:
             yield reader
-    else:
+        return
+    chains = Received(_lines(received))
+    if chains.damage() and not chains.count():
+        give_up(
+            f"{', '.join(map(str, received))}: there is no record as it is delivered, with its "
+            "hash. What `audit export` writes has none, and can't be verified."
+        )
+    yield chains
+
+
+def _lines(files: Sequence[Path]) -> Iterator[bytes]:
+    for file in files:
         try:
-            with received.open("rb") as lines:
-                chains = Received(lines)
+            with file.open("rb") as lines:
+                yield from lines
         except OSError as fault:
-            give_up(f"{received}: can't be read: {fault.strerror}.")
-        yield chains
+            give_up(f"{file}: can't be read: {fault.strerror}.")
+
+
+def _from_where_they_begin(reader: Chains, report: Report) -> Report:
+    """Say of what was received where each chain begins, and judge it from there on.
+
+    What is missing before that may be in another file, and so may chains that only others tell of.
+    """
+    from flowcache.audit.chain import writer_name
+
+    begins = {
+        writer: links[0].entry.seq
+        for writer in sorted({*reader.writers(), *reader.cuts()})
+        if (links := reader.links(writer, 0))
+    }
+    for writer, first in begins.items():
+        cut = reader.cut(writer, 0)
+        if first > 0 and (cut is None or cut.seq > first):
+            print(f"writer {writer_name(writer)}: begins with record {first} in what was received")
+    absent = sorted(
+        {fault.writer for fault in report.faults} - begins.keys() - reader.cuts().keys()
+    )
+    for writer in absent:
+        print(f"writer {writer_name(writer)}: others tell of it; nothing of it was received")
+    return report._replace(
+        faults=[
+            fault
+            for fault in report.faults
+            if fault.writer not in absent
+            and (fault.seq is None or fault.seq >= begins.get(fault.writer, 0))
+        ]
+    )
 
 
 def _with_progress(reader: Chains, key: bytes | None, anchor: Anchor | None) -> Report:

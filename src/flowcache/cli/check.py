@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flowcache.policy.settings import JwtSettings
     from flowcache.sealing.settings import SealingSettings
     from flowcache.settings import Settings
+    from flowcache.store.rights import Right
 
 __all__ = ["check"]
 
@@ -25,6 +26,8 @@ def check(config: Config = None, redis: Redis = None) -> None:
 
         flowcache check --config flowcache.toml
     """
+    from flowcache.audit.database import JournalFault
+    from flowcache.audit.recognising import try_out
     from flowcache.policy.overview import overview
     from flowcache.settings import load
 
@@ -45,6 +48,10 @@ def check(config: Config = None, redis: Redis = None) -> None:
     if journal is not None:
         if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
             give_up(f"audit.journal = {journal}: may not be written by this user.")
+        try:
+            try_out(settings.audit)
+        except JournalFault as fault:
+            give_up(f"audit.journal: {fault}")
         print(f"The audit journal is {journal}, {settings.audit.mode}.")
     if settings.delivery is not None:
         print(f"The audit is delivered to: {', '.join(settings.delivery.names)}.")
@@ -60,11 +67,32 @@ def _sealed(settings: SealingSettings) -> str:
     refused = [name for name, operation in CATALOGUE.items() if not operation.can_be_sealed]
     ids = [key.id for key in settings.provider.fetch() if key.id != settings.active]
     spaces = [space.decode() for space in settings.spaces or ()]
-    return (
-        f"Encrypted is {', '.join(spaces) or 'every key'}, with the key {settings.active}; "
-        f"decrypted also with: {', '.join(ids) or 'no other'}.\n"
-        f"Refused there: {', '.join(refused)}."
+    return _ENCRYPTED[settings.plaintext].format(
+        where=", ".join(spaces) or "every key",
+        active=settings.active,
+        others=", ".join(ids) or "no other",
+        refused=", ".join(refused),
     )
+
+
+_ENCRYPTED = {
+    "refuse": (
+        "Encrypted is {where}, with the key {active}; decrypted also with: {others}.\n"
+        "Refused there: {refused}, and what is not encrypted."
+    ),
+    "read": (
+        "Encrypted is {where}, with the key {active}; decrypted also with: {others}.\n"
+        "Refused there: {refused}.\n"
+        'With encryption.plaintext = "read", what is not encrypted passes until it is written anew.'
+    ),
+    "write": (
+        'With encryption.plaintext = "write", nothing that is written is encrypted yet; '
+        "{where} will be.\n"
+        "Decrypted with the key {active}; also with: {others}.\n"
+        "Refused there: {refused}."
+    ),
+}
+"""encryption.plaintext -> what becomes of values."""
 
 
 def _try_issuer(settings: JwtSettings) -> None:
@@ -82,13 +110,22 @@ def _try_issuer(settings: JwtSettings) -> None:
         print(f"Warning: keys of the issuer are ignored, RSA under 2048 bits: {names}.")
 
 
+def _rights(settings: Settings) -> list[Right]:
+    """Return what flowcache's Redis user must be allowed for this configuration."""
+    from flowcache.store.rights import SHARED_RATES, appending
+
+    rights = [SHARED_RATES] if settings.gate.shared_rates else []
+    stream = None if settings.delivery is None else settings.delivery.stream
+    return rights if stream is None else [*rights, appending(stream.key)]
+
+
 async def _try_redis(settings: Settings) -> None:
     from flowcache.store.checkup import CheckupFault, checkup
     from flowcache.telemetry import logs
 
     logs.configure("error")  # what the check itself says is enough
     try:
-        async for finding in checkup(settings.store, monotonic):
+        async for finding in checkup(settings.store, monotonic, _rights(settings)):
             print(finding)
     except CheckupFault as fault:
         give_up(str(fault))

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from flowcache.cli.common import give_up
+from flowcache.cli.common import examples, give_up
 from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.ports import Access, Mode
 
@@ -31,15 +31,11 @@ _PATIENCE = 10.0
 _WIDE = 200
 """Columns of a table that no terminal shows: nothing of it is to be cut off."""
 
-_EXAMPLES = """
-Examples:
-
-    flowcache circuits
-
-    flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write
-
-    flowcache circuits clear
-"""
+_EXAMPLES = examples(
+    "flowcache circuits",
+    "flowcache circuits set forced-open --shard 10.0.0.7:6379 --access write",
+    "flowcache circuits clear",
+)
 
 app = typer.Typer(
     help="Show the circuits of a running service, and switch them.", rich_markup_mode="markdown"
@@ -191,13 +187,19 @@ def _order(
     token = _token(where.token_file or before.token_file, _CONTROL)
     told = _call(service, "POST", json.dumps(order).encode(), token)
     circuits = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
-    print(f"{mode}: {circuits}; {told['circuits']} circuits in {told['workers']} workers.")
+    done = "Taken back" if mode == CONFIGURED else mode
+    concerned = f"{_count(told['circuits'], 'circuit')} in {_count(told['workers'], 'worker')}"
+    print(f"{done}: {circuits}; {concerned}.")
     if told["silent"]:
         print(
-            f"flowcache: {told['silent']} workers did not answer in time; they follow as soon as "
-            "anybody asks for metrics or the inspector.",
+            f"flowcache: {_count(told['silent'], 'worker')} did not answer in time, and will "
+            "follow as soon as anybody asks for metrics or the inspector.",
             file=sys.stderr,
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 # -- the connection --------------------------------------------------------------------------------
@@ -239,9 +241,11 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
     except TimeoutError:
         give_up(f"{url} did not answer within {_PATIENCE:g} s.")
     except ssl.SSLCertVerificationError as fault:
-        give_up(f"{url}: {fault.verify_message}; name its authority with --ca-file.")
+        remedy = _UNTRUSTED.get(fault.verify_code, "name its authority with --ca-file")
+        give_up(f"{url}: {fault.verify_message.rstrip('.')}; {remedy}.")
     except ssl.SSLError as fault:
-        give_up(f"{url}: {fault.reason or fault}.")
+        reason = fault.reason or str(fault)
+        give_up(f"{url}: {_ALERTS.get(reason, reason)}.")
     except (OSError, http.client.HTTPException) as fault:
         give_up(f"{url}: {fault or type(fault).__name__}.")
     finally:
@@ -255,15 +259,37 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
     error = told.get("error") if isinstance(told, dict) else None
     if not isinstance(error, str):
         give_up(f"{url} does not answer as flowcache does (status {status}).")
-    give_up(_REMEDIES.get(status, "{}").format(error))
+    remedy = _REMEDIES.get(status, "")
+    to_look = ", or to look inspector.token" if method == "GET" else ""
+    clash = ""
+    if service.cert_file is not None and status == http.client.UNAUTHORIZED:
+        clash = _CLASH.format(service.cert_file)
+    give_up(f"{error}{remedy.format(to_look)}{clash}")
 
 
 _REMEDIES = {
-    http.client.UNAUTHORIZED: "{} It takes what is configured as inspector.control_token.",
-    http.client.FORBIDDEN: "{} It takes what is configured as inspector.control_token.",
-    http.client.NOT_FOUND: "{} Is it an older flowcache?",
+    http.client.UNAUTHORIZED: " It takes what is configured as inspector.control_token{}.",
+    http.client.FORBIDDEN: " It takes what is configured as inspector.control_token{}.",
+    http.client.NOT_FOUND: " Is it an older flowcache?",
 }
 """Status -> what to say besides what the service says."""
+
+_CLASH = (
+    " The certificate in {} may be a client's: then token and certificate are two credentials that "
+    "clash. Show one that no client is named for."
+)
+"""What else to say where a certificate was shown: the service tells no stranger which it was."""
+
+_OTHER_NAME = "ask by a name or an address that its certificate has, with --url"
+_UNTRUSTED = {62: _OTHER_NAME, 64: _OTHER_NAME}
+"""X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL -> what to do."""
+
+_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants to see a certificate; show one with --cert-file",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority of the certificate of --cert-file",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS; is it http://?",
+}
+"""What OpenSSL calls a fault -> what it means here."""
 
 
 def _connection(service: _Service) -> tuple[http.client.HTTPConnection, str]:
@@ -291,10 +317,13 @@ def _tls(service: _Service) -> ssl.SSLContext:
     if service.cert_file is not None:
         try:
             context.load_cert_chain(service.cert_file)
-        except OSError as fault:
+        except ssl.SSLError:
             give_up(
-                f"--cert-file {service.cert_file}: {fault.strerror or 'no certificate and key'}."
+                f"--cert-file {service.cert_file}: expected a certificate and its key in one file, "
+                "as cat app.crt app.key makes it."
             )
+        except OSError as fault:
+            give_up(f"--cert-file {service.cert_file}: {fault.strerror}.")
     return context
 
 

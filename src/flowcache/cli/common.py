@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-__all__ = ["Config", "Redis", "give_up", "valid"]
+__all__ = ["Config", "Redis", "examples", "give_up", "valid"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -25,6 +25,11 @@ Redis = Annotated[
         "host:port,host:port. The topology is detected.",
     ),
 ]
+
+
+def examples(*lines: str) -> str:
+    """Return the end of the help of a group: a docstring's examples belong to one command."""
+    return "\n\n".join(("Examples:", *(f"    {line}" for line in lines)))
 
 
 def valid(load: Callable[[], SettingsT]) -> SettingsT:

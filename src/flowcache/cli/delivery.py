@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["deliver", "deliveries"]
 
-_COLUMNS = (
-    "destination",
-    "delivered",
-    "behind",
-    "waits",
-    "missed",
-    "last delivered",
-    "how it does",
-)
+_COLUMNS = ("destination", "delivered", "behind", "waits", "missed", "last delivered", "it is")
+_TO_THE_SECOND = len("2026-01-31T08:00:00")
 
 
 def deliver(
@@ -85,22 +78,26 @@ def deliveries(config: Config = None) -> None:
         found = overview(settings.journal, settings.names, time())
     except JournalFault as fault:
         give_up(str(fault))
-    table = Table(*_COLUMNS, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in _COLUMNS:
+        table.add_column(name, no_wrap=True)
     for each in found:
-        state = "well" if each.fault is None else each.fault
         table.add_row(
             each.destination,
             str(each.delivered),
             str(sum(each.behind.values())),
             f"{each.behind_seconds:.0f} s",
             str(each.missed),
-            "never" if each.delivered_at is None else moment(each.delivered_at),
-            f"stopped: {state}" if each.stopped else state,
+            "never" if each.delivered_at is None else moment(each.delivered_at)[:_TO_THE_SECOND],
+            "stopped" if each.stopped else "well" if each.fault is None else "failing",
         )
     out = Console()
     if not out.is_terminal:
         out = Console(width=1000)  # nothing is cut where another program reads
     out.print(table, markup=False)
+    for each in found:
+        if each.fault is not None:  # whole sentences, which a column would break
+            print(f"{each.destination}: {each.fault}")
     for each in found:
         for writer, due in each.behind.items():
             print(f"{each.destination}: {due} records of writer {writer} are due", file=sys.stderr)

@@ -6,11 +6,16 @@ from typing import Annotated
 
 import typer
 
-from flowcache.cli.common import give_up
+from flowcache.cli.common import examples, give_up
 
 __all__ = ["app"]
 
-app = typer.Typer(name="encryption", help="Keys for encryption at rest.", no_args_is_help=True)
+app = typer.Typer(
+    name="encryption",
+    help="Keys for encryption at rest.",
+    no_args_is_help=True,
+    epilog=examples("(umask 077; flowcache encryption new-key 2027-01 >> flowcache-keys)"),
+)
 
 
 @app.callback()
@@ -26,9 +31,11 @@ def new_key(
 ) -> None:
     """Make a key and print the line to add to the file of keys: all it prints is that line.
 
-    Examples:
+    The file should be its user's alone: `umask 077` beforehand sees to that.
 
-        flowcache encryption new-key 2027-01 >> /run/secrets/flowcache-keys
+    Example:
+
+        (umask 077; flowcache encryption new-key 2027-01 >> flowcache-keys)
     """
     from flowcache.sealing import keys
 

@@ -104,7 +104,7 @@ def erase(
 
         flowcache erase -c flowcache.toml --pattern 'customer:4711:*' --dry-run
 
-        flowcache erase -c flowcache.toml --pattern 'customer:{subject}:*' --subject-file id.txt
+        flowcache erase -c app.toml --pattern 'id:{subject}:*' --subject-file id.txt
     """
     from flowcache.settings import load
     from flowcache.telemetry import logs
@@ -116,6 +116,7 @@ def erase(
     made = {"auth.token": secrets.token_urlsafe()}
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}, made))
     logs.configure("error")  # what the command itself says is enough
+    _warn_of_nobodys(target, settings)
     user = _user()
     told = {"namespace": namespace, "dry_run": dry_run, "reason": reason, "user": user}
     deed = _begin(settings.audit, target, by or user, told, may_be_none=unrecorded or dry_run)
@@ -166,6 +167,22 @@ def _target(namespace: str | None, pattern: str, subject: str | None, everything
     if not read.name and not everything:
         give_up("--pattern *: this is every key there is; say --everything if it is meant.")
     return _Target(pattern, namespace, prefix, read)
+
+
+def _warn_of_nobodys(target: _Target, settings: Settings) -> None:
+    """Say it when nobody has the namespace: that nothing is left there may mean nothing."""
+    from flowcache.ports import NAMESPACES
+
+    known = {who.prefix for who in settings.principals if who.prefix}
+    if target.namespace is None or target.prefix in known:
+        return
+    names = sorted(prefix.removeprefix(NAMESPACES).rstrip(b":").decode() for prefix in known)
+    there = f"there are {', '.join(names)}" if names else "none has any"
+    print(
+        f"Warning: no client of this configuration has the namespace {target.namespace}; {there}. "
+        "Is it spelt right?",
+        file=sys.stderr,
+    )
 
 
 def _user() -> str:
@@ -290,10 +307,19 @@ def _run(work: Coroutine[Any, Any, _T]) -> tuple[str, str, _T | None]:
 # -- what is told ----------------------------------------------------------------------------------
 
 
+_OTHER_USER = (
+    "\n  What to do: erase as the user flowcache-erase of docs/operations.md, not as the "
+    "service's: set FLOWCACHE_REDIS_USERNAME and FLOWCACHE_REDIS_PASSWORD_FILE for this command."
+)
+
+
 def _tell(outcome: _Outcome, target: _Target, dry_run: bool, settings: Settings) -> None:
+    from flowcache.errors import Forbidden
+
     if outcome.code != "ok":
         done = "" if dry_run else f"{_keys(outcome.keys)} removed; others may be left. "
-        print(f"flowcache: {target}: {done}{outcome.why}", file=sys.stderr)
+        advice = _OTHER_USER if outcome.code == Forbidden.code else ""
+        print(f"flowcache: {target}: {done}{outcome.why}{advice}", file=sys.stderr)
     elif dry_run:
         print(f"{_keys(outcome.keys)} of {target}. Nothing was removed. {outcome.why}".rstrip())
     else:

@@ -37,6 +37,10 @@ _COLUMNS = (
     "ms",
     "shard",
 )
+_FIRST = ("time", "client", "operation", "key", "outcome")
+"""What is shown where there is no room for all."""
+_WIDE = 160
+"""Columns of a terminal that has room for all."""
 
 
 class Asked(NamedTuple):
@@ -89,13 +93,13 @@ def query(
     *,
     asked: Asked,
 ) -> None:
-    """Show the newest records that fit, newest last.
+    """Show the newest records that fit, newest last; on a narrow terminal not all of each.
 
     Examples:
 
         flowcache audit query -j audit.db --interaction 6011 --outcome failed
 
-        flowcache audit query -c flowcache.toml --key caller:C-1 --since 2026-01-31T08:00
+        flowcache audit query -c flowcache.toml --key caller:C-1 --since 2026-01-31
     """
     from rich import box
     from rich.console import Console
@@ -109,7 +113,13 @@ def query(
     wanted = _query(settings, asked, limit)
     with _reading(path) as reader:
         found = list(reader.newest(wanted))
-    table = Table(*_COLUMNS, box=box.SIMPLE_HEAD)
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=1000)  # nothing is cut where another program reads
+    columns = _COLUMNS if out.width >= _WIDE else _FIRST
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, no_wrap=name == "time", overflow="fold")
     for entry in reversed(found):
         cells = (
             moment(entry.at),
@@ -124,12 +134,14 @@ def query(
             None if entry.latency_ms is None else f"{entry.latency_ms:g}",
             None if entry.shard is None else f"{entry.shard}{' (replica)' * bool(entry.stale)}",
         )
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in cells))
-    out = Console()
-    if not out.is_terminal:
-        out = Console(width=1000)  # nothing is cut where another program reads
+        named = dict(zip(_COLUMNS, cells, strict=True))
+        shown = (named[name] for name in columns)
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in shown))
     out.print(table)
     _tell_number(len(found), asked)
+    if columns is _FIRST:
+        left_out = ", ".join(name for name in _COLUMNS if name not in _FIRST)
+        print(f"No room for {left_out}: pipe it, as into less -S.", file=sys.stderr)
 
 
 @asks
@@ -152,7 +164,7 @@ def export(
 
         flowcache audit export -j audit.db --since 2026-01-01 > january.jsonl
 
-        flowcache audit export -c flowcache.toml --format csv --client ivr -o ivr.csv
+        flowcache audit export -c app.toml --format csv --client ivr -o ivr.csv
     """
     from flowcache.audit.exporting import Format, write
 

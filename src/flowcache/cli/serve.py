@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -47,7 +48,7 @@ def serve(
 
         flowcache serve --embedded
 
-        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379 --workers 2
+        SERVICE_BEARER_TOKEN=... flowcache serve --redis redis://cache:6379
     """
     # Imported here: --help and --version need none of it.
     import structlog
@@ -122,11 +123,13 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
     """
     from flowcache.policy.tokens import digest
 
-    server = settings.server
+    server, delivery = settings.server, settings.delivery
+    # Where the audit has standard output, nothing else goes there.
+    out = sys.stderr if delivery is not None and delivery.file == "-" else sys.stdout
     host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host  # noqa: S104
     scheme = "http" if server.tls is None else "https"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
-    print(f"flowcache {__version__} serves on {url}", flush=True)
+    print(f"flowcache {__version__} serves on {url}", file=out, flush=True)
     if made is None:
         return
     known = {credential.token.digest for credential in settings.credentials}
@@ -145,5 +148,6 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
   circuits   curl -s {url}/inspector/circuits -H "Authorization: Bearer {control}"
   docs       {url}/docs
 """,
+        file=out,
         flush=True,
     )

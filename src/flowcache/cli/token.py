@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from flowcache.cli.common import give_up
+from flowcache.cli.common import examples, give_up
 
 __all__ = ["app"]
 
-app = typer.Typer(name="token", help="Tokens of clients.", no_args_is_help=True)
+app = typer.Typer(
+    name="token",
+    help="Tokens of clients.",
+    no_args_is_help=True,
+    epilog=examples("flowcache token new agent-desktop --expires 2027-12-31"),
+)
 
 
 @app.callback()
@@ -42,6 +47,8 @@ def token_new(
         give_up(f"{name[:80]!r} is no name of a client: 1 to 64 letters, digits, - _ and .")
     if name in TAKEN_NAMES:
         give_up(f"{name} is the name of whoever shows {TAKEN_NAMES[name]}; pick another.")
+    if expires is not None and expires.replace(tzinfo=UTC) <= datetime.now(UTC):
+        give_up(f"--expires {expires:%Y-%m-%d}: this has passed; the token would never count.")
     section = f'clients."{name}"' if "." in name else f"clients.{name}"  # a bare dot nests
     token = new_token()
     entry = f'"{show_digest(token)}"'

@@ -72,12 +72,16 @@ async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, ended.set)
     with _lock(settings.journal) as lock:
-        while not _takes(lock):
+        is_free = _takes(lock)
+        if not is_free:
+            _log.info("another process delivers from this journal: standing by")
+        while not (is_free or _takes(lock)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STAND_BY_SECONDS):
                     await ended.wait()
                 return 0
         async with _loops(settings, store) as loops:
+            _log.info("the audit is delivered", to=[each.name for each in loops])
             running = [(each, asyncio.create_task(each.run())) for each in loops]
             await ended.wait()
             await asyncio.gather(*(_end(each, task) for each, task in running))

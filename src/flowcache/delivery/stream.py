@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from flowcache.delivery.batch import Batch
 from flowcache.delivery.settings import Stream
-from flowcache.errors import Failure
+from flowcache.errors import Failure, Forbidden
 from flowcache.outbound.judging import NotNow, Refused
 from flowcache.ports import APPEND, Clock, Command
+from flowcache.printable import printable
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 
@@ -39,8 +40,14 @@ class StreamDestination:
         command = Command(APPEND, self._key, (self._most, b"record", *batch.lines), writes=True)
         try:
             await self._store.execute(command, self._clock() + self._seconds)
+        except Forbidden as fault:
+            key = printable(self._key.decode())
+            raise Refused(
+                f"{fault.message} Give it what the stream needs, +eval +evalsha +xadd and ~{key}, "
+                "and start the delivery again (SIGHUP)."
+            ) from None
         except Failure as fault:
-            # Below 500: another type is under the key, or the user may not write there.
+            # Below 500: another type is under the key.
             kind = Refused if fault.status < 500 else NotNow
             raise kind(fault.message) from None
 

@@ -21,6 +21,7 @@ from flowcache.errors import (
     Failure,
     InvalidRequest,
     LockedOut,
+    NoPassword,
     NotFound,
     RedisUnavailable,
     TooLarge,
@@ -53,6 +54,15 @@ __all__ = ["Deliveries", "PagesSettings", "nothing_delivered", "pages"]
 
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
+
+_NOT_READY: tuple[tuple[type[RedisUnavailable], str], ...] = (
+    (Unrecorded, "The audit can't be written."),
+    (NoPassword, "The file of flowcache's password for Redis can't be read."),
+    (LockedOut, "Redis refuses flowcache's user or password."),
+    (RedisUnavailable, "Redis does not answer."),
+)
+"""What /readyz says of a failure; the first row that fits counts. Which server it is, and which
+file, is for the inspector: the page is open to anybody."""
 
 _log = structlog.get_logger(__name__)
 
@@ -160,14 +170,9 @@ def pages(
     async def readyz(_: Request) -> Response:
         try:
             await ready()
-        except Unrecorded:
-            return _json({"status": "unavailable", "error": "The audit can't be written."}, 503)
-        except LockedOut:
-            error = "Redis refuses flowcache's user or password."
+        except RedisUnavailable as fault:
+            error = next(told for kind, told in _NOT_READY if isinstance(fault, kind))
             return _json({"status": "unavailable", "error": error}, 503)
-        except RedisUnavailable:
-            # Which server, and why, is for the inspector: this page is open to anybody.
-            return _json({"status": "unavailable", "error": "Redis does not answer."}, 503)
         return _json({"status": "ready"})
 
     async def metrics(_: Request) -> Response:

@@ -32,6 +32,8 @@ _MOST_KNOWN = 4096
 """Certificates whose reading is kept: it costs more than all the rest of a check."""
 _NAME = re.compile(r"dns:[!-~]{1,255}|uri:[!-~]{1,2048}", re.ASCII)
 _FINGERPRINT = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
+_OPENSSL = re.compile(r"\Asha256 Fingerprint=", re.ASCII | re.IGNORECASE)
+"""What ``openssl x509 -fingerprint -sha256`` writes before a fingerprint."""
 
 
 class Certificate(NamedTuple):
@@ -45,15 +47,19 @@ class Certificate(NamedTuple):
 def read_name(text: str) -> str:
     """Return the name of a certificate that ``text`` from the configuration stands for.
 
+    A fingerprint may have colons between its bytes, and be the whole line that OpenSSL writes.
+
     Raises:
         ValueError: it is none.
     """
+    text = _OPENSSL.sub("sha256:", text)
     kind, _, rest = text.partition(":")
     name = f"{kind}:{rest.replace(':', '').lower()}" if kind == "sha256" else text
     name = name.lower() if kind == "dns" else name
     if not _FINGERPRINT.fullmatch(name) and not _NAME.fullmatch(name):
         raise ValueError(
-            f'"{text[:80]}" is none; expected "sha256:" and 64 digits, "dns:NAME" or "uri:URI"'
+            f'"{text[:80]}" is none; expected "sha256:" and a fingerprint of 64 hexadecimal digits '
+            '(colons between them don\'t count), "dns:NAME" or "uri:URI"'
         )
     return name
 

@@ -61,9 +61,10 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
     client's own limits were those that the request was read with.
     """
     if permission not in who.permissions:
-        return Deny(
-            Reason.PERMISSION, f"This credential may not do this; it lacks {permission.value}."
-        )
+        # The configuration gives everybody something: a token's scope took it away.
+        lacks = f"it lacks {permission.value}"
+        why = lacks if who.permissions else "its token has no scope that counts here"
+        return Deny(Reason.PERMISSION, f"This credential may not do this; {why}.")
     if who.operations is not None and operation not in who.operations:
         return Deny(Reason.OPERATION, f"operation: this credential may not run {operation}.")
     key = command.key

@@ -53,6 +53,9 @@ _log = structlog.get_logger(__name__)
 _SOON = 0.5
 """Seconds after which a circuit is probed again that opened for a reason that passes by itself."""
 
+_AILING = "Redis has not been answering for this key; it is given time to recover."
+_ORDERED = "Redis is not asked for this key, by order of an operator, until that is taken back."
+
 
 class GuardSettings(NamedTuple):
     """What a guard needs to know.
@@ -128,10 +131,8 @@ class Guard(Generic[ShardT]):
             slow_at = began + circuits.patience.seconds() if second_chance else None
         permit = circuit.acquire(began)
         if isinstance(permit, Refused):
-            refusal = CircuitOpen(
-                "Redis has not been answering for this key; it is given time to recover.",
-                retry_after=permit.retry_after,
-            )
+            why = _ORDERED if permit.is_ordered else _AILING
+            refusal = CircuitOpen(why, retry_after=permit.retry_after)
             if second_chance:
                 return await self._elsewhere(shard, circuits, command, deadline, refusal)
             raise refusal

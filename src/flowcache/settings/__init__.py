@@ -60,9 +60,12 @@ def load(
     """
     faults: list[str] = []
     document = read_file(file, faults)
+    is_complete = not faults
     find_unknown(document, environment, faults)
     sources = Sources(overrides or {}, environment, document, fallbacks or {})
     values = read_values(sources, faults)
+    if not is_complete:  # what seems to be missing may stand in the file
+        raise ConfigurationError(faults)
     settings = assemble(values, document.get("clients", {}), faults)
     if faults or settings is None:
         raise ConfigurationError(faults)
@@ -103,8 +106,11 @@ def delivery_settings(
     """
     faults: list[str] = []
     document = read_file(file, faults)
+    is_complete = not faults
     find_unknown(document, environment, faults)
     values = read_values(Sources(overrides or {}, environment, document, {}), faults)
+    if not is_complete:
+        raise ConfigurationError(faults)
     delivery = delivery_part(values, faults)
     if faults:
         raise ConfigurationError(faults)

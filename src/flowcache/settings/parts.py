@@ -155,10 +155,12 @@ def _server_tls(v: dict[str, Any], faults: list[str]) -> ServerTls | None:
         return None
     if (cert is None) != (key is None):
         faults.append("http.tls_cert_file and http.tls_key_file: one needs the other")
-    elif (ca is None) != (auth == ClientAuth.OFF):
+    elif ca is None and auth != ClientAuth.OFF:
+        faults.append(f'http.tls_client_auth = "{auth}": needs http.tls_client_ca_file')
+    elif ca is not None and auth == ClientAuth.OFF:
         faults.append(
-            f'http.tls_client_auth = "{auth}": optional and required need http.tls_client_ca_file, '
-            "which says nothing without them"
+            "http.tls_client_ca_file: nobody is asked for a certificate while "
+            "http.tls_client_auth is off; set it to optional or required"
         )
     elif ca is not None and cert is None:
         faults.append("http.tls_client_ca_file: says nothing without http.tls_cert_file")
@@ -389,6 +391,11 @@ def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSet
             for name in ("encryption.namespaces", "encryption.active")
             if v[name] is not None
         )
+        if v["encryption.plaintext"] != Plaintext.REFUSE:
+            faults.append(
+                f'encryption.plaintext = "{v["encryption.plaintext"]}": needs encryption.keys; '
+                "at SIGHUP a service still has the environment of its start"
+            )
         return None
     provider = WrittenKeys(written)
     ids = [key.id for key in provider.fetch()]

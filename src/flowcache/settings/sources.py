@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,17 +58,25 @@ def find_unknown(
             continue
         if section not in sections and not keys:
             faults.append(f"{section}: unknown section")
+        names = (f"{section}.{key}" for key in keys)
         faults.extend(
-            f"{section}.{key}: unknown setting" for key in keys if f"{section}.{key}" not in known
+            f"{name}: unknown setting{_suggested(name, known)}"
+            for name in names
+            if name not in known
         )
     variables = {name for s in SETTINGS for name in (s.variable, *s.names)}
     faults.extend(
-        f"{name}: unknown variable"
+        f"{name}: unknown variable{_suggested(name, variables)}"
         for name in environment
         if name.startswith("FLOWCACHE_")
         and name not in variables
         and not _is_service_link(name, environment[name])
     )
+
+
+def _suggested(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, sorted(known), 1, 0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 _TRANSPORT = "PORT_[0-9]+_(?:TCP|UDP|SCTP)"
@@ -94,6 +103,14 @@ def service_links(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name, value in environment.items() if _is_service_link(name, value))
 
 
+class Found(NamedTuple):
+    """Where a value was found, and what it is; a source of lower ``rank`` has more say."""
+
+    source: str
+    raw: Any
+    rank: int
+
+
 class Sources(NamedTuple):
     """Where a value may come from; the first has the most say."""
 
@@ -102,44 +119,43 @@ class Sources(NamedTuple):
     document: Mapping[str, Any]
     fallbacks: Mapping[str, Any]
 
-    def find(self, setting: Setting) -> tuple[str, Any]:
+    def find(self, setting: Setting) -> Found:
         """Return where the value of ``setting`` was found, and what was found there."""
         if self.overrides.get(setting.name) is not None:
-            return setting.name, self.overrides[setting.name]
+            return Found(setting.name, self.overrides[setting.name], 0)
         for name in (setting.variable, *setting.names):
             value = self.environment.get(name)
             if value and not _is_service_link(name, value):
-                return name, value
+                return Found(name, value, 1)
         section = self.document.get(setting.section)
         if isinstance(section, dict) and setting.key in section:
-            return setting.name, section[setting.key]
-        return setting.name, self.fallbacks.get(setting.name, setting.default)
+            return Found(setting.name, section[setting.key], 2)
+        return Found(setting.name, self.fallbacks.get(setting.name, setting.default), 3)
 
 
 def read_values(sources: Sources, faults: list[str], section: str | None = None) -> dict[str, Any]:
     """Return the value of every setting, or of those of ``section``, by name; None: it has none.
 
-    A secret that a file holds is the secret's own value.
+    A secret that a file holds is the secret's own value. Of the two spellings that counts which
+    comes from where more is said; both in one source are a fault.
     """
     rows = [each for each in SETTINGS if section in (None, each.section)]
-    files = {
-        each.holds: each
-        for each in rows
-        if each.holds is not None and sources.find(each)[1] is not None
-    }
-    sources = sources._replace(
-        fallbacks={name: made for name, made in sources.fallbacks.items() if name not in files}
-    )
-    values = {each.name: _value(each, sources, faults) for each in rows}
-    for secret, file in files.items():
-        if None not in (values[secret], values[file.name]):
-            faults.append(f"{secret} and {file.name}: one of them is enough")
-        values[secret] = values[secret] or values[file.name]
+    found = {each.name: sources.find(each) for each in rows}
+    files = {each.holds: each.name for each in rows if each.holds is not None}
+    for pair in files.items():
+        weaker, stronger = sorted(pair, key=lambda name: found[name].rank, reverse=True)
+        if found[stronger].raw is not None and found[weaker].rank > found[stronger].rank:
+            found[weaker] = found[weaker]._replace(raw=None)  # it is not even read
+    values = {each.name: _value(each, found[each.name], faults) for each in rows}
+    for name, held_by in files.items():
+        if None not in (values[name], values[held_by]):
+            faults.append(f"{name} and {held_by}: one of them is enough")
+        values[name] = values[name] or values[held_by]
     return values
 
 
-def _value(setting: Setting, sources: Sources, faults: list[str]) -> Any:
-    source, raw = sources.find(setting)
+def _value(setting: Setting, found: Found, faults: list[str]) -> Any:
+    source, raw, _ = found
     if raw is None:
         return None
     try:

@@ -432,8 +432,8 @@ SETTINGS: tuple[Setting, ...] = (
         "namespaces",
         read.namespaces,
         None,
-        "namespaces whose values are encrypted in Redis; `*`, the default: all of them, and the "
-        "keys that are in none",
+        "namespaces whose values are encrypted in Redis; `*`, or nothing said: all of them, and "
+        "the keys that are in none",
     ),
     *_secret(
         "encryption",

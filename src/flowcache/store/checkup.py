@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from flowcache.errors import Failure
 from flowcache.ports import Clock, Command, Once
 from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
+from flowcache.store.rights import Right, missing_rights
 from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import tag_of_slot
 from flowcache.store.topology import Kind, ShardMap, Topology
@@ -27,6 +28,7 @@ _ADVICE = (
     ("refused the user", "check redis.username and redis.password, or those in the URL"),
     ("refused the handshake", "check redis.username, redis.password and redis.database"),
     ("wants a password", "set redis.password, or put it into the URL"),
+    ("forbids flowcache's user CLUSTER", "give flowcache's Redis user +cluster|slots"),
     ("forbids flowcache", "give flowcache's Redis user the rights that docs/operations.md lists"),
     ("TLS failed", "check redis.tls_ca_file and that Redis speaks TLS on this port"),
     ("Invalid Database", "set redis.database to one that exists; a cluster has only 0"),
@@ -44,8 +46,12 @@ def _with_advice(fault: object) -> CheckupFault:
     return CheckupFault(f"{text}\n  What to do: {advice}." if advice else text)
 
 
-async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
+async def checkup(
+    settings: StoreSettings, clock: Clock, rights: Sequence[Right] = ()
+) -> AsyncIterator[str]:
     """Find the topology, then write, read and remove a key on every shard; yield what works.
+
+    ``rights`` are those that the configuration asks for besides what any service needs.
 
     Raises:
         CheckupFault: something does not.
@@ -75,6 +81,7 @@ async def checkup(settings: StoreSettings, clock: Clock) -> AsyncIterator[str]:
     try:
         await store.start()
         for shard in topology.shards:
+            await _may(settings, topology.kind, shard, rights)
             milliseconds = await _use(store, shard, clock)
             yield f"  {shard.primary}: writes, reads and scripts work ({milliseconds:.1f} ms)."
     finally:
@@ -100,10 +107,31 @@ async def _wants_full_coverage(settings: StoreSettings, topology: Topology) -> b
     return False
 
 
+def _key(shard: ShardMap) -> bytes:
+    """Return a key that lives there and is nobody's."""
+    slot = shard.slots[0][0] if shard.slots else 0
+    return b"flowcache:checkup:{%b}" % tag_of_slot(slot)
+
+
+async def _may(
+    settings: StoreSettings, kind: Kind, shard: ShardMap, rights: Sequence[Right]
+) -> None:
+    """See that flowcache's user may all that the service will do."""
+    try:
+        found = await missing_rights(shard.primary, settings, _key(shard), kind, rights)
+    except ConnectFault:
+        return  # whoever uses the shard next says why
+    if found is not None:
+        commands, rule = found
+        raise CheckupFault(
+            f"{shard.primary}: Redis forbids flowcache's user {', '.join(commands)}.\n"
+            f"  What to do: {rule}"
+        )
+
+
 async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
     """Use a shard as a flow would; return the milliseconds that it took."""
-    slot = shard.slots[0][0] if shard.slots else 0
-    key = b"flowcache:checkup:{%b}" % tag_of_slot(slot)
+    key = _key(shard)
     once = Once(b"checkup", b"checkup", 1000)
     began = clock()
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, ClassVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
@@ -18,22 +18,47 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
+from flowcache.errors import LockedOut, NoPassword, RedisUnavailable
 from flowcache.secret import Secret
 from flowcache.store.settings import Address, StoreSettings
 
-__all__ = ["ConnectFault", "NotLetIn", "NotPermitted", "ask", "close", "connect", "take_over"]
+__all__ = [
+    "ConnectFault",
+    "NotLetIn",
+    "NotPermitted",
+    "PasswordUnread",
+    "ask",
+    "close",
+    "connect",
+    "take_over",
+]
 
 
 class ConnectFault(Exception):
     """A connection could not be made. The message says why and what to do about it."""
 
+    failure: ClassVar[type[RedisUnavailable]] = RedisUnavailable
+    """What it is to who would have used the connection."""
+
 
 class NotLetIn(ConnectFault):
-    """It was made, and the user or the password refused; or there is none to be shown."""
+    """It was made, and the user or the password refused."""
+
+    failure = LockedOut
+
+
+class PasswordUnread(ConnectFault):
+    """There is none to be shown: its file can't be read."""
+
+    failure = NoPassword
 
 
 class NotPermitted(ConnectFault):
-    """Redis forbids flowcache's user a command; asking again won't help."""
+    """Redis forbids flowcache's user a command, or its keys; asking again won't help."""
+
+    def __init__(self, command: str, *, is_about_key: bool) -> None:
+        super().__init__(f"Redis forbids flowcache's user {command}")
+        self.is_about_key = is_about_key
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -83,7 +108,7 @@ async def connect(
     try:
         secret = None if configured is None else configured.fresh()
     except ValueError as fault:
-        raise NotLetIn(f"the file of the password {fault}") from None
+        raise PasswordUnread(f"the file of the password {fault}") from None
     options: dict[str, Any] = {
         "username": settings.sentinel_username if sentinel else settings.username,
         "password": secret.reveal() if secret else None,
@@ -133,7 +158,8 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
         await connection.send_command(*words)
         return await connection.read_response()
     except redis_errors.NoPermissionError as fault:
-        raise NotPermitted(f"Redis forbids flowcache's user {words[0]!s}") from fault
+        # Redis 6: "one of the keys used as arguments"; since 7: "a key". A command is in quotes.
+        raise NotPermitted(str(words[0]), is_about_key="'" not in str(fault)) from fault
     except (redis_errors.RedisError, OSError, TimeoutError) as fault:
         raise ConnectFault(_reason(fault)) from fault
 

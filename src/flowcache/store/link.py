@@ -33,11 +33,12 @@ import hiredis
 import structlog
 from redis.asyncio.connection import AbstractConnection
 
+from flowcache.errors import LockedOut, RedisUnavailable
 from flowcache.ports import Clock
 from flowcache.status import LinkStatus
 from flowcache.store.backoff import reconnect_delay
 from flowcache.store.cancelling import cancel
-from flowcache.store.connection import ConnectFault, NotLetIn, ask, close, connect, take_over
+from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
@@ -185,8 +186,8 @@ class Link:
         self._flushing = False
         self._attempts = 0
         self._suspect = False
-        self.is_locked_out = False
-        """Whether the server is there, and did not take our user or password the last time."""
+        self.failure: type[RedisUnavailable] = RedisUnavailable
+        """What stood in the way of the last attempt to connect."""
         self._was_locked_out = False
         self._closing = False
         self.connects = 0
@@ -284,7 +285,11 @@ class Link:
         locked out: then the one attempt tells more than the loss before it."""
         if self.state is LinkState.READY:
             return False
-        return self._attempts == 0 or (self.is_locked_out and not self._was_locked_out)
+        return self._attempts == 0 or (self._is_locked_out and not self._was_locked_out)
+
+    @property
+    def _is_locked_out(self) -> bool:
+        return issubclass(self.failure, LockedOut)
 
     def status(self) -> LinkStatus:
         """Return how the link does."""
@@ -348,8 +353,8 @@ class Link:
             self._stream = take_over(connection, wire)
         except BaseException as fault:
             self._suspect = False
-            self._was_locked_out = self.is_locked_out
-            self.is_locked_out = isinstance(fault, NotLetIn)
+            self._was_locked_out = self._is_locked_out
+            self.failure = fault.failure if isinstance(fault, ConnectFault) else RedisUnavailable
             self._fault = str(fault) or type(fault).__name__
             self.state = LinkState.RECONNECTING
             if connection is not None:
@@ -360,7 +365,7 @@ class Link:
         if wire.lost is None:
             self._wire = wire
             self._attempts = 0
-            self.is_locked_out = False
+            self.failure = RedisUnavailable
             self.connects += 1
             self._fault = None
             self.state = LinkState.READY

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Set
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, LockedOut, RedisUnavailable, Unconfirmed
+from flowcache.errors import DeadlineExceeded, RedisUnavailable, Unconfirmed
 from flowcache.ports import Clock, Command, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import PING, Packed, pack, pack_wait
@@ -128,7 +128,7 @@ class RedisStore:
         """Pass when every primary answers, on each link that leads to it.
 
         Raises:
-            LockedOut: one refuses our user or password.
+            LockedOut: one refuses our user or password, or the file of it can't be read.
             RedisUnavailable: one does not answer.
         """
         shards = tuple(self._routes.shards.values())
@@ -140,8 +140,7 @@ class RedisStore:
             if reply != b"PONG":
                 status = link.status()
                 why = reply.code if isinstance(reply, ErrorReply) else status.fault
-                kind = LockedOut if link.is_locked_out else RedisUnavailable
-                raise kind(f"{status.address}: {why or 'no answer in time'}")
+                raise link.failure(f"{status.address}: {why or 'no answer in time'}")
 
     def status(self) -> StoreStatus:
         """Return how the store does."""

@@ -146,6 +146,7 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
 """First word of an error reply -> what to do, and what the call fails with otherwise."""
 
 _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
+    "ACL failure in script": REACTIONS["NOPERM"],
     "string exceeds maximum": (Reaction.ANSWER, TooLarge, "value: larger than Redis takes."),
     "value is not an integer": (
         Reaction.ANSWER,

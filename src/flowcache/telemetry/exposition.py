@@ -93,7 +93,7 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
 
 
 def _sealing(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    total = merge_sealing(worker.sealing for worker in workers)
+    total = merge_sealing(workers)
     sealed = CounterMetricFamily(
         "flowcache_encryption_sealed", "Values encrypted, by the key's id.", labels=["key"]
     )

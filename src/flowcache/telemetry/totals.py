@@ -62,28 +62,37 @@ def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
         ),
         journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
         overload_refusals=sum(worker.overload_refusals for worker in workers),
-        sealing=merge_sealing(worker.sealing for worker in workers),
+        sealing=merge_sealing(workers),
     )
 
 
-def merge_sealing(many: Iterable[SealingStatus | None]) -> SealingStatus | None:
-    """Add up what workers sealed and opened; a key is active where the first worker has it so."""
-    there = [each for each in many if each is not None]
+def merge_sealing(workers: Sequence[WorkerStatus]) -> SealingStatus | None:
+    """Add up what workers sealed and opened; a key is active while one that lives seals with it."""
+    there = [(each.alive, each.sealing) for each in workers if each.sealing is not None]
     if not there:
         return None
-    ids = dict.fromkeys(key_id for each in there for key_id in each.keys)
+    ids = dict.fromkeys(key_id for _, sealing in there for key_id in sealing.keys)
+    flaws = there[0][1].flaws
     return SealingStatus(
         {
-            key_id: _key([each.keys[key_id] for each in there if key_id in each.keys])
+            key_id: _key(
+                [
+                    (alive, sealing.keys[key_id])
+                    for alive, sealing in there
+                    if key_id in sealing.keys
+                ]
+            )
             for key_id in ids
         },
-        {flaw: sum(each.flaws[flaw] for each in there) for flaw in there[0].flaws},
+        {flaw: sum(sealing.flaws[flaw] for _, sealing in there) for flaw in flaws},
     )
 
 
-def _key(uses: Sequence[SealingKeyStatus]) -> SealingKeyStatus:
+def _key(uses: Sequence[tuple[bool, SealingKeyStatus]]) -> SealingKeyStatus:
     return SealingKeyStatus(
-        uses[0].active, sum(use.sealed for use in uses), sum(use.opened for use in uses)
+        any(alive and use.active for alive, use in uses),
+        sum(use.sealed for _, use in uses),
+        sum(use.opened for _, use in uses),
     )
 
 

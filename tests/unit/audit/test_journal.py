@@ -12,6 +12,7 @@ from time import monotonic, time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from flowcache.audit.database import Turns
 from flowcache.audit.journal import STALLED_SECONDS, Journal
@@ -19,6 +20,7 @@ from flowcache.audit.reading import Query, Reader
 from flowcache.audit.refusals import Refusals
 from flowcache.audit.settings import Mode
 from flowcache.errors import Unrecorded
+from flowcache.secret import Secret
 from tests.servers import eventually
 from tests.unit.audit.journals import by_hand, checked, record, settings
 
@@ -243,6 +245,58 @@ async def test_what_is_left_at_the_end_is_counted_as_lost(path: Path) -> None:
         for number in range(3):
             made.record(record(number))
     assert made.status().lost == 3
+
+
+async def test_a_journal_that_stays_broken_is_not_said_to_be_written_again(path: Path) -> None:
+    """What the log says at the end agrees: the fault, and what it took along."""
+    async with journal(path) as before:
+        before.record(record(0))
+    with capture_logs() as said:
+        async with journal(path, signing_key=Secret("another key, not that of before")) as made:
+            made.record(record(1))
+    assert [each["event"] for each in said] == [
+        "the audit journal can't be written",
+        "audit records were lost at the end",
+    ]
+    assert "another audit.signing_key" in said[1]["fault"]
+    assert (said[1]["records"], made.status().lost) == (1, 1)
+
+
+async def test_a_journal_that_breaks_and_stays_so_is_not_ended(path: Path) -> None:
+    """A chain whose last records are missing has no closing record, and the log says why."""
+    with capture_logs() as said:
+        async with journal(path) as made:
+            await until(lambda: path.exists(), "the journal")
+            os.rename(path, path.with_name("aside"))
+            made.record(record(1))
+    assert [each["event"] for each in said] == [
+        "the audit journal can't be written",
+        "audit records were lost at the end",
+    ]
+    assert "moved or removed while in use" in said[1]["fault"]
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_who_looks_finds_what_is_gone_before_a_call_does(
+    path: Path, mode: Mode, suffix: str
+) -> None:
+    """Nothing has been recorded since the file went, and it is told; put back, all is well."""
+    async with journal(path, mode) as made:
+        made.look()
+        there, aside = Path(f"{path}{suffix}"), path.with_name("aside")
+        os.rename(there, aside)
+        made.admit()
+        if mode is Mode.STRICT:
+            with pytest.raises(Unrecorded):
+                made.look()
+        else:
+            made.look()
+        assert "moved or removed while in use" in (made.status().fault or "")
+        os.rename(aside, there)
+        made.look()
+        assert made.status().fault is None
+    assert checked(path).is_well
 
 
 async def test_a_stuck_neighbour_holds_nobody_up_for_ever(

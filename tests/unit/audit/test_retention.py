@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from flowcache.audit.chain import STRANGERS, Kind, digest
+from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.retention import LetGo, SteadyTime
 from flowcache.audit.settings import AuditSettings
@@ -21,8 +23,8 @@ BEGAN = 1_700_000_000.0
 class Keeper:
     """A chain writer with a clock that is set by hand."""
 
-    def __init__(self, kept: AuditSettings) -> None:
-        self.now = BEGAN
+    def __init__(self, kept: AuditSettings, began: float = BEGAN) -> None:
+        self.now = began
         self.writer = ChainWriter(kept, lambda: self.now)
         self.writer.open()
 
@@ -48,6 +50,13 @@ def of(path: Path, client: str | None) -> int:
     """Return how many records there are of a client."""
     with Reader(path) as reader:
         return sum(e.client == client and e.kind == Kind.CALL for e in reader.records(Query()))
+
+
+def held(path: Path) -> int:
+    """Return the bytes of all chains, as they tell themselves."""
+    with Reader(path) as reader:
+        chains = [reader.links(writer, 0, 10_000) for writer in reader.writers()]
+    return sum(links[-1].entry.offset - links[0].entry.offset for links in chains)
 
 
 @pytest.fixture
@@ -100,6 +109,17 @@ def test_it_takes_small_steps(path: Path) -> None:
     assert gone == [3, 3, 3, 2]
 
 
+def test_a_step_is_as_small_over_several_chains(path: Path) -> None:
+    """What one chain leaves of a step is what the next one may have of it."""
+    for _ in range(2):
+        chain(path, [10])
+    gone = []
+    while removed := let_go(path, BEGAN + 1e9, step=15):
+        gone.append(removed)
+        assert checked(path).is_well
+    assert gone == [15, 7]
+
+
 def test_an_old_record_behind_a_young_one_waits(path: Path) -> None:
     """A clock that was set back makes no hole in a chain."""
     keeper = Keeper(settings(path, keep_days=1))
@@ -110,6 +130,17 @@ def test_an_old_record_behind_a_young_one_waits(path: Path) -> None:
     assert keeper.retain() == []
     assert calls(path) == [1, 2]
     assert checked(path).is_well
+
+
+def test_a_young_record_between_old_ones_ends_a_step(path: Path) -> None:
+    """What is behind it waits for it: a step never goes over a record that is to be kept."""
+    keeper = Keeper(settings(path, keep_days=1), BEGAN - 3 * DAY)
+    for at in (BEGAN, BEGAN - 3 * DAY, BEGAN):
+        keeper.now = at
+        keeper.write(1)
+    (gone,) = keeper.retain()
+    assert (gone.records, gone.early) == (1, 0)
+    assert calls(path) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -125,6 +156,26 @@ def test_a_chain_that_was_cut_goes_on(path: Path, sealed: bool) -> None:
     report = checked(path, sealed=sealed)
     assert report.is_well
     assert report.records < 15
+
+
+def test_what_is_just_as_old_as_it_may_be_stays(path: Path) -> None:
+    """A record is kept for all of ``keep_days``, and not less by an instant."""
+    keeper = Keeper(settings(path, keep_days=2))
+    keeper.now += 1
+    keeper.write(2)
+    keeper.now += 2 * DAY
+    keeper.retain()
+    assert calls(path) == [1, 2]
+
+
+def test_the_newest_that_is_gone_is_not_the_last(path: Path) -> None:
+    """A clock that was set back, in one step or between two: what is told is the latest time."""
+    writer = ChainWriter(settings(path), lambda: BEGAN)
+    writer.append([record(at=BEGAN + later) for later in (9, 5, 3, 2, 1)])
+    writer.close()
+    for taken in (3, 2):  # the opening record is the first
+        assert let_go(path, BEGAN + 9 * DAY, step=taken) == taken
+        assert checked(path).gone.newest == BEGAN + 9
 
 
 def test_a_clock_that_was_set_ahead_ages_nothing() -> None:
@@ -163,6 +214,18 @@ def test_the_oldest_go_when_there_is_too_much(path: Path) -> None:
     assert checked(path).is_well
 
 
+def test_clients_have_the_room_that_is_not_strangers(path: Path) -> None:
+    """Nine parts of ten, so that both together are not more than was said."""
+    keeper = Keeper(settings(path, max_mb=1))
+    for _ in range(5):
+        keeper.now += 1
+        keeper.write(1000)
+    keeper.retain()
+    with Reader(path) as reader:
+        first, *_, last = reader.links(reader.writers()[0], 0, 10_000)
+    assert 0.85 < (last.entry.offset - first.entry.offset) / 2**20 < 0.91
+
+
 def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
     """Bytes are reckoned, not measured: the file agrees within a quarter."""
     keeper = Keeper(settings(path, max_mb=4))
@@ -174,6 +237,31 @@ def test_what_is_kept_takes_as_much_of_the_disk_as_was_said(path: Path) -> None:
     with by_hand(path) as hand:
         hand.execute("VACUUM")
     assert 0.75 < path.stat().st_size / (0.9 * 4 * 2**20) < 1.25
+
+
+def test_no_more_goes_than_is_too_much(path: Path) -> None:
+    """What one chain gave, the next one need not."""
+    for _ in range(40):
+        chain(path, [20])
+    keeper = Keeper(settings(path, max_mb=1), BEGAN + DAY)
+    while held(path) < 960_000:
+        keeper.write(100)
+    keeper.retain()
+    assert 0.89 < held(path) / 2**20 < 0.91
+
+
+def test_what_goes_early_is_counted_over_all_chains(path: Path) -> None:
+    """One step takes from several chains, and says of how many records it was too soon."""
+    for _ in range(3):
+        chain(path, [100])
+    keeper = Keeper(settings(path, keep_days=1000, max_mb=1), BEGAN + DAY)
+    for _ in range(5):
+        keeper.write(1000)
+    gone, *_ = keeper.retain()
+    assert len(gone.cuts) > 2
+    assert gone.early == gone.records == sum(cut.seq for cut in gone.cuts)
+    report = checked(path).gone
+    assert report.early == report.records
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -269,6 +357,32 @@ def test_a_chain_that_says_it_is_long_is_not_believed(path: Path) -> None:
     assert len(calls(path)) == 50
 
 
+def test_a_chain_that_says_it_is_long_drives_out_no_other(path: Path) -> None:
+    """Nor is it believed to the cost of older chains, that nobody touched."""
+    chain(path, [20])
+    keeper = Keeper(settings(path, max_mb=1))
+    keeper.now += 1000
+    keeper.write(50)
+    with by_hand(path) as hand:  # so little too much that the older chain would make up for it
+        hand.execute("UPDATE records SET offset = 943000 WHERE seq = 50")
+    assert keeper.retain() == []
+    assert "record 50: not what was written here" in str(keeper.writer.tampering)
+    assert len(calls(path)) == 70
+    assert not checked(path).gone.records
+
+
+def test_what_lost_its_seals_is_not_let_go_of(path: Path) -> None:
+    """With a key, what no seal vouches for may be anybody's: a cut would vouch for it."""
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.write(20)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET seal = NULL")
+    keeper.now += 9 * DAY
+    assert keeper.retain() == []
+    assert "record 20: the last record is not sealed" in str(keeper.writer.tampering)
+    assert len(calls(path)) == 20
+
+
 @pytest.mark.parametrize("column", ["at", "offset"])
 @pytest.mark.parametrize("seq", [0, 3, 50])
 def test_a_field_of_another_type_is_an_alarm(path: Path, column: str, seq: int) -> None:
@@ -301,6 +415,28 @@ def test_who_cut_what_is_on_record(path: Path) -> None:
     assert BEGAN + 1 < gone.newest < keeper.now
 
 
+def test_what_was_not_let_go_of_is_not_on_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of a step and the step are one transaction: both are there, or neither is."""
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    keeper = Keeper(settings(path, keep_days=1))
+    keeper.write(5)
+    keeper.now += 9 * DAY
+    with monkeypatch.context() as broken:
+        broken.setattr(LetGo, "apply", failing)
+        with pytest.raises(JournalFault, match="disk I/O error"):
+            keeper.retain()
+    with Reader(path) as reader:
+        assert [e.kind for e in reader.records(Query())] == [Kind.OPEN, *[Kind.CALL] * 5]
+    (gone,) = keeper.retain()
+    assert gone.records == 5
+    assert checked(path).is_well
+
+
 def test_a_cut_that_nobody_tells_of_is_counted(path: Path) -> None:
     """Without a key a cut may be anybody's; the verifier says how many no record tells of."""
     chain(path, [10], sealed=False)
@@ -311,6 +447,23 @@ def test_a_cut_that_nobody_tells_of_is_counted(path: Path) -> None:
     report = checked(path, sealed=False)
     assert report.is_well
     assert (report.gone.records, report.gone.untold) == (6, 1)
+
+
+def test_a_cut_behind_one_that_was_told_is_another(path: Path) -> None:
+    """That retention went over a chain before explains nothing that is gone since."""
+    keeper = Keeper(settings(path, sealed=False, keep_days=1))
+    keeper.write(5)
+    keeper.now += 9 * DAY
+    keeper.write(5)
+    (gone,) = keeper.retain()
+    assert (gone.records, checked(path, sealed=False).gone.untold) == (6, 0)
+    keeper.writer.close()
+    with by_hand(path) as hand:
+        writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 7").fetchone()
+        hand.execute("DELETE FROM records WHERE seq <= 7")
+        hand.execute("REPLACE INTO cuts VALUES (?, 8, ?, 1.0, 1.0, 0, NULL)", (writer, hash_))
+    report = checked(path, sealed=False)
+    assert (report.gone.records, report.gone.untold) == (8, 1)
 
 
 def test_strangers_have_chains_of_their_own(path: Path) -> None:

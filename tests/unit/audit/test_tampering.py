@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -183,7 +184,8 @@ def test_a_tail_that_was_cut_off_is_missed_by_a_witness(journal: Path, left: int
 
 
 def test_a_chain_that_was_removed_is_missed_by_a_witness(journal: Path) -> None:
-    """A whole chain can't vanish once another was opened."""
+    """A whole chain can't vanish once another was opened. Many witnesses miss it as one fault."""
+    chain(journal)
     chain(journal)
     first = next(name for name, (seq, _) in heads_of(journal).items() if seq == LAST)
     with by_hand(journal) as hand:
@@ -299,6 +301,26 @@ def test_a_cut_that_nobody_made_is_found(journal: Path) -> None:
     assert told(journal) == ["the cut before it is not sealed with this key"]
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "newest"),
+    [("newest", "long ago", 0.0), ("early", 0.5, 0.5), ("early", math.inf, 0.5)],
+)
+def test_a_cut_with_a_field_of_another_type_is_found(
+    journal: Path, column: str, value: object, newest: float
+) -> None:
+    """It is a fault like any other, and that field counts as nothing."""
+    with by_hand(journal) as hand:
+        writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 2").fetchone()
+        hand.execute("DELETE FROM records WHERE seq <= 2")
+        hand.execute("INSERT INTO cuts VALUES (?, 3, ?, 1.0, 0.5, 0, NULL)", (writer, hash_))
+        hand.execute(f"UPDATE cuts SET {column} = ?", (value,))
+    report = checked(journal)
+    assert [fault.what for fault in report.faults] == [
+        "the cut before it is not sealed with this key"
+    ]
+    assert (report.gone.records, report.gone.newest, report.gone.early) == (3, newest, 0)
+
+
 def test_a_cut_that_was_removed_is_found(journal: Path) -> None:
     """Without its cut, the front of a chain is missing."""
     with by_hand(journal) as hand:
@@ -315,6 +337,7 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
     assert told(journal, sealed=False) == [
         "no record is left of it: its last one is never let go of"
     ]
+    assert checked(journal, sealed=False).unfinished == []
 
 
 @pytest.mark.parametrize("number", range(LAST))

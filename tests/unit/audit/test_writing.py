@@ -16,6 +16,7 @@ import pytest
 from flowcache.audit.chain import Kind
 from flowcache.audit.database import JournalFault, Turns, connect
 from flowcache.audit.reading import Query, Reader
+from flowcache.audit.witness import look
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.secret import Secret
 from tests.unit.audit.journals import by_hand, chain, checked, record, settings
@@ -42,6 +43,18 @@ def test_records_are_kept_in_the_order_they_came(path: Path) -> None:
     """Across commits and chains, what was written is what is read."""
     chain(path, [3, 1, 2])
     assert ids(path) == [f"id-{number}" for number in range(6)]
+
+
+def test_what_a_call_did_not_have_is_not_made_up(path: Path) -> None:
+    """A refusal has no key and no hit: that is another thing than an empty key, and a miss."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, key=None, hit=None), record(2, key=b"", hit=False)])
+    writer.close()
+    with Reader(path) as reader:
+        calls = {entry.request_id: entry for entry in reader.records(Query())}
+    without, empty = calls["id-1"], calls["id-2"]
+    assert (without.key, without.hit) == (None, None)
+    assert (empty.key is not None, empty.hit) == (True, 0)
 
 
 def test_a_commit_that_failed_is_all_or_nothing(
@@ -79,6 +92,23 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(path: Path) -> None:
     writer.append([record(4)])
     writer.close()
     assert ids(path) == ["id-1", "id-2", "id-3", "id-4"]
+    assert checked(path).is_well
+
+
+def test_another_batch_than_the_one_that_was_lost_is_written(path: Path) -> None:
+    """Only the very same batch is taken for what is on disk already."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    mine = writer._own
+    before = mine.head
+    batch = [record(2)]
+    writer.append(batch)
+    mine.uncertain, mine.head = mine.head, before  # as after a COMMIT that raised
+    writer._tried = batch
+    writer.abandon()
+    writer.append([record(3)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2", "id-3"]
     assert checked(path).is_well
 
 
@@ -193,6 +223,21 @@ def test_a_witness_is_bounded(path: Path) -> None:
     assert max(sizes) < 3000
 
 
+def test_a_witness_names_those_that_were_written_to_last(path: Path) -> None:
+    """Of many lives the old ones have witnesses already. What has no time is somebody's doing."""
+    names = []
+    for life in range(40):
+        writer = ChainWriter(settings(path), lambda life=life: float(life))  # type: ignore[misc]
+        writer.open()
+        writer.abandon()
+        names.append(writer.name)
+    with by_hand(path) as hand:
+        hand.execute("UPDATE records SET at = 'long ago' WHERE writer = ?", (int(names[0], 16),))
+    with closing(connect(path)) as connection:
+        seen = look(connection, [int(names[-1], 16)]).heads
+    assert set(seen) == {names[0], *names[8:39]}
+
+
 def test_a_lock_that_can_not_be_made_leaves_nothing_open(path: Path) -> None:
     """Trying again and again takes no file descriptors."""
     path.with_name("audit.db-turn").mkdir()
@@ -221,6 +266,47 @@ def test_a_file_that_vanished_is_noticed(path: Path, how: str) -> None:
     writer.append([record(2)])
     writer.close()
     assert ids(path) == ["id-1", "id-2"]
+    assert checked(path).is_well
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_beside_it_that_vanished_is_noticed(
+    path: Path, suffix: str, is_replaced: bool
+) -> None:
+    """What was committed goes to the -wal first: without it records would go nowhere."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    assert writer.displaced() is None
+    beside, aside = Path(f"{path}{suffix}"), path.with_name("aside")
+    os.rename(beside, aside)
+    if is_replaced:
+        beside.touch()
+    for _ in range(2):
+        with pytest.raises(JournalFault, match=f"^{beside}: moved or removed while in use"):
+            writer.append([record(2)])
+    assert writer.displaced() is not None
+    os.replace(aside, beside)
+    assert writer.displaced() is None
+    writer.append([record(2)])
+    writer.close()
+    assert ids(path) == ["id-1", "id-2"]
+    assert checked(path).is_well
+
+
+def test_the_files_stay_the_same_while_others_come_and_go(path: Path) -> None:
+    """Neither readers nor other writers that open, write much and close look like a removal."""
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1)])
+    for number in range(2, 5):
+        other = ChainWriter(settings(path), time)
+        for part in range(10):
+            other.append([record(100 * number + 10 * part + each) for each in range(200)])
+        assert writer.displaced() is None
+        other.close()
+        assert checked(path).is_well
+        writer.append([record(number)])
+    writer.close()
     assert checked(path).is_well
 
 

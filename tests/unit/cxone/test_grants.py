@@ -92,3 +92,4 @@ def test_not_granted(body: bytes) -> None:
     with pytest.raises(NotNow, match=r"^the token endpoint answered with something") as e:
         granted(body)
     assert e.value.__cause__ is None
+    assert e.value.__suppress_context__ or e.value.__context__ is None

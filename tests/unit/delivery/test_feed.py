@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowcache.audit.chain import Link
 from flowcache.audit.reading import Reader
 from flowcache.audit.received import Received
 from flowcache.audit.verifying import verify
@@ -208,6 +209,82 @@ def test_what_was_gone_before_anybody_asked_is_not_missed(path: Path) -> None:
     assert batch.missed == 0
     assert json.loads(batch.lines[0])["kind"] == "gap"
     assert verify(Received(batch.lines), SIGNING_KEY.encode()).is_well
+
+
+def test_what_is_gone_since_somebody_asked_is_missed(path: Path) -> None:
+    """A destination that has had none yet is owed all there were when it was set up."""
+    chain(path, [10])
+    cut(path, 7, at=5e9)
+    (batch,) = drained(Feed(path, Place(5e9 - 1, {}), 100))
+    assert (batch.first, batch.missed) == (0, 7)
+
+
+def test_what_is_gone_of_a_chain_that_it_had_some_of_is_missed(path: Path) -> None:
+    """Whatever time the cut tells: the clock of retention may be late."""
+    name = chain(path, [10])
+    cut(path, 7, at=5e9)
+    (batch,) = drained(Feed(path, Place(5e9 + 1, {name: 3}), 100))
+    assert (batch.first, batch.missed) == (4, 3)
+
+
+def test_a_cut_while_the_journal_is_read_leaves_a_gap_that_is_sealed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one cut records are read, and then there is another: the notice is of what was."""
+    chain(path, [10])
+    cut(path, 2)
+    links = Reader.links
+    left = [3]
+
+    def cut_behind_their_back(
+        reader: Reader, writer: int, start: int, limit: int = 1000
+    ) -> list[Link]:
+        found = links(reader, writer, start, limit)
+        while left:
+            cut(path, left.pop())
+        return found
+
+    monkeypatch.setattr(Reader, "links", cut_behind_their_back)
+    (batch,) = drained(Feed(path, NEW, 100))
+    assert verify(Received(batch.lines), SIGNING_KEY.encode()).is_well
+
+
+def test_what_is_written_while_nothing_is_found_comes_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain that begins when the journal was just looked through is not overlooked."""
+    chain(path)
+    feed = Feed(path, NEW, 100)
+    drained(feed)
+    chain(path)
+    writers = Reader.writers
+    late: list[str] = []
+
+    def write_behind_their_back(reader: Reader) -> list[int]:
+        found = writers(reader)
+        late.append(chain(path))
+        return found
+
+    first = feed.next()
+    assert first is not None
+    feed.delivered(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "writers", write_behind_their_back)
+        assert feed.next() is None
+    (batch,) = drained(feed)
+    assert [batch.writer] == late
+
+
+def test_a_notice_has_no_cut_of_another_gap(path: Path) -> None:
+    """What somebody removed further on is not explained by what was let go of before."""
+    name = chain(path, [10])
+    cut(path, 4)
+    with by_hand(path) as hand:
+        hand.execute("DELETE FROM records WHERE seq IN (7, 8)")
+    (batch,) = drained(Feed(path, Place(0.0, {name: 6}), 100))
+    notice = json.loads(batch.lines[0])
+    assert (notice["kind"], notice["seq"], notice["until"]) == ("gap", 7, 8)
+    assert "hash" not in notice
 
 
 def test_records_that_somebody_removed_are_missing_at_the_receiver(path: Path) -> None:

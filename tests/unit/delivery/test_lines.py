@@ -69,6 +69,38 @@ def test_a_torn_line_is_ended(path: Path) -> None:
     assert path.read_bytes() == b'1\n{"torn":\n2\n'
 
 
+def test_a_batch_is_on_disk_when_it_was_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written, and the name that a new file is found by: a power cut takes neither."""
+    fsync, synced = os.fsync, set[int]()
+
+    def noting(file: int) -> None:
+        synced.add(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr("flowcache.delivery.lines.os.fsync", noting)
+    file = FileDestination(path)
+    send(file, b"1")
+    assert synced == {path.stat().st_ino, path.parent.stat().st_ino}
+    synced.clear()
+    send(file, b"2")
+    assert path.stat().st_ino in synced
+    asyncio.run(file.close())
+
+
+def test_what_is_written_in_part_is_gone_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may take less than it was given: the rest follows."""
+    write = os.write
+    monkeypatch.setattr(
+        "flowcache.delivery.lines.os.write", lambda file, text: write(file, text[:3])
+    )
+    file = FileDestination(path)
+    send(file, b'{"seq":1}', b'{"seq":2}')
+    asyncio.run(file.close())
+    assert path.read_bytes() == b'{"seq":1}\n{"seq":2}\n'
+
+
 def test_a_full_disk_is_not_for_now(path: Path) -> None:
     """What has no room is told by the system's own words, taken back whole, and tried again."""
     file = FileDestination(path)

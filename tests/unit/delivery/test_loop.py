@@ -6,16 +6,19 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from time import time
 
 import pytest
 import stamina.instrumentation
 from structlog.testing import capture_logs
 
+from flowcache.audit.writing import ChainWriter
+from flowcache.delivery.batch import Batch
 from flowcache.delivery.loop import Loop
 from flowcache.outbound.judging import NotNow, Refused
 from tests.delivery.loops import QUICK, Memory, looping, state, verified
 from tests.servers import eventually
-from tests.unit.audit.journals import chain
+from tests.unit.audit.journals import chain, record, settings
 
 
 @pytest.fixture
@@ -62,6 +65,36 @@ async def test_a_batch_that_was_not_taken_is_sent_again_as_it_was(path: Path) ->
         "the audit can't be delivered",
         "the audit is delivered again",
     ]
+
+
+async def test_what_is_written_meanwhile_is_not_put_into_a_batch_that_was_sent(path: Path) -> None:
+    """It may have been taken, and its answer lost: the destination knows it again by its key."""
+    asked: list[Batch] = []
+
+    class Growing(Memory):
+        async def send(self, batch: Batch) -> None:
+            asked.append(batch)
+            if len(asked) == 1:
+                writer.append([record(number) for number in range(5)])
+            await super().send(batch)
+
+    writer = ChainWriter(settings(path), time)
+    writer.append([record()])
+    memory = Growing(NotNow("away"))
+    async with looping(path, memory) as loop:
+        await until_delivered(loop, memory, 10 + 7)
+    writer.close()
+    assert asked[0] == asked[1]
+    assert verified(memory.lines).is_well
+
+
+async def test_a_backlog_is_not_waited_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause of a loop is for when there is nothing to deliver."""
+    monkeypatch.setattr("flowcache.delivery.loop._POLL_SECONDS", 3600.0)
+    memory = Memory()
+    async with looping(path, memory, batch=2) as loop:
+        await until_delivered(loop, memory, 10)
+    assert len(memory.batches) == 5
 
 
 async def test_the_time_that_was_asked_for_is_waited(path: Path) -> None:
@@ -201,3 +234,14 @@ async def test_one_pass_tries_once(path: Path) -> None:
             assert memory.batches == []
             assert await loop.catch_up() is None
     assert len(memory.lines) == 10
+
+
+async def test_one_pass_that_is_refused_is_kept_as_the_last(path: Path) -> None:
+    """Who looks at the state sees that nothing more will come by itself, as of a loop."""
+    with capture_logs():
+        async with looping(path, Memory(Refused("no"))) as loop:
+            assert await loop.catch_up() == "no"
+        assert (state(path).stopped, state(path).fault) == (True, "no")
+        async with looping(path, Memory(NotNow("away"))) as loop:
+            assert await loop.catch_up() == "away"
+        assert not state(path).stopped

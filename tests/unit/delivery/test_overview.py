@@ -14,11 +14,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from flowcache.audit.database import JournalFault
+from flowcache.audit.writing import ChainWriter
 from flowcache.delivery.feed import Feed
 from flowcache.delivery.loop import Loop
 from flowcache.delivery.overview import overview, unknown
 from flowcache.delivery.process import deliver
-from flowcache.delivery.progress import Progress, progress_path
+from flowcache.delivery.progress import Place, Progress, progress_path
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
 from flowcache.http.inspector.view import AuditFilter, view
@@ -27,7 +28,7 @@ from flowcache.status import DeliveryStatus
 from flowcache.store.settings import StoreSettings
 from flowcache.telemetry.exposition import exposition
 from tests.delivery.loops import Memory, looping, room_for, verified
-from tests.unit.audit.journals import by_hand, chain, let_go
+from tests.unit.audit.journals import by_hand, chain, let_go, settings
 from tests.unit.telemetry.statuses import worker
 
 WRITTEN_AT = 1_700_000_000.0
@@ -69,6 +70,11 @@ def test_what_is_due(path: Path) -> None:
     once(path, Memory())
     status = look(path)
     assert (status.delivered, status.behind, status.behind_seconds) == (8, {}, 0.0)
+    for at in (90.0, 70.0, 80.0):
+        writer = ChainWriter(settings(path), lambda at=at: WRITTEN_AT + at)  # type: ignore[misc]
+        writer.open()
+        writer.abandon()
+    assert look(path).behind_seconds == 30.0
 
 
 def test_a_clock_that_went_back(path: Path) -> None:
@@ -83,6 +89,11 @@ def test_destinations_know_nothing_of_each_other(path: Path) -> None:
     once(path, Memory())
     well, other = overview(path, ["memory", "other"], 0.0)
     assert (well.behind, sum(other.behind.values())) == ({}, 5)
+    progress = Progress(path, lambda: 1.0)
+    assert list(progress.begin("memory").cursors.values()) == [4]
+    assert progress.begin("other").cursors == {}
+    progress.close()
+    assert sum(overview(path, ["other"], 0.0)[0].behind.values()) == 5
 
 
 def test_a_failure_is_told_until_it_went_well(path: Path) -> None:
@@ -247,6 +258,31 @@ def test_retention_goes_on_while_a_destination_is_dead(path: Path) -> None:
 async def _one(loop: Loop) -> None:
     """Deliver one batch."""
     assert await loop._step()
+
+
+def test_a_destination_is_one_since_it_was_first_set_up(path: Path) -> None:
+    """A restart does not write off what was let go of while nobody delivered."""
+    times = iter((1.0, 2.0))
+    for _ in range(2):
+        progress = Progress(path, lambda: next(times))
+        assert progress.begin("memory").since == 1.0
+        progress.close()
+
+
+def test_a_place_and_its_counts_are_kept_together_or_not_at_all(path: Path) -> None:
+    """Else records would be delivered that no count knows of."""
+    chain(path)
+    progress = Progress(path, lambda: 1.0)
+    progress.begin("memory")
+    batch = Feed(path, Place(1.0, {}), 100).next()
+    assert batch is not None
+    with by_hand(progress_path(path)) as hand:
+        hand.execute("ALTER TABLE destinations RENAME COLUMN missed TO lost")
+    with capture_logs() as logs:
+        progress.delivered("memory", batch)
+    assert [entry["event"] for entry in logs] == ["the progress of the delivery can't be written"]
+    assert progress.begin("memory").cursors == {}
+    progress.close()
 
 
 def test_files_are_for_their_user_only(path: Path) -> None:

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from tests.servers.certificates import Certificates, Pair, make_certificates
@@ -30,6 +31,17 @@ def test_a_pair_that_fits_is_taken(made: Certificates) -> None:
     assert own.context.verify_mode is ssl.CERT_NONE
 
 
+def test_what_is_agreed_upon_keeps_a_secret(made: Certificates) -> None:
+    """Whoever gets the key some day reads nothing of before, and no client makes us work anew."""
+    context = read_tls(files(made.server)).context
+    older = [each["name"] for each in context.get_ciphers() if each["protocol"] != "TLSv1.3"]
+    assert older
+    assert all(name.startswith("ECDHE-") for name in older)
+    assert all("GCM" in name or "CHACHA20" in name for name in older)
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.options & ssl.OP_NO_COMPRESSION
+
+
 def test_a_chain_is_shown_whole(made: Certificates, tmp_path: Path) -> None:
     """What stands behind the certificate goes along; the key may be in the same file."""
     chain = tmp_path / "chain.pem"
@@ -50,7 +62,23 @@ def test_callers_are_asked_as_configured(
     ca = str(made.authority.certificate)
     context = read_tls(files(made.server, client_ca=ca, client_auth=auth)).context
     assert context.verify_mode is mode
+    assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate is enough
     assert len(context.get_ca_certs()) == 1
+
+
+def test_nobody_is_asked_for_a_password(made: Certificates, tmp_path: Path) -> None:
+    """A service that waits at a terminal for one would not start, and not say why."""
+    locked = tmp_path / "locked.pem"
+    key = serialization.load_pem_private_key(made.server.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    with pytest.raises(ValueError, match=f"^http.tls_key_file = {locked}: it is encrypted"):
+        read_tls(files(Pair(made.server.certificate, locked)))
 
 
 def test_what_can_not_be_used_is_told_by_its_setting(made: Certificates, tmp_path: Path) -> None:

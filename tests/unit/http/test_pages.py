@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
 from flowcache.audit.ring import AuditRing
-from flowcache.errors import RedisUnavailable
+from flowcache.errors import Failure, LockedOut, NoPassword, RedisUnavailable, Unrecorded
 from flowcache.http import pages as module
 from flowcache.http.app import ROUTE
 from flowcache.http.asgi import Message
@@ -109,6 +109,23 @@ async def test_it_is_not_ready_without_redis_and_does_not_say_which() -> None:
     answered = await fetch(app(redis=RedisUnavailable("10.1.2.3:6379: refused")), "/readyz")
     assert answered.status == 503
     assert answered.json == {"status": "unavailable", "error": "Redis does not answer."}
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (LockedOut("10.1.2.3:6379: WRONGPASS"), "Redis refuses flowcache's user or password."),
+        (
+            NoPassword("/run/secrets/redis"),
+            "The file of flowcache's password for Redis can't be read.",
+        ),
+        (Unrecorded("/var/audit.db"), "The audit can't be written."),
+    ],
+)
+async def test_what_is_not_ready_is_told_as_what_it_is(failure: Failure, told: str) -> None:
+    """Nobody is sent to Redis for what lies with a file; and no path, no address is told."""
+    answered = await fetch(app(redis=failure), "/readyz")
+    assert (answered.status, answered.json) == (503, {"status": "unavailable", "error": told})
 
 
 async def test_metrics_are_prometheus_text() -> None:

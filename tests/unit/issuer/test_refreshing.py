@@ -91,6 +91,20 @@ async def test_an_issuer_that_is_away_is_tried_sooner_and_ever_less() -> None:
             assert [entry["next_seconds"] for entry in logs] == [1.0]
 
 
+async def test_an_issuer_that_is_away_again_is_tried_as_soon_as_at_first(tmp_path: Path) -> None:
+    """Failures count in a row only: a day with two short ones is no outage."""
+    path, keys = tmp_path / "jwks.json", Keys()
+    refresh = KeyRefresh(str(path), 300.0, keys.use)
+    with capture_logs() as logs:
+        await refresh._read()
+        await refresh._read()
+        path.write_bytes(b"back")
+        await refresh._read()
+        path.unlink()
+        await refresh._read()
+    assert [entry["next_seconds"] for entry in logs] == [1.0, 2.0, 1.0]
+
+
 async def test_an_issuer_that_was_away_at_the_start_is_not_waited_for_long(tmp_path: Path) -> None:
     """Its keys are in force a moment after it is back, not at the next refresh."""
     path, keys = tmp_path / "jwks.json", Keys()

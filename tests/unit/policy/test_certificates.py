@@ -132,6 +132,7 @@ def test_each_way_to_write_one_is_read(form: str) -> None:
         f"{as_envoy(APP)};{FORMS['Envoy, alone'](OTHER)}",
         f"{FORMS['RFC 9440'](APP)}, {FORMS['RFC 9440'](APP)}",
         FORMS["RFC 9440"](APP) + ";a=b",
+        FORMS["RFC 9440"](APP).replace("M", " M", 1),
     ],
 )
 def test_two_or_none_are_not_read(text: str) -> None:
@@ -147,6 +148,10 @@ def test_a_certificate_that_is_out_of_the_rules_is_none() -> None:
     negative = der(APP).replace(serial, bytes([serial[0] | 0x80]) + serial[1:])
     with pytest.raises(ValueError, match="no certificate"):
         read_certificate(negative)
+    name = b"\x08app.test"  # of a kind that nobody uses: an X.400 address
+    strange = der(made(x509.DNSName("app.test"))).replace(b"\x82" + name, b"\xa3" + name)
+    with pytest.raises(ValueError, match="UnsupportedGeneralNameType"):
+        read_certificate(strange)
 
 
 @given(
@@ -177,6 +182,8 @@ def mutated(text: bytes, at: int, inserted: bytes) -> bytes:
     [
         ("sha256:" + "AB" * 32, "sha256:" + "ab" * 32),
         ("sha256:" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
+        ("sha256 Fingerprint=" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
+        ("SHA256 Fingerprint=" + ":".join(["AB"] * 32), "sha256:" + "ab" * 32),
         ("dns:Flow.Example", "dns:flow.example"),
         ("uri:spiffe://A/b", "uri:spiffe://A/b"),
     ],
@@ -258,6 +265,25 @@ def test_a_certificate_that_names_two_clients_is_nobodys() -> None:
     two = made(x509.DNSName("app.test"), x509.UniformResourceIdentifier("spiffe://flow.test/ended"))
     with pytest.raises(Unauthorized, match=UNKNOWN):
         who_calls(two, None)
+    with pytest.raises(Unauthorized, match=UNKNOWN):  # whether one of them has ended or not
+        certificates().shown(STRANGER, [], on_connection(two))
+
+
+def test_a_client_may_be_named_twice() -> None:
+    """Two names of one certificate that are the same client's are no contradiction."""
+    both = Principal("both", READS, certificates=("dns:app.test", "uri:spiffe://flow.test/app"))
+    shown = Certificates((both,), read_certificate, PROXIES, None).shown(
+        STRANGER, [], on_connection(APP)
+    )
+    assert shown is not None
+    assert shown.principal is both
+
+
+def test_a_uri_is_taken_letter_by_letter() -> None:
+    """The name of a host is one in any case (RFC 4343); of a URI this holds for the host alone."""
+    loud = made(x509.UniformResourceIdentifier("spiffe://flow.test/APP"))
+    assert "uri:spiffe://flow.test/APP" in read_certificate(der(loud)).names
+    assert read_name("uri:spiffe://flow.test/APP") == "uri:spiffe://flow.test/APP"
 
 
 def test_networks_hold_for_certificates_as_well() -> None:
@@ -332,3 +358,18 @@ def test_a_certificate_is_read_once() -> None:
     for _ in range(3):
         assert at.shown(STRANGER, [], extensions) == at.shown(PROXY, header, None)
     assert reads == 2
+
+
+def test_what_is_kept_of_certificates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever shows ever new ones fills no memory: the oldest are read again."""
+    monkeypatch.setattr("flowcache.policy.certificates._MOST_KNOWN", 2)
+    reads: list[bytes] = []
+
+    def read(data: bytes) -> Certificate:
+        reads.append(data)
+        return read_certificate(data)
+
+    at = Certificates(EVERYBODY, read, PROXIES, None)
+    for certificate in (APP, OTHER, NAMELESS, APP):
+        at.shown(STRANGER, [], on_connection(certificate))
+    assert reads == [der(each) for each in (APP, OTHER, NAMELESS, APP)]

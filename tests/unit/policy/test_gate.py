@@ -8,7 +8,7 @@ from flowcache.errors import RateLimited, Unauthorized
 from flowcache.policy.gate import Gate, GateSettings
 from flowcache.policy.networks import Networks, read_network
 from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal
+from flowcache.policy.principals import UNKNOWN, Principal, Principals
 from flowcache.policy.rates import Rate
 from tests.unit.http.asgi import Clock, Endpoint, bearer, gate
 
@@ -44,6 +44,28 @@ def test_too_many_wrong_credentials_are_told_to_wait() -> None:
     assert not refusal.value.retryable  # the same credential stays wrong
     clock.now += 1.0
     assert knock(strict_gate, "192.0.2.1", 2) == ["unauthorized", "rate_limited"]
+
+
+def test_who_is_merely_recognised_is_not_counted() -> None:
+    """The record asks once more whose a refused call was: that is no attempt of anybody's."""
+    strict_gate = strict(Clock())
+    for _ in range(20):
+        assert strict_gate.recognise(WRONG, "192.0.2.1", None, None) is None
+    assert strict_gate.recognise(RIGHT, "192.0.2.1", None, None) == "flow"
+    assert knock(strict_gate, "192.0.2.1", 1) == ["unauthorized"]
+
+
+def test_a_certificate_that_is_refused_is_a_wrong_credential() -> None:
+    """It counts as one, and who shows it is nobody."""
+
+    def refused(*_: object) -> None:
+        raise Unauthorized(UNKNOWN)
+
+    at = Gate(
+        Principals((), lambda: 0.0), GateSettings(Networks(()), Rate(1.0, 5)), {}, Clock(), refused
+    )
+    assert at.recognise([], "192.0.2.1", None, None) is None
+    assert knock(at, "192.0.2.1", 6) == ["unauthorized"] * 5 + ["rate_limited"]
 
 
 def test_a_right_credential_gets_in_whatever_its_neighbours_send() -> None:

@@ -158,15 +158,17 @@ def test_a_scope_narrows_and_never_widens(scope: Any, expected: set[Permission])
 
 BAD_CLAIMS: list[dict[str, Any]] = [
     {"iss": "https://idp.example"},
+    {"iss": f"{ISSUER}tenant"},
     {"iss": None},
     {"aud": "other"},
+    {"aud": f"{AUDIENCE}-2"},
     {"aud": ["other", "flowcache-2"]},
     {"aud": None},
     {"sub": "app-2"},
     {"sub": "plain"},
     {"sub": ""},
     {"sub": None},
-    {"exp": NOW - 6},
+    {"exp": NOW - 5},
     {"exp": None},
     {"exp": "1900000000"},
     {"exp": -1},
@@ -183,6 +185,12 @@ def test_a_claim_that_is_wrong_makes_it_nobodys(change: dict[str, Any]) -> None:
     (name,) = change
     if name not in ("nbf", "scope"):
         assert who(signed({k: v for k, v in CLAIMS.items() if k != name})) is None
+
+
+@pytest.mark.parametrize("change", [{"nbf": NOW + 5}, {"exp": NOW - 4}], ids=str)
+def test_clocks_may_differ_by_some_seconds(change: dict[str, Any]) -> None:
+    """In both directions: an issuer's that is ahead, and one that is behind."""
+    assert who(signed(CLAIMS | change)) is not None
 
 
 def test_an_audience_may_be_one_of_several() -> None:
@@ -267,6 +275,15 @@ def test_a_remembered_token_still_expires() -> None:
         else:
             with pytest.raises(Unauthorized, match="Unknown credential"):
                 known.authenticate(headers, None)
+
+
+def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An issuer that makes a new token for each call fills no memory."""
+    monkeypatch.setattr("flowcache.policy.jwt._MOST_KNOWN", 2)
+    jwts = verifier(EC)
+    for number in range(5):
+        assert jwts.credential(signed(CLAIMS | {"jti": number})) is not None
+        assert len(jwts._known) <= 2
 
 
 def test_a_client_that_ended_is_not_brought_back_by_its_issuer() -> None:

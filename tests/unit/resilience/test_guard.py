@@ -546,6 +546,16 @@ class TestOrders:
         assert isinstance(reply, Stale)
         assert guarded.store.calls == []
 
+    async def test_who_is_refused_is_told_of_the_order(self, guarded: Guarded) -> None:
+        """Redis is not said to be ill where an operator holds the circuit open, and only there."""
+        guarded.guard.obey([Order(Mode.FORCED_OPEN)])
+        with pytest.raises(CircuitOpen, match=r"^Redis is not asked for this key, by order"):
+            await guarded.call()
+        guarded.guard.obey([])
+        await guarded.fail(5)
+        with pytest.raises(CircuitOpen, match=r"^Redis has not been answering"):
+            await guarded.call()
+
 
 @pytest.mark.parametrize("fault", [NotYet("loading"), Unconfirmed("no replica said so")])
 async def test_what_passes_by_itself_is_probed_soon(guarded: Guarded, fault: Failure) -> None:

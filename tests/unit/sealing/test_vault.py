@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from base64 import b64encode
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from flowcache.errors import Forbidden, InvalidResponse
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.keys import namespace_prefix
 from flowcache.ports import Command, Once, Reply, Stale
+from flowcache.sealing.envelope import Parts, parse
 from flowcache.sealing.keys import Key, WrittenKeys
 from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.sealing.vault import Vault
@@ -88,6 +90,15 @@ def test_each_field_is_sealed_for_itself() -> None:
         for field, stored in zip(sent.args[::2], sent.args[1::2], strict=True)
     ] == [b"same", b"same"]
     assert sent.args[1] != sent.args[3]
+
+
+def test_fields_that_are_written_together_have_nonces_of_their_own() -> None:
+    """Only halves of them are shared: under one nonce two values would give each other away."""
+    fields = [b"%d" % number for number in range(20)]
+    args = tuple(part for field in fields for part in (field, b"same"))
+    _, sent = run(Redis(20), Command(b"HSET", b"k", args, 60, True))
+    nonces = [taken.nonce for taken in map(parse, sent.args[1::2]) if isinstance(taken, Parts)]
+    assert len(set(nonces)) == len(fields)
 
 
 def test_the_active_key_seals() -> None:
@@ -188,6 +199,7 @@ def test_what_can_not_be_opened_is_refused_and_counted(stored: bytes, flaw: str)
         assert "needle" not in caught.value.message
         counted = {each: n for each, n in watched.status().flaws.items() if n}
         assert counted == {flaw: 1}
+        assert not any(key.opened for key in watched.status().keys.values())
 
 
 async def _execute(watched: Vault[Place], command: Command) -> Reply:
@@ -304,11 +316,20 @@ def test_a_fingerprint_tells_writes_apart_and_nothing_else() -> None:
         once_of(fingerprint=b"g" * 32),
         once_of(key=b"l"),
         once_of(token=b"j"),
+        once_of(key=b"ki", token=b"j"),
+        once_of(key=b"k", token=b"ij"),
         once_of(keys=line("k1").replace("k1:AA", "k1:CC")),
     ]
     assert len({once.fingerprint for once in different}) == len(different)
     assert all(len(once.fingerprint) == 32 and b" " not in once.fingerprint for once in different)
     assert b"f" * 32 not in (once_of().fingerprint, *once_of().former)
+
+
+def test_a_fingerprint_is_made_with_a_key_for_nothing_else() -> None:
+    """By the book: HMAC under a key that is derived for it. Records in Redis outlive a version."""
+    own = hmac.digest(SECRETS["k1"], b"flowcache 1 fingerprint\x01", "sha256")  # RFC 5869, 2.3
+    written = b"f" * 32 + b"\x00\x01k" + b"i"
+    assert once_of().fingerprint == hmac.digest(own, written, "sha256").hex()[:32].encode()
 
 
 def test_a_write_is_known_again_after_the_active_key_changed() -> None:

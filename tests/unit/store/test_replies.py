@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache.errors import Declined, Failure, NotYet, RedisUnavailable, TooLarge, WrongType
+from flowcache.errors import (
+    Declined,
+    Failure,
+    Forbidden,
+    NotYet,
+    RedisUnavailable,
+    TooLarge,
+    WrongType,
+)
 from flowcache.store.replies import (
     EXPIRED,
     FULL,
@@ -49,6 +57,11 @@ from flowcache.store.replies import (
             "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
             Reaction.ANSWER,
             TooLarge,
+        ),
+        (
+            "ERR ACL failure in script: User f has no permissions to run the 'xadd' command",
+            Reaction.ANSWER,
+            Forbidden,
         ),
         ("ERR unknown command 'FOO'", Reaction.REFUSE, RedisUnavailable),
         ("A word of some later version", Reaction.REFUSE, RedisUnavailable),

@@ -18,7 +18,7 @@ from flowcache.status import (
 )
 from flowcache.telemetry.exposition import exposition
 from flowcache.telemetry.latency import BUCKETS
-from flowcache.telemetry.totals import fold, once_each
+from flowcache.telemetry.totals import fold, merge_sealing, once_each
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 CALLS = [("GET", "ok", True, 0.5), ("GET", "ok", False, 1.5), ("SET", "conflict", None, 3.0)]
@@ -124,3 +124,24 @@ def test_a_sum_is_no_worker() -> None:
     assert (total.journal.fault, total.journal.tampering, total.journal.queued) == (None, None, 0)
     assert (total.pid, total.alive, total.started_at) == (0, False, 3.0)
     assert (total.in_flight, total.at_work, total.audit, total.store.shards) == (0, 0, [], ())
+
+
+def test_only_who_lives_says_which_key_is_active() -> None:
+    """A key that was replaced, or removed, is active no more when its workers have ended; while
+    they go over, both are."""
+    before, after = (
+        SealingStatus({"old": SealingKeyStatus(not is_new, 3, 4)} | new, {})
+        for is_new, new in ((False, {}), (True, {"new": SealingKeyStatus(True, 5, 6)}))
+    )
+    removed = SealingStatus({"new": SealingKeyStatus(True, 1, 1)}, {})
+
+    def active(*workers: WorkerStatus) -> list[str]:
+        merged = merge_sealing(workers)
+        assert merged is not None
+        return sorted(key_id for key_id, use in merged.keys.items() if use.active)
+
+    assert active(worker(1, sealing=before), worker(2, sealing=after)) == ["new", "old"]
+    gone = worker(1, alive=False, sealing=before)
+    assert active(worker(2, sealing=after), gone) == ["new"]
+    assert active(worker(3, sealing=removed), fold([gone])) == ["new"]
+    assert active(gone) == []

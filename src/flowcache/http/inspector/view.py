@@ -176,7 +176,7 @@ def view(
 
 
 def _encryption(workers: Sequence[WorkerStatus]) -> dict[str, Any] | None:
-    total = merge_sealing(worker.sealing for worker in workers)
+    total = merge_sealing(workers)
     return None if total is None else msgspec.to_builtins(total)
 
 

@@ -59,9 +59,15 @@ def paths(settings: DataActionSettings) -> dict[str, Any]:
         "/readyz": {
             "get": _get(
                 "operation",
-                "Tell whether Redis answers",
+                "Tell whether calls can be served",
                 _json(ready),
-                more={"503": {"description": "Redis does not answer.", "content": _json(away)}},
+                more={
+                    "503": {
+                        "description": "Redis does not answer or refuses flowcache, or a record "
+                        "that has to be kept can't be written; the error says which.",
+                        "content": _json(away),
+                    }
+                },
             )
         },
         "/metrics": {

@@ -287,7 +287,7 @@ class Breaker:
                 self._would_refuse += 1
                 return _UNCOUNTED
             self._refused += 1
-            return Refused(self._wait(now))
+            return Refused(self._wait(now), self._mode is Mode.FORCED_OPEN)
         transition = None
         if self._state is State.OPEN:
             reason = Reason.INVITED if self._invited else Reason.OPEN_TIME_OVER

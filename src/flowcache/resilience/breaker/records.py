@@ -42,10 +42,11 @@ class Refused:
     """Tell a caller that the circuit lets nothing through now.
 
     ``retry_after``: seconds, above 0. A caller who comes back that much later is let through,
-    unless another was faster, or an operator holds the circuit open.
+    unless another was faster, or an operator holds the circuit open: then it ``is_ordered``.
     """
 
     retry_after: float
+    is_ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

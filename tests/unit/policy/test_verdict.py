@@ -1,0 +1,75 @@
+"""The verdict: what is not said is denied, and each limit is at its very number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flowcache.contract.coercion import MAX_KEY_BYTES
+from flowcache.policy.keys import ALL_KEYS
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principal
+from flowcache.policy.verdict import ALLOW, Deny, Reason, judge, placed
+from flowcache.ports import Command, Once
+
+WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"ns:", max_value=10)
+
+
+def reason(who: Principal = WHO, key: bytes = b"k", value: bytes = b"v") -> Reason | None:
+    verdict = judge(
+        who, Permission.DATA_WRITE, "SET", Command(b"SET", key, (value,), 60, writes=True)
+    )
+    return verdict.reason if isinstance(verdict, Deny) else None
+
+
+def test_who_has_no_permissions_may_do_nothing() -> None:
+    """None at all, as a token whose scope names none of ours, is not the same as all."""
+    assert reason() is None
+    for permissions in (frozenset[Permission](), frozenset({Permission.DATA_READ})):
+        assert reason(replace(WHO, permissions=permissions)) is Reason.PERMISSION
+
+
+def test_no_operations_are_not_all_operations() -> None:
+    """Only who has no list is not held to one."""
+    assert reason(replace(WHO, operations=frozenset())) is Reason.OPERATION
+    assert reason(replace(WHO, operations=frozenset({"SET"}))) is None
+
+
+@pytest.mark.parametrize("prefix", [b"", b"ns:"])
+def test_a_key_may_be_as_long_as_redis_is_given_it(prefix: bytes) -> None:
+    """The namespace is part of it, and costs its own length."""
+    who, most = replace(WHO, prefix=prefix), MAX_KEY_BYTES - len(prefix)
+    assert reason(who, b"k" * most) is None
+    assert reason(who, b"k" * (most + 1)) is Reason.KEY_LENGTH
+
+
+def test_a_value_may_be_as_long_as_was_said() -> None:
+    """To the byte."""
+    assert reason(value=b"v" * 10) is None
+    assert reason(value=b"v" * 11) is Reason.VALUE_LENGTH
+
+
+@pytest.mark.parametrize("prefix", [b"", b"ns:"])
+def test_what_is_flowcaches_own_is_nobodys(prefix: bytes) -> None:
+    """In a namespace as well, where it would do no harm: a key means the same everywhere."""
+    assert reason(replace(WHO, prefix=prefix), b"flowcache:rate:x") is Reason.RESERVED
+
+
+def test_a_token_is_its_clients_own() -> None:
+    """Of two who share a namespace neither can repeat, or take, the other's."""
+    command = Command(b"SET", b"k", (b"v",), 60, True, Once(b"once", b"f", 1))
+    tokens = set()
+    for name in ("one", "other"):
+        there = placed(command, replace(WHO, name=name))
+        assert there.once is not None
+        assert there.key == b"ns:k"
+        tokens.add(there.once.token)
+    assert len(tokens) == 2
+
+
+def test_a_read_is_held_to_no_length_of_values() -> None:
+    """What it is given is no value."""
+    read = Command(b"GET", b"k", (b"an argument that is long",))
+    who = replace(WHO, permissions=frozenset({Permission.DATA_READ}))
+    assert judge(who, Permission.DATA_READ, "GET", read) is ALLOW
