@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 
 from tests.cli.test_cli import flowcache
 from tests.delivery.receiver import ENDPOINT_TOKEN, PATH, Fault, Receiver, receiver
-from tests.servers import FLOWCACHE_ACL, RedisProcess
+from tests.servers import FLOWCACHE_ACL, RedisProcess, eventually
 from tests.unit.audit.journals import SIGNING_KEY, chain
 
 
@@ -205,6 +209,38 @@ def test_a_stream(path: Path, fresh_standalone: RedisProcess) -> None:
     done = flowcache("audit", "deliver", "--once", environment=environment)
     assert (done.returncode, done.stdout) == (0, "stream: has everything\n")
     assert fresh_standalone.cli("XLEN", "flowcache:audit") == 5
+
+
+def test_a_standard_output_that_nobody_reads_holds_up_no_end(path: Path) -> None:
+    """SIGTERM ends it all the same; what the pipe did not take comes with the next start."""
+    chain(path, [100])
+    environment = os.environ | {
+        "FLOWCACHE_AUDIT_JOURNAL": str(path),
+        "FLOWCACHE_DELIVERY_FILE": "-",
+    }
+    read, write = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 4096)
+    arguments = [sys.executable, "-m", "flowcache", "audit", "deliver"]
+    with os.fdopen(read, "rb") as reader:
+        with subprocess.Popen(arguments, env=environment, stdout=write) as stalled:
+            try:
+                eventually(lambda: _readable(read) > 0, what="the first of it")
+                stalled.terminate()
+                assert stalled.wait(20) == 0
+            finally:
+                stalled.kill()
+        with subprocess.Popen([*arguments, "--once"], env=environment, stdout=write) as again:
+            os.close(write)
+            lines = reader.read().splitlines()
+            assert again.wait(20) == 0
+    records = [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+    assert {record["seq"] for record in records} == set(range(102))
+
+
+def _readable(pipe: int) -> int:
+    """Return how many bytes are in a pipe."""
+    found = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
 
 
 def test_a_stream_that_may_not_be_written(path: Path, fresh_standalone: RedisProcess) -> None:
