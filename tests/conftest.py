@@ -41,7 +41,8 @@ def cluster_servers() -> Iterator[Cluster]:
 
 @pytest.fixture
 def breakable_cluster(cluster_servers: Cluster) -> Iterator[Cluster]:
-    """Lend the shared cluster to a test that breaks it; mend and empty it afterwards."""
+    """Lend the shared cluster, empty, to a test that breaks it; mend and empty it afterwards."""
+    cluster_servers.flush()
     yield cluster_servers
     cluster_servers.heal()
     cluster_servers.flush()
@@ -56,7 +57,8 @@ def sentinel_servers() -> Iterator[SentinelGroup]:
 
 @pytest.fixture
 def breakable_sentinels(sentinel_servers: SentinelGroup) -> Iterator[SentinelGroup]:
-    """Lend the shared Sentinels to a test that breaks something; mend and empty it afterwards."""
+    """Lend the shared Sentinels, empty, to a test that breaks them; mend and empty them after."""
+    sentinel_servers.flush()
     yield sentinel_servers
     sentinel_servers.heal()
     sentinel_servers.flush()
