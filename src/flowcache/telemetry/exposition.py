@@ -70,12 +70,7 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         if stats.hits or stats.misses:
             lookups.add_metric([name, "hit"], stats.hits)
             lookups.add_metric([name, "miss"], stats.misses)
-        buckets = [
-            (repr(2**power / 1_000_000), float(count_until(stats.latency, power)))
-            for power in _POWERS
-        ]
-        buckets.append(("+Inf", float(sum(stats.latency))))
-        seconds.add_metric([name], buckets, stats.total_ms / 1000)
+        seconds.add_metric([name], _buckets(stats.latency), stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
     yield from _second_chances(workers)
     yield CounterMetricFamily(
@@ -90,6 +85,12 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     )
     yield from _journal(workers)
     yield from _sealing(workers)
+
+
+def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return a histogram of ours (see latency) as Prometheus has it: in seconds, summed up."""
+    bounds = [(repr(2**p / 1_000_000), float(count_until(counts, p))) for p in _POWERS]
+    return [*bounds, ("+Inf", float(sum(counts)))]
 
 
 def _sealing(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -143,11 +144,7 @@ def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "flowcache_audit_commit_seconds", "From a batch of audit records to its being on disk."
     )
     commits = [sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)]
-    buckets = [
-        (repr(2**power / 1_000_000), float(count_until(commits, power))) for power in _POWERS
-    ]
-    buckets.append(("+Inf", float(sum(commits))))
-    seconds.add_metric([], buckets, sum(j.commit_ms for j in journals) / 1000)
+    seconds.add_metric([], _buckets(commits), sum(j.commit_ms for j in journals) / 1000)
     yield seconds
 
 
