@@ -18,6 +18,7 @@ HEADINGS = (
     "CPU µs/req",
     "x bare",
     "x Node",
+    "x before",
     "req/s",
     "requests",
     "busy",
@@ -61,6 +62,7 @@ class Row(msgspec.Struct, frozen=True):
     cpu_us: float
     ratio_to_bare: float | None
     ratio_to_node: float | None
+    ratio_to_before: float | None
     requests_per_second: float
     requests: int
     busy: float
@@ -111,6 +113,7 @@ def rows_of(samples: Sequence[Sample]) -> list[Row]:
                 cpu_us=median(sample.cpu_us for sample in own),
                 ratio_to_bare=ratio_to("bare"),
                 ratio_to_node=ratio_to("node"),
+                ratio_to_before=ratio_to("before"),
                 requests_per_second=middle(lambda outcome: outcome.requests / outcome.seconds),
                 requests=sum(outcome.requests for outcome in outcomes),
                 busy=median(sample.cpu_seconds / sample.outcome.seconds for sample in own),
@@ -152,6 +155,7 @@ def _columns(row: Row, titles: dict[str, str]) -> list[str]:
         f"{row.cpu_us:.1f}",
         _ratio(row.ratio_to_bare),
         _ratio(row.ratio_to_node),
+        _ratio(row.ratio_to_before),
         f"{row.requests_per_second:.0f}",
         str(row.requests),
         f"{row.busy:.0%}",

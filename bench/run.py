@@ -37,6 +37,7 @@ from bench.servers import (
     LeftOutError,
     Server,
     Setting,
+    before,
     clean_environment,
     start,
     wait_for,
@@ -52,6 +53,7 @@ examples:
   python -m bench.run                        three rounds, about four minutes
   python -m bench.run --quick                one short round, under a minute
   python -m bench.run --only flowcache,bare --json run.json
+  python -m bench.run --only flowcache --against ../main    compare with another checkout
 
 exit code: 0 measured, 1 measured with errors, 2 could not be measured
 """
@@ -154,12 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.note("interrupted; everything that was started has been ended")
         return 130
     progress.clear()
-    print(table_of(document.rows, {kind.name: kind.title for kind in plan.kinds}))
+    titles = {kind.name: kind.title for kind in plan.kinds}
+    print(table_of(document.rows, titles))
     if plan.json:
         plan.json.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     for name, why in left_out.items():
         progress.note(f"{KINDS[name].title} was left out: {why}")
-    return _judge(samples, progress)
+    return _judge(samples, titles, progress)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
@@ -169,12 +172,12 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _judge(samples: Sequence[Sample], progress: Progress) -> int:
+def _judge(samples: Sequence[Sample], titles: dict[str, str], progress: Progress) -> int:
     wrong = [sample for sample in samples if sample.outcome.errors]
     for sample in wrong:
         cell, outcome = sample.cell, sample.outcome
         progress.note(
-            f"{outcome.errors} errors from {KINDS[sample.server].title}, round {sample.round}, "
+            f"{outcome.errors} errors from {titles[sample.server]}, round {sample.round}, "
             f"{cell.operation} at {cell.connections}:"
         )
         for example in outcome.samples:
@@ -192,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     names = ",".join(KINDS)
     parser.add_argument("--quick", action="store_true", help="one round, half a second a cell")
     parser.add_argument("--only", metavar="NAMES", help=f"some of {names}")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="also measure the flowcache of the checkout in DIR, with its own .venv, as 'before'",
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds to take medians of (3)")
     parser.add_argument("--seconds", type=float, metavar="S", help="measured seconds a cell (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
@@ -209,14 +218,17 @@ def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[s
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
     if rounds < 1 or seconds <= 0:
         raise BenchError("--rounds and --seconds must be more than nothing")
+    wanted = [KINDS[name] for name in names]
+    if options.against is not None:
+        wanted.append(before(options.against))
     kinds, left_out = [], {}
-    for name in names:
+    for kind in wanted:
         try:
-            KINDS[name].prepare(progress.show)
-            kinds.append(KINDS[name])
+            kind.prepare(progress.show)
+            kinds.append(kind)
         except LeftOutError as absence:
-            left_out[name] = str(absence)
-            progress.note(f"{KINDS[name].title} is left out: {absence}")
+            left_out[kind.name] = str(absence)
+            progress.note(f"{kind.title} is left out: {absence}")
     if not kinds:
         raise BenchError("nothing is left to measure")
     warmup = 0.2 if options.quick else 0.5

@@ -84,8 +84,8 @@ def _own_command(setting: Setting) -> list[str]:
     return [sys.executable, "-m", "bench.peers.own_server", str(setting.port)]
 
 
-def _flowcache_command(setting: Setting) -> list[str]:
-    command = [sys.executable, "-m", "flowcache", "serve", "--host", "127.0.0.1"]
+def _flowcache_command(setting: Setting, python: str = sys.executable) -> list[str]:
+    command = [python, "-m", "flowcache", "serve", "--host", "127.0.0.1"]
     return [*command, "--port", str(setting.port), "--workers", "1"]
 
 
@@ -202,6 +202,33 @@ ENCRYPTED = Kind(
 KINDS: Mapping[str, Kind] = {
     kind.name: kind for kind in (BARE, OWN, FLOWCACHE, NODE, RELAXED, STRICT, ENCRYPTED)
 }
+
+
+def before(checkout: Path) -> Kind:
+    """Return the flowcache of another checkout, started with that checkout's own Python."""
+    python = str(checkout.resolve() / ".venv" / "bin" / "python")
+
+    def prepare(_: Callable[[str], None]) -> None:
+        command = [python, "-c", "import flowcache; print(flowcache.__file__)"]
+        try:
+            outcome = subprocess.run(
+                command, env=clean_environment(), capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError) as problem:
+            raise BenchError(
+                f"--against: {python} can't import flowcache ({problem}); "
+                "run make check in that checkout once: it makes the .venv"
+            ) from None
+        if not Path(outcome.stdout.strip()).resolve().is_relative_to(checkout.resolve()):
+            raise BenchError(f"--against: {python} imports flowcache from {outcome.stdout.strip()}")
+
+    return Kind(
+        "before",
+        "before",
+        lambda setting: _flowcache_command(setting, python),
+        _flowcache_environment,
+        prepare,
+    )
 
 
 def start(kind: Kind, setting: Setting, *, folder: Path, cores: Collection[int]) -> Child:
