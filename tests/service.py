@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +147,13 @@ def service(
     ready: bool = True,
     port: int | None = None,
     output: Path | None = None,
+    files: int | None = None,
 ) -> Iterator[Service]:
     """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
 
     ``port`` is that of an earlier one which this one follows; any free one by default. ``output``
-    is a file for its standard output, which is in the log by default.
+    is a file for its standard output, which is in the log by default. ``files`` is its limit of
+    file descriptors.
     """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
@@ -174,6 +178,7 @@ def service(
                 env=inherited | given | dict(environment),
                 stdout=errors if output is None else out,
                 stderr=errors,
+                preexec_fn=None if files is None else partial(_limit_files, files),
             )
         running = Service(process, port, log)
         try:
@@ -183,6 +188,10 @@ def service(
             yield running
         finally:
             running.stop()
+
+
+def _limit_files(most: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listens(running: Service) -> bool:

@@ -39,7 +39,13 @@ _ROOM_SHARE = 128
 each."""
 _ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.SHAKING, State.HEAD)
 """Who has to go first. Who is being answered never has to."""
+_MAY_HAVE_ASKED = (State.IDLE, State.NEW)
+"""Whose request may have come and not been read yet."""
 _STARVED_SECONDS = 0.5
+"""Without file descriptors, when accept() is tried again if no connection ends before."""
+_FULL_SECONDS = 0.02
+"""With all connections at work, when to look whether one is idle by now."""
+_COMPLAINT_SECONDS = 60.0
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True):
@@ -78,6 +84,9 @@ class Listener:
             _as_it_is if tls is None else partial(TlsWire, context=tls)
         )
         self._accepts = False
+        self._accepts_a_turn = max(1, min(_ACCEPTS_A_TURN, limits.connections // 4))
+        """Less than all: whoever has just come has a turn to be read before it makes room."""
+        self._complain_from = clock()
         self._retry: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._adopting: set[asyncio.Task[None]] = set()
@@ -98,15 +107,23 @@ class Listener:
     # -- accepting ---------------------------------------------------------------------------------
 
     def _resume(self) -> None:
-        self._retry = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if not self._accepts and self._drains_from is None:
             self._accepts = True
-            self._loop.add_reader(self._listening.fileno(), self._accept, _ACCEPTS_A_TURN)
+            self._loop.add_reader(self._listening.fileno(), self._accept, self._accepts_a_turn)
 
     def _pause(self) -> None:
         if self._accepts:
             self._accepts = False
             self._loop.remove_reader(self._listening.fileno())
+
+    def _pause_for(self, seconds: float) -> None:
+        """Accept again after ``seconds``, or as soon as a connection has ended."""
+        self._pause()
+        if self._retry is None:
+            self._retry = self._loop.call_later(seconds, self._resume)
 
     def _accept(self, most: int) -> None:
         for _ in range(most):
@@ -114,7 +131,7 @@ class Listener:
                 if not _is_readable(self._listening):
                     return  # nobody is to be closed for nobody
                 if not self._make_room():
-                    self._pause()  # all are being answered: the first that ends lets the next in
+                    self._pause_for(_FULL_SECONDS)  # all are being answered
                     return
             try:
                 accepted, address = self._listening.accept()
@@ -124,9 +141,9 @@ class Listener:
                 continue  # it was given up before its turn
             except OSError as fault:
                 # No file descriptor, no memory: accept() would fail again at once, and for ever.
-                _log.error("can't accept a connection", fault=fault.strerror)
-                self._pause()
-                self._retry = self._loop.call_later(_STARVED_SECONDS, self._resume)
+                self._pause_for(_STARVED_SECONDS)
+                self._make_room()
+                self._complain(fault)
                 return
             accepted.setblocking(False)
             task = self._loop.create_task(self._adopt(accepted, Connection(self._site, address)))
@@ -141,13 +158,20 @@ class Listener:
             accepted.close()
             connection.connection_lost(None)
 
+    def _complain(self, fault: OSError) -> None:
+        """Log that nobody can be accepted, once a minute: callers come more often."""
+        now = self._clock()
+        if now >= self._complain_from:
+            self._complain_from = now + _COMPLAINT_SECONDS
+            _log.error("can't accept a connection", fault=fault.strerror)
+
     def _make_room(self) -> bool:
         """Close whom nobody waits for, longest first; tell whether there is room now."""
         for state in _ROOM_FROM:
             there = [c for c in self.connections if c.state is state and not c.is_leaving]
             made = 0
-            for each in nsmallest(1 + self._limits.connections // _ROOM_SHARE, there, key=_since):
-                if state is not State.IDLE:
+            for each in nsmallest(1 + len(self.connections) // _ROOM_SHARE, there, key=_since):
+                if state not in _MAY_HAVE_ASKED:
                     each.abort()
                     made += 1
                 elif each.close_if_quiet():
@@ -160,7 +184,7 @@ class Listener:
         if self._drains_from is not None:
             if not self.connections:
                 self._empty.set()
-        elif not self._accepts and self._retry is None:
+        elif not self._accepts:
             self._resume()
 
     # -- the sweep ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Signals to a worker come from its supervisor: SIGTERM ends it in good order, SIG
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import socket
@@ -28,6 +29,7 @@ __all__ = ["CLOSING_SECONDS", "ServerSettings", "run"]
 _log = structlog.get_logger(__name__)
 
 _SPARE_FILES = 128
+"""File descriptors for what is opened later: connections to Redis, to siblings, journal readers."""
 CLOSING_SECONDS = 2.0
 """What a worker has beyond its grace, to let go of everything."""
 
@@ -99,16 +101,35 @@ def _log_stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _within_files(wanted: int) -> int:
-    """Return how many connections there are file descriptors for, and ask for as many as wanted."""
+    """Return how many connections there are file descriptors for, and ask for as many as wanted.
+
+    What is open already and `_SPARE_FILES` more are kept free of connections. Where the limit is so
+    low that little is left, two thirds of that are: without Redis no connection is of any use.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = wanted + _SPARE_FILES
-    if soft < files:
-        soft = files if hard == resource.RLIM_INFINITY else min(hard, files)
+    taken = _files_open()
+    needed = wanted + taken + _SPARE_FILES
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    connections = max(1, min(wanted, soft - _SPARE_FILES))
+    left = soft - taken
+    connections = max(1, min(wanted, left - min(_SPARE_FILES, 2 * left // 3)))
     if connections < wanted:
-        _log.warning("fewer connections than configured", connections=connections, files=soft)
+        _log.warning(
+            "file_descriptor_limit_too_low",
+            limit=soft,
+            needed=needed,
+            connections=connections,
+            configured=wanted,
+            remedy=f"Raise it to {needed}: LimitNOFILE={needed} in the systemd unit, or ulimit -n "
+            f"{needed} before the start. Or lower http.max_connections.",
+        )
     return connections
+
+
+def _files_open() -> int:
+    """Return how many file descriptors this process has open."""
+    return len(os.listdir("/dev/fd")) - 1  # one of them is for the look itself
 
 
 class _Lifespan:

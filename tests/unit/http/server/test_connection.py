@@ -665,6 +665,63 @@ async def test_without_file_descriptors_the_next_try_is_later(
     assert (await client.ask("/")).status == 200
 
 
+async def test_without_file_descriptors_idle_connections_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The longest idle one is closed, and its descriptor is the newcomer's, without a pause."""
+    monkeypatch.setattr("flowcache.http.listener._STARVED_SECONDS", 3600.0)
+    async with served() as there:
+        first, second = await there.connect(), await there.connect()
+        for client in (second, first):
+            await client.ask("/")
+            there.clock.now += 1
+        newcomer = socket.socket()  # ours is open before there are none left
+        accept, tries = socket.socket.accept, 0
+
+        def starved_once(listening: socket.socket) -> tuple[socket.socket, object]:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return accept(listening)
+
+        with monkeypatch.context() as starving, capture_logs() as logged:
+            starving.setattr(socket.socket, "accept", starved_once)
+            newcomer.connect(("127.0.0.1", there.port))
+            assert await second.is_over()
+            await there.until(State.NEW, State.IDLE)
+        assert len(logged) == 1
+        assert (await first.ask("/")).status == 200
+        newcomer.close()
+
+
+async def test_with_all_at_work_the_next_waits_until_one_is_idle() -> None:
+    """Nobody has to leave of their own: as soon as one is idle, it makes room."""
+    async with served(ConnectionLimits(connections=1)) as there:
+        busy = await there.connect()
+        busy.send(post("/wait"))
+        await there.until(State.BUSY)
+        waiting = await there.connect()
+        waiting.send(post("/next"))
+        await happens(lambda: not there.listener._accepts)
+        there.app.gate.set()
+        assert (await busy.receive()).status == 200
+        assert (await waiting.receive()).json["path"] == "/next"
+
+
+async def test_a_newcomer_whose_request_has_come_makes_no_room() -> None:
+    """A connection that has just been accepted may hold a request that nobody has read yet."""
+    async with served(ConnectionLimits(connections=1)) as there:
+        client = await there.connect()
+        await there.until(State.NEW)
+        late = socket.socket()
+        os.write(client.writer.get_extra_info("socket").fileno(), post("/"))
+        late.connect(("127.0.0.1", there.port))
+        there.listener._accept(1)
+        assert (await client.receive()).status == 200
+        late.close()
+
+
 # -- the end ---------------------------------------------------------------------------------------
 
 
