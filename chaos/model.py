@@ -105,12 +105,14 @@ FORESEEN = frozenset(
         LOST,
         SILENT,
         "circuit_open",
+        "overloaded",
+        "audit_unavailable",
         "redis_unavailable",
         "deadline_exceeded",
         "rate_limited",
     }
 )
-NEVER_SENT = frozenset({REFUSED, "circuit_open", "rate_limited"})
+NEVER_SENT = frozenset({REFUSED, "circuit_open", "overloaded", "rate_limited"})
 """Outcomes after which nothing can have been done, with an `idempotencyKey` too."""
 
 

@@ -5,6 +5,7 @@
     ├── Unauthorized        401  no credential, or a wrong one
     ├── Forbidden           403  the credential may not do this
     ├── NotFound            404  no such route or named action
+    ├── MethodNotAllowed    405  a known route, and another method than it has
     ├── WrongType           409  the key holds another Redis type
     ├── Conflict            409  a condition did not hold
     ├── TooLarge            413  body, key, value or answer over its limit
@@ -12,11 +13,11 @@
     ├── InvalidResponse     500  the answer breaks its schema
     ├── Internal            500  a bug
     ├── CircuitOpen         503  the shard's circuit is open
+    ├── Overloaded          503  this instance has no room for the call; nothing was done
+    ├── Unrecorded          503  the audit record can't be kept, and must be
     ├── RedisUnavailable    503  no answer is to be had from Redis now
     │   ├── Declined             Redis is well, and declines this call
     │   ├── NotYet               Redis answers, and can't serve before a moment has passed
-    │   ├── Overloaded           flowcache has too much to do; Redis was not asked
-    │   ├── Unrecorded           the audit record can't be kept, and must be
     │   └── LockedOut            Redis takes our user or password no more
     │       └── NoPassword       the file of the password can't be read
     └── DeadlineExceeded    504  no answer came in time
@@ -42,6 +43,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidResponse",
     "LockedOut",
+    "MethodNotAllowed",
     "NoPassword",
     "NotFound",
     "NotYet",
@@ -112,6 +114,13 @@ class NotFound(Failure):
     code, status = "not_found", 404
 
 
+class MethodNotAllowed(Failure):
+    """A known route, and another method than it has; the header ``Allow`` names those it has."""
+
+    __slots__ = ()
+    code, status = "method_not_allowed", 405
+
+
 class WrongType(Failure):
     """The key holds another Redis type than the operation works on."""
 
@@ -161,6 +170,24 @@ class CircuitOpen(Failure):
     code, status, default_retryable, default_retry_after = "circuit_open", 503, True, 1.0
 
 
+class Overloaded(Failure):
+    """This instance has no room for the call. Nothing was done: any call may be repeated."""
+
+    __slots__ = ()
+    code, status, default_retryable, default_retry_after = "overloaded", 503, True, 1.0
+
+
+class Unrecorded(Failure):
+    """The audit record of the call can't be kept, and without it nothing is answered.
+
+    Only where `audit.mode` is ``strict``. Neither this nor `Overloaded` says anything about a
+    shard: both are raised outside of the circuits.
+    """
+
+    __slots__ = ()
+    code, status, default_retryable, default_retry_after = "audit_unavailable", 503, True, 1.0
+
+
 class RedisUnavailable(Failure):
     """Redis refused, or the connection to it is gone."""
 
@@ -172,16 +199,6 @@ class Declined(RedisUnavailable):
     """Redis is well and declines this call: out of memory, disk full, too many calls wait.
 
     It says nothing about the health of the shard: other calls go on.
-    """
-
-    __slots__ = ()
-
-
-class Unrecorded(RedisUnavailable):
-    """The record of the call can't be put on disk, and without it nothing is answered.
-
-    Only where `audit.mode` is ``strict``. To a caller it is an outage like any other (see
-    docs/decisions/0017-the-audit-journal.md); it says nothing about any shard.
     """
 
     __slots__ = ()
@@ -207,12 +224,6 @@ class NotYet(RedisUnavailable):
 
     __slots__ = ()
     probe_soon = True
-
-
-class Overloaded(RedisUnavailable):
-    """flowcache itself has too much to do, and has not asked Redis: any call may be repeated."""
-
-    __slots__ = ()
 
 
 class DeadlineExceeded(Failure):

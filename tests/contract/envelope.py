@@ -14,6 +14,7 @@ STATUS = {
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
+    "method_not_allowed": 405,
     "wrong_type": 409,
     "conflict": 409,
     "too_large": 413,
@@ -21,6 +22,8 @@ STATUS = {
     "invalid_response": 500,
     "internal": 500,
     "circuit_open": 503,
+    "overloaded": 503,
+    "audit_unavailable": 503,
     "redis_unavailable": 503,
     "deadline_exceeded": 504,
 }

@@ -62,20 +62,20 @@ METHODS = ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "post",
 
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("method", METHODS)
-def test_another_method_is_not_found(flow: Flow, method: str, slash: str) -> None:
+def test_another_method_is_not_allowed(flow: Flow, method: str, slash: str) -> None:
     """The route has one method; the answer to another says which, and needs no credential."""
     for headers in ({}, {"authorization": f"Bearer {TOKEN}"}):
         answer = flow.service.request(method, ROUTE + slash, None, headers)
-        refused(answer, "not_found", ROUTE)
+        refused(answer, "method_not_allowed", ROUTE)
         assert answer.headers["allow"] == "POST"
 
 
-def test_head_is_not_found_and_has_no_body(flow: Flow) -> None:
+def test_head_is_not_allowed_and_has_no_body(flow: Flow) -> None:
     """HEAD is answered as GET is, without the body."""
     with wire(flow.service.port) as connection:
         connection.send(b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % ROUTE.encode() + post(GET))
         answer = connection.receive(has_body=False)
-        assert (answer.status, answer.headers["allow"]) == (404, "POST")
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
         assert answer.headers["content-type"] == "application/json"
         answered(connection.receive())
 
@@ -99,9 +99,11 @@ def test_an_unknown_route_is_not_found(flow: Flow, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/inspector", "/openapi.json"])
 def test_a_page_has_no_other_methods(flow: Flow, path: str) -> None:
-    """Pages are read only; any other method is a route that does not exist."""
+    """Pages are read only; any other method is refused, and ``Allow`` says which there are."""
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
-        refused(flow.service.request(method, path, None, {}), "not_found")
+        answer = flow.service.request(method, path, None, {})
+        refused(answer, "method_not_allowed", path)
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("line", [b"OPTIONS *", b"CONNECT example.org:443"], ids=repr)
@@ -112,7 +114,7 @@ def test_a_target_that_is_no_path_is_not_found(flow: Flow, line: bytes) -> None:
         refused(connection.receive(), "not_found")
 
 
-def test_a_websocket_is_not_found(flow: Flow, key: str) -> None:
+def test_a_websocket_is_refused(flow: Flow, key: str) -> None:
     """An upgrade is not taken up, and the service is none the worse for it."""
     upgrade = {
         "connection": "Upgrade",
@@ -121,8 +123,8 @@ def test_a_websocket_is_not_found(flow: Flow, key: str) -> None:
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     answered(flow.call(operation="SET", key=key, value=1))
-    for path in (ROUTE, "/inspector/live"):
-        refused(flow.service.request("GET", path, None, upgrade), "not_found")
+    for path, code in ((ROUTE, "method_not_allowed"), ("/inspector/live", "not_found")):
+        refused(flow.service.request("GET", path, None, upgrade), code)
     assert flow.call(operation="GET", key=key).data == 1
 
 

@@ -313,10 +313,10 @@ def test_a_full_disk_refuses_calls_in_strict_mode(
                 if answer.status != 200:
                     break
                 acknowledged += 1
-            assert (answer.status, answer.code) == (503, "redis_unavailable")
+            assert (answer.status, answer.code) == (503, "audit_unavailable")
             assert answer.headers["retry-after"] == "1"
             assert "audit" in answer.json["error"]
-            assert running.call(operation="GET", key="n").code == "redis_unavailable"
+            assert running.call(operation="GET", key="n").code == "audit_unavailable"
             assert running.request("GET", "/readyz").status == 503
             assert running.request("GET", "/healthz").status == 200
             assert broken(running)
@@ -346,7 +346,7 @@ def test_a_file_that_may_not_grow_refuses_calls_in_strict_mode(
         (pid,) = pids(running)
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         refused = running.call(operation="INCR", key="n")
-        assert (refused.status, refused.code) == (503, "redis_unavailable")
+        assert (refused.status, refused.code) == (503, "audit_unavailable")
         assert broken(running)
         assert fresh_standalone.client().get("n") == b"1"
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))

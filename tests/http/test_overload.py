@@ -38,11 +38,11 @@ def test_past_the_limit_calls_are_refused_at_once_and_pages_are_not(
                 for _ in range(3):
                     client.send(CALL)
                     answer = client.receive()
-                    told = refused(answer, "redis_unavailable", "too many calls")
+                    told = refused(answer, "overloaded", "too many calls")
                     assert (answer.headers["retry-after"], told["retryable"]) == ("1", True)
             assert running.request("GET", "/healthz").status == 200
             metrics = running.request("GET", "/metrics").body.decode()
-            assert 'flowcache_requests_total{operation="other",outcome="redis_un' in metrics
+            assert 'flowcache_requests_total{operation="other",outcome="overloaded"' in metrics
             assert "\nflowcache_overload_refusals_total 3.0\n" in metrics
             assert "\nflowcache_requests_at_work 4.0\n" in metrics
         finally:
@@ -83,7 +83,7 @@ def test_the_oldest_of_too_many_bodies_gives_way() -> None:
             )
         for client in slow[:2]:
             answer = client.receive()
-            assert refused(answer, "redis_unavailable", "body:")["retryable"] is True
+            assert refused(answer, "overloaded", "body:")["retryable"] is True
             assert answer.headers["connection"] == "close"
             assert client.is_over()
         answered(running.post(body))

@@ -27,9 +27,6 @@ inspector = {{ bearer = "{inspector}" }}
 control = {{ bearer = "{control}" }}
 
 [checks]
-# The contract's codes are closed: a method that a route does not have answers 404 `not_found`
-# (with `Allow` where the route is the data action's), and this check wants 405.
-unsupported_method.enabled = false
 # What the schema allows is taken, unless the key holds another type (409).
 positive_data_acceptance.expected-statuses = [200, 409, 504]
 # What breaks the schema is refused: as too large where a text is too long, and before anything

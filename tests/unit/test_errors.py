@@ -14,6 +14,7 @@ TABLE = [
     ("unauthorized", 401, False),
     ("forbidden", 403, False),
     ("not_found", 404, False),
+    ("method_not_allowed", 405, False),
     ("wrong_type", 409, False),
     ("conflict", 409, False),
     ("too_large", 413, False),
@@ -21,6 +22,8 @@ TABLE = [
     ("invalid_response", 500, False),
     ("internal", 500, False),
     ("circuit_open", 503, True),
+    ("overloaded", 503, True),
+    ("audit_unavailable", 503, True),
     ("redis_unavailable", 503, True),
     ("deadline_exceeded", 504, True),
 ]

@@ -1,6 +1,7 @@
 """HTTP: an adapter around the operations.
 
 - `data_action`  the way of a request; read this first
+- `admission`    whether there is room for one more call
 - `body`         a request's body, bounded in size and time
 - `app`          one ASGI application: the data action, and `pages` for everything else
 - `pages`        health, metrics, documentation: Starlette

@@ -24,6 +24,7 @@ import structlog
 from flowcache.contract import answer, request
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
 from flowcache.errors import DeadlineExceeded, Failure, Overloaded, TooLarge, Unrecorded
+from flowcache.http.admission import Admission
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
@@ -140,10 +141,7 @@ class DataAction(Generic[ShardT]):
     ) -> None:
         self.in_flight = 0
         """Calls that wait for an answer."""
-        self.at_work = 0
-        """Those of them that wait for Redis: what ``max_in_flight`` bounds."""
-        self.overload_refusals = 0
-        """Calls refused for want of room, whatever there was none of."""
+        self.admission = Admission(settings.max_in_flight)
         self._idle: asyncio.Event | None = None
         self._settings = settings
         self._gate = gate
@@ -180,7 +178,7 @@ class DataAction(Generic[ShardT]):
                 )
             except Exception as fault:
                 failure = _as_failure(fault, call)
-                self.overload_refusals += isinstance(failure, Overloaded)
+                self.admission.refusals += isinstance(failure, Overloaded)
                 latency_ms = self._ms_since(started)
                 status, outcome, hit = failure.status, failure.code, None
                 headers = failure_headers(failure)
@@ -242,8 +240,7 @@ class DataAction(Generic[ShardT]):
         call.client = principal.name
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
-        if self.at_work >= self._settings.max_in_flight:
-            raise Overloaded("flowcache has too many calls at work; this one was not begun.")
+        self.admission.require_room()
         began = self._clock()
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)
@@ -258,7 +255,7 @@ class DataAction(Generic[ShardT]):
         shard = self._store.shard(command.key)
         call.shard = shard.name
         self._audit.admit()
-        self.at_work += 1
+        self.admission.enter()
         try:
             if command.writes:
                 if self._audit.wants_intents:
@@ -268,7 +265,7 @@ class DataAction(Generic[ShardT]):
                 call.repeatable = command.once is not None
             reply = await self._store.execute_at(shard, command, deadline)
         finally:
-            self.at_work -= 1
+            self.admission.leave()
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
         if _least_bytes(reply) > self._settings.max_answer:

@@ -21,6 +21,7 @@ from flowcache.errors import (
     Failure,
     InvalidRequest,
     LockedOut,
+    MethodNotAllowed,
     NoPassword,
     NotFound,
     RedisUnavailable,
@@ -55,7 +56,7 @@ __all__ = ["Deliveries", "PagesSettings", "nothing_delivered", "pages"]
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
 
-_NOT_READY: tuple[tuple[type[RedisUnavailable], str], ...] = (
+_NOT_READY: tuple[tuple[type[Failure], str], ...] = (
     (Unrecorded, "The audit can't be written."),
     (NoPassword, "The file of flowcache's password for Redis can't be read."),
     (LockedOut, "Redis refuses flowcache's user or password."),
@@ -170,7 +171,7 @@ def pages(
     async def readyz(_: Request) -> Response:
         try:
             await ready()
-        except RedisUnavailable as fault:
+        except (RedisUnavailable, Unrecorded) as fault:
             error = next(told for kind, told in _NOT_READY if isinstance(fault, kind))
             return _json({"status": "unavailable", "error": error}, 503)
         return _json({"status": "ready"})
@@ -305,14 +306,16 @@ async def _read(request: Request) -> bytes:
 
 
 def _as_failure(request: Request, fault: Exception, request_id: str) -> Failure:
-    """Turn what was raised into a failure. The contract's codes are all there are: a method that
-    a route does not have is a route that does not exist."""
+    """Turn what was raised into a failure of the contract."""
     if isinstance(fault, Failure):
         return fault
     if isinstance(fault, HTTPException):
         route, method = request.url.path, request.method
         if route.rstrip("/") == ROUTE:
-            return NotFound(f"{method} is not served here; POST to {ROUTE}.")
+            return MethodNotAllowed(f"{method} is not allowed on {ROUTE}; send a POST.")
+        if fault.status_code == 405:
+            allowed = (fault.headers or {})["Allow"]
+            return MethodNotAllowed(f"{method} is not allowed on {route}; use {allowed}.")
         return NotFound(f"There is no {method} {route[:200]}.")
     _log.error("a bug", request_id=request_id, path=request.url.path, exc_info=fault)
     return bug(request_id)

@@ -112,7 +112,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_in_flight",
         read.number(1, 1_000_000),
         1024,
-        "calls that a worker works on at once; further ones get redis_unavailable",
+        "calls that a worker works on at once; further ones get overloaded",
     ),
     Setting(
         "http",

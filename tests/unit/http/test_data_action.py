@@ -429,16 +429,16 @@ async def test_more_calls_than_may_be_at_work_are_refused_at_once() -> None:
     calls = [asyncio.create_task(endpoint.act(operation="DEL", key="k")) for _ in range(2)]
     await asyncio.sleep(0)
     refused = await endpoint.post(b"not looked at")
-    assert (refused.status, refused.json["code"]) == (503, "redis_unavailable")
+    assert (refused.status, refused.json["code"]) == (503, "overloaded")
     assert (refused.headers["retry-after"], refused.json["retryable"]) == ("1", True)
     assert "too many calls" in refused.json["error"]
     assert len(endpoint.executor.calls) == 2
-    assert endpoint.metrics[0][:2] == (None, "redis_unavailable")
-    assert (endpoint.app.at_work, endpoint.app.overload_refusals) == (2, 1)
+    assert endpoint.metrics[0][:2] == (None, "overloaded")
+    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (2, 1)
     go.set()
     assert [answered.status for answered in await asyncio.gather(*calls)] == [200] * 2
     assert (await endpoint.act(operation="DEL", key="k")).status == 200
-    assert (endpoint.app.at_work, endpoint.app.overload_refusals) == (0, 1)
+    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (0, 1)
 
 
 @pytest.mark.parametrize("fault", [RedisUnavailable("x"), RuntimeError("x")])
@@ -449,7 +449,7 @@ async def test_a_call_that_failed_leaves_its_place(fault: Exception) -> None:
         with capture_logs():
             answered = await endpoint.act(operation="GET", key="k")
         assert "too many" not in answered.json["error"]
-    assert (endpoint.app.at_work, endpoint.app.overload_refusals) == (0, 0)
+    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (0, 0)
 
 
 async def test_bodies_that_are_on_their_way_take_no_place() -> None:
@@ -457,7 +457,7 @@ async def test_bodies_that_are_on_their_way_take_no_place() -> None:
     endpoint = Endpoint(max_in_flight=1)
     slow = asyncio.create_task(endpoint.receive(Script(chunk(b"{", True))))
     await asyncio.sleep(0)
-    assert endpoint.app.at_work == 0
+    assert endpoint.app.admission.at_work == 0
     assert (await endpoint.act(operation="GET", key="k")).status == 200
     slow.cancel()
 
@@ -468,7 +468,7 @@ async def test_a_body_that_gives_way_counts_as_an_overload() -> None:
     slow = [asyncio.create_task(endpoint.receive(Script(chunk(b"{", True)))) for _ in range(2)]
     (ended,), _ = await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
     assert ended is slow[0]
-    assert endpoint.app.overload_refusals == 1
+    assert endpoint.app.admission.refusals == 1
     slow[1].cancel()
 
 

@@ -107,11 +107,11 @@ async def test_a_write_whose_intent_is_not_kept_is_not_done() -> None:
     """It may be sent again: nothing happened."""
     action = Action(BROKEN)
     answered = await action.act(**WRITE)
-    assert (answered.status, answered.json["code"]) == (503, "redis_unavailable")
+    assert (answered.status, answered.json["code"]) == (503, "audit_unavailable")
     assert answered.json["retryable"] is True
     assert answered.headers["retry-after"] == "1"
     assert action.executor.calls == []
-    assert action.counted == ["redis_unavailable"]
+    assert action.counted == ["audit_unavailable"]
 
 
 @pytest.mark.parametrize(("fields", "retryable"), [(WRITE, False), (ONCE, True), (READ, True)])
@@ -122,13 +122,13 @@ async def test_an_answer_without_a_record_is_a_refusal(
     disk = (BROKEN,) if fields is READ else (KEPT, BROKEN)
     action = Action(*disk, reply=b'"s3cr3t"' if fields is READ else ...)
     answered = await action.act(**fields)
-    assert (answered.status, answered.json["code"]) == (503, "redis_unavailable")
+    assert (answered.status, answered.json["code"]) == (503, "audit_unavailable")
     assert answered.json["retryable"] is retryable
     assert answered.json["data"] is None
     assert b"s3cr3t" not in answered.body
     assert ("may have done" in answered.json["error"]) is (not retryable)
-    assert action.sink.story[-1] == ("correction", "redis_unavailable")
-    assert action.counted == ["redis_unavailable"]
+    assert action.sink.story[-1] == ("correction", "audit_unavailable")
+    assert action.counted == ["audit_unavailable"]
 
 
 @pytest.mark.parametrize(("fields", "retryable"), [(WRITE, False), (ONCE, True), (READ, True)])
@@ -160,15 +160,15 @@ async def test_nothing_is_begun_while_the_journal_is_broken() -> None:
         answered = await action.act(**fields)
         assert (answered.status, answered.json["retryable"]) == (503, True)
     assert action.executor.calls == []
-    assert action.sink.story == [("call", "redis_unavailable")] * 2
+    assert action.sink.story == [("call", "audit_unavailable")] * 2
 
 
 async def test_a_refusal_without_a_record_is_another_refusal() -> None:
     """A stranger's attempt has to be recorded as well, or is not even told why it failed."""
     action = Action(BROKEN)
     answered = await action.act(token="nobody's", **READ)
-    assert (answered.status, answered.json["code"]) == (503, "redis_unavailable")
-    assert action.sink.story == [("call", "unauthorized"), ("correction", "redis_unavailable")]
+    assert (answered.status, answered.json["code"]) == (503, "audit_unavailable")
+    assert action.sink.story == [("call", "unauthorized"), ("correction", "audit_unavailable")]
 
 
 async def test_a_refusal_may_leave_before_a_late_record() -> None:

@@ -23,13 +23,16 @@ from flowcache.errors import (
     Internal,
     InvalidRequest,
     InvalidResponse,
+    MethodNotAllowed,
     NotFound,
     NotYet,
+    Overloaded,
     RateLimited,
     RedisUnavailable,
     TooLarge,
     Unauthorized,
     Unconfirmed,
+    Unrecorded,
     WrongType,
     all_failures,
 )
@@ -455,9 +458,12 @@ def test_every_failure_has_been_thought_of() -> None:
         CircuitOpen,
         Internal,
         InvalidResponse,
+        MethodNotAllowed,
         NotFound,
+        Overloaded,
         RateLimited,
         Unauthorized,
+        Unrecorded,
     }
     assert set(all_failures()) <= from_the_store | from_elsewhere
 

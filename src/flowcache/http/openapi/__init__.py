@@ -100,8 +100,7 @@ A flow posts a small JSON body to `{ROUTE}`; flowcache runs the Redis operation 
 deadline, and answers with one JSON object on one line.
 
 - Every answer has `success`, `data` and `metadata`; a failure has `error`, `code` and `retryable`
-  beside them. The codes are closed: a method that a route does not have is answered as a route
-  that does not exist, with `not_found`.
+  beside them. There are no other codes than those listed here.
 - A failure is not a cache miss: a miss is `success: true`, `data: null`, `hit: false`.
 - A write that makes a key gives it a time to live in the same atomic step.
 - Fields are never renamed or removed. New ones may come: ignore those you do not know.

@@ -13,6 +13,7 @@ from flowcache.errors import (
     Forbidden,
     Internal,
     InvalidRequest,
+    MethodNotAllowed,
     NotFound,
     RateLimited,
     TooLarge,
@@ -46,6 +47,9 @@ _QUERIES: dict[str, tuple[str, Schema]] = {
     ),
 }
 """Parameter of ``/inspector`` -> what it does. Each is a field of `AuditFilter`."""
+
+_MISROUTED = {NotFound, MethodNotAllowed}
+"""Failures that a request with this path and method can't get."""
 
 
 def paths(settings: DataActionSettings) -> dict[str, Any]:
@@ -177,7 +181,7 @@ def _data_action(settings: DataActionSettings) -> dict[str, Any]:
                 "description": "Done. A miss is no failure: `data` is null and `hit` false.",
                 "content": {JSON: {"schema": answers, "examples": answer_examples()}},
             },
-            **_failures(kind for kind in all_failures() if kind is not NotFound),
+            **_failures(kind for kind in all_failures() if kind not in _MISROUTED),
         },
     }
 

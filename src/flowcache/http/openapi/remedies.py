@@ -40,7 +40,11 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "not_found": Remedy(
         "There is no POST /data-action.",
-        f"Correct the URL and the method: data actions go to `POST {ROUTE}`.",
+        f"Correct the URL: data actions go to `POST {ROUTE}`.",
+    ),
+    "method_not_allowed": Remedy(
+        f"GET is not allowed on {ROUTE}; send a POST.",
+        "Send the method that the header `Allow` names.",
     ),
     "wrong_type": Remedy(
         "The key holds another type of value.",
@@ -72,6 +76,15 @@ REMEDIES: dict[str, Remedy] = {
     "circuit_open": Remedy(
         "Redis has not been answering for this key; it is given time to recover.",
         "Go on without the cache; calls are let through again after `Retry-After` seconds.",
+    ),
+    "overloaded": Remedy(
+        "flowcache has too many calls at work; this call was not begun.",
+        "Nothing was done. Go on without the cache, or repeat the call after `Retry-After` "
+        "seconds.",
+    ),
+    "audit_unavailable": Remedy(
+        "The audit journal can't be written, so nothing was done.",
+        _OPEN_FATE,
     ),
     "redis_unavailable": Remedy(
         "Redis is not to be reached.",
