@@ -307,3 +307,15 @@ def test_an_export(path: Path, tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "File exists" in again.stderr
     assert flowcache("audit", "export", "-j", str(path), "--format", "xml").returncode == 2
+
+
+def test_an_exported_line_steers_no_terminal(path: Path) -> None:
+    """JSON lines on a terminal are harmless, and decode to what the callers wrote."""
+    nasty = "\x1b[2J\x9b1m\x7f\u202e\u2066\u200b\u2028\U000e0041\u3164"
+    writer = ChainWriter(settings(path), time)
+    writer.append([record(1, client=nasty, flow_id=nasty, key=nasty.encode(), detail=nasty)])
+    writer.close()
+    done = flowcache("audit", "export", "--journal", str(path))
+    assert all(line.isprintable() for line in done.stdout.split("\n"))
+    (call,) = [each for each in map(json.loads, done.stdout.splitlines()) if each["kind"] == "call"]
+    assert [call[name] for name in ("client", "flow", "key", "detail")] == [nasty] * 4

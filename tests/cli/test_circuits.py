@@ -263,3 +263,33 @@ def test_help_has_an_example(words: list[str]) -> None:
     shown = circuits(*words, "--help").stdout
     assert "Example" in shown
     assert "flowcache circuits set forced-open --shard" in shown
+
+
+def test_nothing_that_a_service_says_steers_a_terminal() -> None:
+    """Names of shards, clients and errors may be anybody's: they are shown as text."""
+    nasty = "\x1b[2J\x9b1m\x7f\u202e\u2066\u200b\u2028[red]\n\U000e0041"
+    circuit = {
+        "shard": nasty,
+        "access": nasty,
+        "mode": nasty,
+        "state": nasty,
+        "consecutiveFailures": nasty,
+        "failureRate": None,
+        "slowRate": None,
+        "retryAfterSeconds": 0,
+        "refused": nasty,
+        "worker": nasty,
+    }
+    wish = {"mode": nasty, "shard": nasty, "access": None, "by": nasty, "at": nasty}
+    told = {"circuits": [circuit], "wishes": [wish], "configured": nasty}
+    with answering(200, json.dumps(told).encode()) as url:
+        table, as_json = circuits("--url", url), circuits("--url", url, "--json")
+    for done in (table, as_json):
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.replace("\n", "").isprintable()
+    assert r"\x1b[2J\x9b1m\x7f\u202e\u2066\u200b\u2028[red]\n\U000e0041" in table.stdout
+    assert json.loads(as_json.stdout) == told
+    with answering(403, json.dumps({"error": nasty}).encode()) as url:
+        failed = circuits("--url", url)
+    refused(failed, r"\x1b[2J")
+    assert failed.stderr[:-1].isprintable()

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import msgspec
 
 from flowcache.audit.chain import Entry, writer_name
-from flowcache.printable import printable
+from flowcache.printable import printable, printable_json
 
 __all__ = ["Format", "fields", "moment", "write"]
 
@@ -53,7 +53,7 @@ def write(entries: Iterable[Entry], format_: Format, out: TextIO) -> int:
 
 def _jsonl(out: TextIO) -> Callable[[dict[str, Any]], None]:
     encode = msgspec.json.Encoder().encode
-    return lambda named: _discard(out.write(encode(named).decode() + "\n"))
+    return lambda named: _discard(out.write(printable_json(encode(named).decode()) + "\n"))
 
 
 def _csv(out: TextIO) -> Callable[[dict[str, Any]], None]:
@@ -71,7 +71,7 @@ def _discard(_: object) -> None:
 def _harmless(value: object) -> object:
     """Keep spreadsheet and terminal from running what a caller wrote into a key: they show it.
 
-    A quote in front is what OWASP advises against CSV injection. JSON lines are exact.
+    A quote in front is what OWASP advises against CSV injection. JSON lines decode to what is kept.
     """
     if not isinstance(value, str):
         return value

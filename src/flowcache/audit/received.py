@@ -21,6 +21,7 @@ import msgspec
 
 from flowcache.audit.chain import Cut, Entry, Head, Link, writer_name
 from flowcache.audit.exporting import fields, moment
+from flowcache.printable import printable_json
 
 __all__ = ["Received", "gap_line", "line"]
 
@@ -35,7 +36,7 @@ def line(link: Link) -> bytes:
     """Return a record as a line, without its end."""
     entry, hash_, seal = link
     proof = {"at_unix": entry.at, "hash": hash_.hex(), "seal": None if seal is None else seal.hex()}
-    return msgspec.json.encode(fields(entry) | proof)
+    return printable_json(msgspec.json.encode(fields(entry) | proof).decode()).encode()
 
 
 def gap_line(writer: int, first: int, last: int, cut: Cut | None) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, examples, give_up, valid
+from flowcache.cli.common import Config, examples, give_up, say, valid
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def _chains(settings: AuditSettings, received: Sequence[Path] | None) -> Iterato
         return
     chains = Received(_lines(received))
     if chains.skipped:
-        print(f"Passed over, since no JSON, as a crash tears lines: {chains.skipped}.")
+        say(f"Passed over, since no JSON, as a crash tears lines: {chains.skipped}.")
     if chains.damage() and not chains.count():
         give_up(
             f"{', '.join(map(str, received))}: there is no record as it is delivered, with its "
@@ -183,12 +182,12 @@ def _from_where_they_begin(reader: Chains, report: Report) -> Report:
     for writer, first in begins.items():
         cut = reader.cut(writer, 0)
         if first > 0 and (cut is None or cut.seq > first):
-            print(f"writer {writer_name(writer)}: begins with record {first} in what was received")
+            say(f"writer {writer_name(writer)}: begins with record {first} in what was received")
     absent = sorted(
         {fault.writer for fault in report.faults} - begins.keys() - reader.cuts().keys()
     )
     for writer in absent:
-        print(f"writer {writer_name(writer)}: others tell of it; nothing of it was received")
+        say(f"writer {writer_name(writer)}: others tell of it; nothing of it was received")
     return report._replace(
         faults=[
             fault
@@ -221,37 +220,37 @@ def _tell(report: Report, *, sealed: bool) -> None:
     from flowcache.audit.exporting import moment
 
     for damage in report.damage:
-        print(f"the file: {printable(damage)}")
+        say(f"the file: {printable(damage)}")
     for writer, faults in groupby(
         sorted(report.faults, key=lambda f: f.writer), lambda f: f.writer
     ):
         told = list(faults)
         for fault in told[:_SHOWN_FAULTS]:
             place = "" if fault.seq is None else f", record {fault.seq}"
-            print(f"writer {writer_name(writer)}{place}: {printable(fault.what)}")
+            say(f"writer {writer_name(writer)}{place}: {printable(fault.what)}")
         if len(told) > _SHOWN_FAULTS:
-            print(f"writer {writer_name(writer)}: and {len(told) - _SHOWN_FAULTS} more")
+            say(f"writer {writer_name(writer)}: and {len(told) - _SHOWN_FAULTS} more")
     for writer in report.unfinished:
         origin = printable(report.origins.get(writer, "a process unknown"))
-        print(
+        say(
             f"writer {writer_name(writer)}: has no closing record: {origin} still runs, "
             "was killed, or its last records were cut off"
         )
     gone = report.gone
     if gone.chains:
-        print(
+        say(
             f"{gone.records} records of {gone.chains} chains were let go of by retention, the "
             f"newest of {moment(gone.newest)}"
             + (f"; {gone.early} OF THEM BEFORE audit.keep_days WAS OVER." if gone.early else ".")
         )
     if not sealed:
-        print("The seals were not checked: no signing key is configured.")
+        say("The seals were not checked: no signing key is configured.")
     if not sealed and gone.chains:
-        print(
+        say(
             "Whether retention did that, or somebody who removed the front of chains, only the "
             f"signing key can tell; of {gone.untold} chains no record says so."
         )
-    print(
+    say(
         f"{report.records} records in {report.chains} chains: "
         + ("all is well." if report.is_well else "NOT what was written.")
     )
@@ -267,10 +266,10 @@ def _read_anchor(file: Path, *, may_be_new: bool) -> Anchor | None:
     except FileNotFoundError as fault:
         if not may_be_new:
             give_up(f"{file}: is no anchor: {fault}.")
-        print(
+        say(
             f"{file}: THERE IS NO ANCHOR YET. Nothing was compared with it; this run writes the "
             "first. If there was one, somebody took it away.",
-            file=sys.stderr,
+            to_errors=True,
         )
         return None
     except (OSError, msgspec.MsgspecError) as fault:

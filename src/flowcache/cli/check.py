@@ -7,7 +7,7 @@ import os
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from flowcache.cli.common import Config, Redis, give_up, valid
+from flowcache.cli.common import Config, Redis, give_up, say, valid
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
@@ -34,16 +34,16 @@ def check(config: Config = None, redis: Redis = None) -> None:
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
     print("The configuration is valid.")
     for warning in settings.warnings:
-        print(f"Warning: {warning}.")
+        say(f"Warning: {warning}.")
     for line in overview(settings.principals, settings.credentials, time()):
-        print(line)
+        say(line)
     if settings.server.tls is not None:
         for warning in settings.server.tls.warnings(time()):
-            print(f"Warning: {warning}.")
+            say(f"Warning: {warning}.")
     if settings.jwt is not None:
         _try_issuer(settings.jwt)
     if settings.sealing is not None:
-        print(_sealed(settings.sealing))
+        say(_sealed(settings.sealing))
     journal = settings.audit.journal
     if journal is not None:
         if not os.access(journal if journal.exists() else journal.parent, os.W_OK):
@@ -52,11 +52,11 @@ def check(config: Config = None, redis: Redis = None) -> None:
             try_out(settings.audit)
         except JournalFault as fault:
             give_up(f"audit.journal: {fault}")
-        print(f"The audit journal is {journal}, {settings.audit.mode}.")
+        say(f"The audit journal is {journal}, {settings.audit.mode}.")
     if settings.delivery is not None:
-        print(f"The audit is delivered to: {', '.join(settings.delivery.names)}.")
+        say(f"The audit is delivered to: {', '.join(settings.delivery.names)}.")
     nodes = ", ".join(str(node) for node in settings.store.nodes)
-    print(f"Trying Redis at {nodes} ...")
+    say(f"Trying Redis at {nodes} ...")
     asyncio.run(_try_redis(settings))
     print("flowcache is ready to serve.")
 
@@ -107,7 +107,7 @@ def _try_issuer(settings: JwtSettings) -> None:
     print(f"Keys of the issuer that can be used: {len(keys.usable)} of {keys.published}.")
     if keys.weak:
         names = ", ".join(map(printable, keys.weak))
-        print(f"Warning: keys of the issuer are ignored, RSA under 2048 bits: {names}.")
+        say(f"Warning: keys of the issuer are ignored, RSA under 2048 bits: {names}.")
 
 
 def _rights(settings: Settings) -> list[Right]:
@@ -126,6 +126,6 @@ async def _try_redis(settings: Settings) -> None:
     logs.configure("error")  # what the check itself says is enough
     try:
         async for finding in checkup(settings.store, monotonic, _rights(settings)):
-            print(finding)
+            say(finding)
     except CheckupFault as fault:
         give_up(str(fault))

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from flowcache.cli.common import examples, give_up
+from flowcache.cli.common import examples, give_up, say
 from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.ports import Access, Mode
+from flowcache.printable import printable, printable_json
 
 __all__ = ["app"]
 
@@ -119,7 +120,7 @@ def show(
     service = _Service(url or _HERE, ca_file, cert_file)
     told = _call(service, "GET", None, _token(token_file, _CONTROL, _INSPECTOR))
     if as_json:
-        print(json.dumps(told, indent=2))
+        print(printable_json(json.dumps(told, indent=2)))
         return
     _print_table(told)
 
@@ -189,12 +190,12 @@ def _order(
     circuits = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
     done = "Taken back" if mode == CONFIGURED else mode
     concerned = f"{_count(told['circuits'], 'circuit')} in {_count(told['workers'], 'worker')}"
-    print(f"{done}: {circuits}; {concerned}.")
+    say(f"{done}: {circuits}; {concerned}.")
     if told["silent"]:
-        print(
+        say(
             f"flowcache: {_count(told['silent'], 'worker')} did not answer in time, and will "
             "follow as soon as anybody asks for metrics or the inspector.",
-            file=sys.stderr,
+            to_errors=True,
         )
 
 
@@ -264,7 +265,7 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
     clash = ""
     if service.cert_file is not None and status == http.client.UNAUTHORIZED:
         clash = _CLASH.format(service.cert_file)
-    give_up(f"{error}{remedy.format(to_look)}{clash}")
+    give_up(f"{printable(error)}{remedy.format(to_look)}{clash}")
 
 
 _REMEDIES = {
@@ -338,6 +339,10 @@ def _print_table(told: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def shown(told: object, style: str = "") -> Text:
+        """Show what the service says as it is: no markup, and nothing that steers a terminal."""
+        return Text(printable(str(told)), style)
+
     table = Table(box=None, header_style="bold")
     for name in ("shard", "access"):
         table.add_column(name, no_wrap=True)
@@ -348,16 +353,16 @@ def _print_table(told: dict[str, Any]) -> None:
     for each in sorted(told["circuits"], key=lambda c: (c["shard"], c["access"], c["worker"])):
         refused = each["wouldRefuse"] if each["mode"] == Mode.OBSERVE else each["refused"]
         table.add_row(
-            Text(each["shard"]),
-            each["access"],
-            each["mode"],
-            Text(each["state"], _COLORS.get(each["state"], "")),
-            str(each["consecutiveFailures"]),
+            shown(each["shard"]),
+            shown(each["access"]),
+            shown(each["mode"]),
+            shown(each["state"], _COLORS.get(each["state"], "")),
+            shown(each["consecutiveFailures"]),
             _percent(each["failureRate"]),
             _percent(each["slowRate"]),
             f"{each['retryAfterSeconds']:.1f} s" if each["retryAfterSeconds"] else "",
-            str(refused),
-            str(each["worker"]),
+            shown(refused),
+            shown(each["worker"]),
         )
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -369,8 +374,8 @@ def _print_table(told: dict[str, Any]) -> None:
     for wish in told["wishes"]:
         where = f"{wish['shard'] or 'all shards'}, {wish['access'] or 'all access'}"
         line = f"{wish['mode']} for {where}: by {wish['by']}, {wish['at']}"
-        console.print(Text(line), soft_wrap=True)
-    console.print(f"configured: {told['configured']}")
+        console.print(shown(line), soft_wrap=True)
+    console.print(shown(f"configured: {told['configured']}"))
 
 
 def _percent(rate: float | None) -> str:

@@ -9,7 +9,9 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-__all__ = ["Config", "Redis", "examples", "give_up", "valid"]
+from flowcache.printable import printable_lines
+
+__all__ = ["Config", "Redis", "examples", "give_up", "say", "valid"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -43,7 +45,12 @@ def valid(load: Callable[[], SettingsT]) -> SettingsT:
         give_up(f"the configuration has faults:\n{lines}")
 
 
+def say(text: str, *, to_errors: bool = False) -> None:
+    """Print a text of our own, in which there may be words of others, fit to be shown."""
+    print(printable_lines(text), file=sys.stderr if to_errors else sys.stdout, flush=to_errors)
+
+
 def give_up(message: str) -> NoReturn:
     """Say what is wrong, and end with exit code 2: nothing was done."""
-    print(f"flowcache: {message}", file=sys.stderr)
+    say(f"flowcache: {message}", to_errors=True)
     raise typer.Exit(2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from time import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowcache.cli.common import Config, give_up, valid
+from flowcache.cli.common import Config, give_up, say, valid
+from flowcache.printable import printable
 
 if TYPE_CHECKING:
     from flowcache.delivery.settings import DeliverySettings
@@ -97,10 +97,10 @@ def deliveries(config: Config = None) -> None:
     out.print(table, markup=False)
     for each in found:
         if each.fault is not None:  # whole sentences, which a column would break
-            print(f"{each.destination}: {each.fault}")
+            say(f"{each.destination}: {printable(each.fault)}")
     for each in found:
         for writer, due in each.behind.items():
-            print(f"{each.destination}: {due} records of writer {writer} are due", file=sys.stderr)
+            say(f"{each.destination}: {due} records of writer {writer} are due", to_errors=True)
     raise typer.Exit(int(any(each.fault is not None for each in found)))
 
 

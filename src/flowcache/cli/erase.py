@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from flowcache.cli.common import Config, Redis, give_up, valid
-from flowcache.printable import printable
+from flowcache.cli.common import Config, Redis, give_up, say, valid
+from flowcache.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from flowcache.audit.deeds import Deed
@@ -178,10 +178,10 @@ def _warn_of_nobodys(target: _Target, settings: Settings) -> None:
         return
     names = sorted(prefix.removeprefix(NAMESPACES).rstrip(b":").decode() for prefix in known)
     there = f"there are {', '.join(names)}" if names else "none has any"
-    print(
+    say(
         f"Warning: no client of this configuration has the namespace {target.namespace}; {there}. "
         "Is it spelt right?",
-        file=sys.stderr,
+        to_errors=True,
     )
 
 
@@ -236,12 +236,12 @@ def _end(deed: Deed | None, outcome: str, keys: int | None) -> bool:
     try:
         deed.end(outcome, keys=keys)
     except JournalFault as fault:
-        print(
+        say(
             f"flowcache: {fault} What came of it is not on record, but that it was begun.",
-            file=sys.stderr,
+            to_errors=True,
         )
         return False
-    print(f"On record as {deed.name}.", file=sys.stderr)
+    say(f"On record as {deed.name}.", to_errors=True)
     return True
 
 
@@ -278,7 +278,8 @@ def _remove(store: StoreSettings, target: _Target, show: _Show, *, ask: bool) ->
 
 def _is_agreed(found: _Outcome, target: _Target) -> bool:
     try:
-        said = input(f"{found.why} {_keys(found.keys)} of {target}. Remove them? [y/N] ".lstrip())
+        asked = f"{found.why} {_keys(found.keys)} of {target}. Remove them? [y/N] "
+        said = input(printable_lines(asked.lstrip()))
     except (EOFError, KeyboardInterrupt):
         print()
         return False
@@ -319,11 +320,12 @@ def _tell(outcome: _Outcome, target: _Target, dry_run: bool, settings: Settings)
     if outcome.code != "ok":
         done = "" if dry_run else f"{_keys(outcome.keys)} removed; others may be left. "
         advice = _OTHER_USER if outcome.code == Forbidden.code else ""
-        print(f"flowcache: {target}: {done}{outcome.why}{advice}", file=sys.stderr)
+        why = printable(outcome.why)
+        say(f"flowcache: {target}: {done}{why}{advice}", to_errors=True)
     elif dry_run:
-        print(f"{_keys(outcome.keys)} of {target}. Nothing was removed. {outcome.why}".rstrip())
+        say(f"{_keys(outcome.keys)} of {target}. Nothing was removed. {outcome.why}".rstrip())
     else:
-        print(f"{_keys(outcome.keys)} removed; none of {target} is left.")
+        say(f"{_keys(outcome.keys)} removed; none of {target} is left.")
         seconds = settings.data_action.once_lifetime
         print(f"Records of writes with an idempotencyKey expire within {seconds:g} s.")
 

@@ -21,6 +21,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from flowcache.printable import printable, printable_json, printable_lines
+
 __all__ = ["LEVELS", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -78,7 +80,7 @@ class _FittingLine:
         self._render = structlog.processors.JSONRenderer()  # in ASCII: a character is a byte
 
     def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
-        line = str(self._render(logger, name, event))
+        line = self._line(logger, name, event)
         while len(line) >= _LINE:
             longest = max(event, key=lambda field: len(_text(event[field])))
             text = _text(event[longest])
@@ -86,8 +88,23 @@ class _FittingLine:
                 break
             kept = 3 * len(text) // 8
             event[longest] = text[:kept] + _CUT + text[-kept:]
-            line = str(self._render(logger, name, event))
+            line = self._line(logger, name, event)
         return line
+
+    def _line(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        return printable_json(str(self._render(logger, name, event)))
+
+
+def _shown(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Make all values of an event fit for a terminal; a traceback keeps its lines."""
+    return {
+        field: value if isinstance(value, int | float | None) else _fit(field, _text(value))
+        for field, value in event.items()
+    }
+
+
+def _fit(field: str, text: str) -> str:
+    return printable_lines(text) if field == "exception" else printable(text)
 
 
 def _text(value: object) -> str:
@@ -127,13 +144,14 @@ def _place(filename: str, line: int) -> str:
 
 def configure(level: str) -> None:
     """Set up logging for this process."""
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _FittingLine()
+    on_terminal = (_shown, structlog.dev.ConsoleRenderer())
+    rendering = on_terminal if sys.stderr.isatty() else (_FittingLine(),)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.ExceptionRenderer(_traceback),
-            renderer,
+            *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         # Text and end of a line at once: print() writes them one by one where output is unbuffered.

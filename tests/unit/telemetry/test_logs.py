@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -88,3 +89,35 @@ def test_causes_without_end_end(capsys: pytest.CaptureFixture[str]) -> None:
     one, other = ValueError(), TypeError()
     one.__cause__, other.__cause__ = other, one
     assert logged(capsys, one)["exception"].count("ValueError") == 5
+
+
+NASTY = "\x1b[2J\x9b\x7f\u202e\u2066\u200b\n\u2028\U000e0041\u3164"
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_no_value_steers_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, on_terminal: bool
+) -> None:
+    """What others wrote is shown as text, in a line of JSON and at a terminal; lines stay whole."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: on_terminal, raising=False)
+    logs.configure("info")
+    structlog.get_logger().error(NASTY, key=NASTY, many=[NASTY], fault=OSError(5, NASTY))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    ours = re.sub(r"\x1b\[\d*m", "", said) if on_terminal else said
+    assert ours[:-1].isprintable()
+    assert "\u3164" not in said
+    if not on_terminal:
+        assert json.loads(said)["key"] == NASTY
+
+
+def test_a_traceback_keeps_its_lines_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads the log at a terminal reads a traceback as Python shows it."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    logs.configure("info")
+    structlog.get_logger().error("a bug", exc_info=caught(open_nothing))
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last):\n" in said
+    assert "No such file or directory" in said
