@@ -177,27 +177,15 @@ class DataAction(Generic[ShardT]):
                     self._settings.max_answer,
                 )
             except Exception as fault:
-                failure = _as_failure(fault, call)
-                self.admission.refusals += isinstance(failure, Overloaded)
-                latency_ms = self._ms_since(started)
-                status, outcome, hit = failure.status, failure.code, None
-                headers = failure_headers(failure)
-                payload = answer.encode(
-                    answer.failed(failure, call.id, latency_ms, call.operation),
-                    self._settings.max_answer,
-                )
+                latency_ms, hit = self._ms_since(started), None
+                status, outcome, headers, payload = self._refuse(fault, call, latency_ms)
             # The record comes before the answer: what a caller was told has been kept and counted.
             kept = self._audit_call(call, outcome, hit, latency_ms)
             call.recorded = True
             unkept = None if kept is None else await self._unkept(call, kept, outcome)
             if unkept is not None:
-                latency_ms = self._ms_since(started)
-                status, told, hit = unkept.status, unkept.code, None
-                headers = failure_headers(unkept)
-                payload = answer.encode(
-                    answer.failed(unkept, call.id, latency_ms, call.operation),
-                    self._settings.max_answer,
-                )
+                latency_ms, hit = self._ms_since(started), None
+                status, told, headers, payload = self._refuse(unkept, call, latency_ms)
                 if told != outcome:
                     self._audit_call(call, told, hit, latency_ms, "correction")
                 outcome = told
@@ -217,6 +205,22 @@ class DataAction(Generic[ShardT]):
             self.in_flight -= 1
             if self._idle is not None and not self.in_flight:
                 self._idle.set()
+
+    def _refuse(
+        self, fault: Exception, call: _Call, latency_ms: float
+    ) -> tuple[int, str, list[tuple[bytes, bytes]], bytes]:
+        """Return status, code, headers and body of the answer to a call that failed.
+
+        A function of its own, because `__call__` must not keep the exception in a variable: its
+        traceback refers to that frame, and such a cycle would keep the call and its body in
+        memory until the garbage collector runs.
+        """
+        failure = _as_failure(fault, call)
+        self.admission.refusals += isinstance(failure, Overloaded)
+        payload = answer.encode(
+            answer.failed(failure, call.id, latency_ms, call.operation), self._settings.max_answer
+        )
+        return failure.status, failure.code, failure_headers(failure), payload
 
     async def finish(self, seconds: float) -> None:
         """Let the calls in flight end, for at most ``seconds``; called once, at the end."""
