@@ -32,6 +32,7 @@ from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
+from flowcache.http.turns import Turnstile
 from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.certificates import Certificates
@@ -143,8 +144,9 @@ class Worker:
             from flowcache.sealing.vault import Vault
 
             executor = self._vault = Vault(self._guard, settings.sealing)
+        turns = Turnstile()
         self.data_action = DataAction(
-            settings.data_action, gate, executor, self._counters, self._audit, monotonic
+            settings.data_action, gate, executor, self._counters, self._audit, monotonic, turns
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
@@ -158,6 +160,8 @@ class Worker:
             nothing_delivered
             if settings.delivery is None
             else Watch(settings.delivery, monotonic, time),
+            monotonic,
+            turns,
         )
 
     async def start(self) -> None:

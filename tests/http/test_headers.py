@@ -35,24 +35,28 @@ def get(running: Service, path: str) -> Answer:
     return running.request("GET", path, None, headers)
 
 
-def check_shield(answer: Answer, policy: str = NOTHING) -> None:
-    assert {name: answer.headers.get(name) for name in SHIELD} == SHIELD
+def check_shield(answer: Answer, policy: str = NOTHING, cached: str = "no-store") -> None:
+    shield = SHIELD | {"cache-control": cached}
+    assert {name: answer.headers.get(name) for name in shield} == shield
     assert answer.headers["content-security-policy"] == policy
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_can_only_be_read(running: Service, path: str) -> None:
-    """Not framed, not run as a script, not kept by a cache, not taken for another type."""
+    """Not framed, not run as a script, not shown from a cache, not taken for another type. Only a
+    page that is the same for everybody may be kept, and is asked for again each time."""
     answer = get(running, path)
     assert answer.status == 200
-    check_shield(answer)
+    check_shield(answer, cached="no-cache" if path == "/openapi.json" else "no-store")
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/inspector/", "/docs/x", ROUTE])
-def test_what_is_not_there_is_no_weaker(running: Service, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"), [("/nowhere", 404), ("/inspector/", 404), ("/docs/x", 404), (ROUTE, 405)]
+)
+def test_what_is_not_there_is_no_weaker(running: Service, path: str, status: int) -> None:
     """The answer may repeat a path of the caller's choice."""
     answer = get(running, path)
-    assert answer.status == 404
+    assert answer.status == status
     check_shield(answer)
 
 
@@ -74,6 +78,7 @@ def test_the_documentation_may_have_its_own_styles_and_nothing_else(running: Ser
         answer,
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "no-cache",
     )
     assert "<script" not in html
     assert " style=" not in html

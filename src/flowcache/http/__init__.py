@@ -4,7 +4,12 @@
 - `admission`    whether there is room for one more call
 - `body`         a request's body, bounded in size and time
 - `app`          one ASGI application: the data action, and `pages` for everything else
-- `pages`        health, metrics, documentation: Starlette
+- `pages`        health, metrics, documentation, the inspector
+- `routing`      from a path to a page, and its answer
+- `turns`        what takes a bounded part of each turn of the event loop
+- `constant`     pages that are made once
+- `shared`       pages that are made once for all who ask at the same time
+- `line`         work that is done one by one
 - `inspector`    what the service knows of itself, for people
 - `openapi`      the contract as a document, made from the catalogue
 - `docs`         the same as a page

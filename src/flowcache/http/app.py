@@ -1,4 +1,4 @@
-"""One ASGI application: the data action on its own path, Starlette for everything else."""
+"""One ASGI application: the data action on its own path, the pages for everything else."""
 
 from __future__ import annotations
 

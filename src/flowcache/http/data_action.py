@@ -28,6 +28,7 @@ from flowcache.http.admission import Admission
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
+from flowcache.http.turns import Turnstile
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
 from flowcache.policy.gate import Gate
@@ -138,11 +139,14 @@ class DataAction(Generic[ShardT]):
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
+        turns: Turnstile | None = None,
     ) -> None:
         self.in_flight = 0
         """Calls that wait for an answer."""
         self.admission = Admission(settings.max_in_flight)
         self._idle: asyncio.Event | None = None
+        self._turns = turns or Turnstile()
+        """What refusals of strangers take of each turn of the loop."""
         self._settings = settings
         self._gate = gate
         self._store = store
@@ -240,7 +244,11 @@ class DataAction(Generic[ShardT]):
                 chunked = value
         peer = scope.get("client")
         call.address = address = self._gate.address(peer, headers)
-        principal = self._gate.identify(headers, address, peer, scope.get("extensions"))
+        try:
+            principal = self._gate.identify(headers, address, peer, scope.get("extensions"))
+        except Failure:
+            await self._turns.wait()
+            raise
         call.client = principal.name
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)

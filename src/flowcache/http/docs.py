@@ -21,17 +21,14 @@ from flowcache.http.openapi import JSON, Schema, document, field_name
 __all__ = ["page", "policy"]
 
 
-def page(
-    version: str,
-    settings: DataActionSettings | None = None,
-    base_url: str = "http://127.0.0.1:3000",
-) -> str:
-    """Return the document as an HTML page that needs nothing from elsewhere, scripts included.
+_URL = f"$FLOWCACHE{ROUTE}"
+"""Where the examples are sent. The reader fills the variable in: made from the request, whose Host
+may be anything, the address would not be the same for all readers, nor always the service's."""
 
-    ``base_url`` is where the examples are sent.
-    """
+
+def page(version: str, settings: DataActionSettings | None = None) -> str:
+    """Return the document as an HTML page that needs nothing from elsewhere, scripts included."""
     contract = document(version, settings)
-    url = base_url.rstrip("/") + ROUTE
     call = contract["paths"][ROUTE]["post"]
     asked = call["requestBody"]["content"][JSON]["examples"]
     told = call["responses"]["200"]["content"][JSON]["examples"]
@@ -42,10 +39,9 @@ def page(
     return template.substitute(
         version=escape(version),
         route=escape(ROUTE),
-        url=escape(url),
         about=_paragraphs(contract["info"]["description"]),
         body=_prose(call["description"]),
-        first_call=_command(_curl(url, asked[first]["value"])),
+        first_call=_command(_curl(asked[first]["value"])),
         first_answer=_json_block(told[first]["value"]),
         untyped_call=_json_block(asked["untyped"]["value"]),
         fields=_table_of_fields(schemas),
@@ -62,7 +58,7 @@ def page(
                 for op in operations
             ),
         ),
-        calls="".join(_call(op, url, asked[op["name"]]["value"], told) for op in operations),
+        calls="".join(_call(op, asked[op["name"]]["value"], told) for op in operations),
         metadata=_properties(schemas["Metadata"]),
         failure_fields=_properties(schemas["FailedAnswer"], ("error", "code", "retryable")),
         failed_answer=_json_block(
@@ -105,7 +101,7 @@ def policy(html: str) -> str:
     )
 
 
-def _call(operation: Mapping[str, Any], url: str, body: Any, told: Mapping[str, Any]) -> str:
+def _call(operation: Mapping[str, Any], body: Any, told: Mapping[str, Any]) -> str:
     name = operation["name"]
     answers = "".join(
         _json_block(example["value"])
@@ -115,7 +111,7 @@ def _call(operation: Mapping[str, Any], url: str, body: Any, told: Mapping[str, 
     return (
         f'<details id="run-{escape(name)}" open><summary>{_code(name)}</summary>'
         f"<p>{_prose(operation['summary'])} Needs {_code(operation['permission'])}.</p>"
-        f"{_command(_curl(url, body))}<p>Answers:</p>{answers}</details>"
+        f"{_command(_curl(body))}<p>Answers:</p>{answers}</details>"
     )
 
 
@@ -167,9 +163,9 @@ def _in_words(schema: Schema) -> str:
             return "any JSON value"
 
 
-def _curl(url: str, body: Any) -> str:
+def _curl(body: Any) -> str:
     return (
-        f"curl -s {shlex.quote(url)} \\\n"
+        f'curl -s "{_URL}" \\\n'
         f'  -H "Authorization: Bearer $TOKEN" \\\n'
         f"  -H 'Content-Type: {JSON}' \\\n"
         f"  -d {shlex.quote(_line(body))}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
 from flowcache.audit.ring import AuditRing
@@ -17,6 +16,7 @@ from flowcache.http.app import ROUTE
 from flowcache.http.asgi import Message
 from flowcache.http.inspector.circuits import Control, Switched
 from flowcache.http.pages import PagesSettings, pages
+from flowcache.http.routing import Router
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.policy.rates import Rate
@@ -54,7 +54,7 @@ def app(
     audit: AuditSink = AuditRing(0),  # noqa: B008 - keeps nothing
     switches: Switches | None = None,
     known: Mapping[str, Principal] = KNOWN,
-) -> Starlette:
+) -> Router:
     """Build the pages of workers that say ``gathered``; ``redis`` is what ails Redis."""
     asked = [] if asked is None else asked
     shown = load(None, {"SERVICE_BEARER_TOKEN": "kept-quiet"}).shown
@@ -81,7 +81,7 @@ def app(
 
 
 async def fetch(
-    built: Starlette, path: str, *headers: Header, method: str = "GET", query: bytes = b""
+    built: Router, path: str, *headers: Header, method: str = "GET", query: bytes = b""
 ) -> Answered:
     answered = await call(built, method, path, Script(chunk(b"")), headers, query)
     assert answered is not None
@@ -231,7 +231,7 @@ async def test_the_inspector_filters_by_its_query() -> None:
         ("GET", "/", "There is no GET /."),
         ("GET", "/nope", "There is no GET /nope."),
         ("GET", "/healthz/", "There is no GET /healthz/."),
-        ("GET", "/" + "x" * 500, "There is no GET /" + "x" * 199 + "."),
+        ("GET", "/" + "x" * 500, "There is no GET /" + "x" * 79 + "."),
     ],
 )
 async def test_what_is_not_there_is_told_in_the_envelope(
@@ -250,7 +250,6 @@ async def test_what_is_not_there_is_told_in_the_envelope(
     }
     assert "allow" not in answered.headers
     assert answered.headers["content-type"] == "application/json"
-    assert answered.headers["content-length"] == str(len(answered.body))
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/inspector"])
@@ -433,4 +432,4 @@ async def test_another_method_is_not_allowed(method: str, path: str, allowed: se
     answered = await fetch(app(), path, bearer("switch"), method=method)
     assert (answered.status, answered.json["code"]) == (405, "method_not_allowed")
     assert set(answered.headers["allow"].split(", ")) == allowed
-    assert answered.json["error"].startswith(f"{method} is not allowed on {path.rstrip('/')}; ")
+    assert answered.json["error"].startswith(f"{method} is not allowed on {path}; use ")

@@ -43,7 +43,7 @@ REMEDIES: dict[str, Remedy] = {
         f"Correct the URL: data actions go to `POST {ROUTE}`.",
     ),
     "method_not_allowed": Remedy(
-        f"GET is not allowed on {ROUTE}; send a POST.",
+        f"GET is not allowed on {ROUTE}; use POST.",
         "Send the method that the header `Allow` names.",
     ),
     "wrong_type": Remedy(
