@@ -7,6 +7,7 @@ and here each attempt has to be seen and counted.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any
 
 import msgspec
@@ -98,9 +99,10 @@ class _Connection(asyncio.Protocol):
 class Pool:
     """As many connections as calls are under way, up to `CONNECTIONS`; the last used goes first."""
 
-    def __init__(self, port: int, token: str) -> None:
-        """Call the service that listens on ``port`` of the loopback."""
+    def __init__(self, port: int, token: str, tls: ssl.SSLContext | None = None) -> None:
+        """Call the service that listens on ``port`` of the loopback, with TLS where it is given."""
         self._port = port
+        self._tls = tls
         self._head = (
             f"POST /data-action/redis HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
@@ -139,7 +141,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                _, fresh = await loop.create_connection(_Connection, "127.0.0.1", self._port)
+                _, fresh = await loop.create_connection(
+                    _Connection, "127.0.0.1", self._port, ssl=self._tls
+                )
         except OSError:  # a TimeoutError is one
             return None
         return fresh

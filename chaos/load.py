@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from random import Random
 import msgspec
 
 from chaos.client import Answer, Pool
-from chaos.history import LOST, REFUSED, SILENT, Call
+from chaos.history import LOST, REFUSED, SILENT, Call, slot_of
 from chaos.workload import Planned, Workload
 
 __all__ = ["Job", "Progress", "Told"]
@@ -38,13 +39,16 @@ TICK_SECONDS = 0.005
 class Job(msgspec.Struct, frozen=True):
     """What to load; ``rate`` is in calls a second.
 
-    Callers choose among several ports by chance, and repeat a call at the next one.
+    Callers choose among several ports by chance, and repeat a call at the next one. With several
+    ``tokens`` there is a client for each, and each key belongs to one of them.
     """
 
     ports: tuple[int, ...]
-    token: str
+    tokens: tuple[str, ...]
     rate: float
     seed: int
+    ca: str | None = None
+    """The PEM file of the authority of the service's certificate; None where it speaks no TLS."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -60,8 +64,8 @@ class Told(msgspec.Struct, frozen=True, tag=True):
     began: float
     ended: float
     calls: list[Call]
-    lags: list[float]
-    """How late the generator's event loop woke from each sleep of `TICK_SECONDS`, in seconds."""
+    ticks: list[tuple[float, float]]
+    """When the generator's event loop woke from each sleep of `TICK_SECONDS`, and how late."""
 
 
 class Load:
@@ -71,10 +75,11 @@ class Load:
         self._job = job
         self._random = Random(job.seed)
         self._workload = Workload(self._random)
-        self._pools = [Pool(port, job.token) for port in job.ports]
+        tls = None if job.ca is None else ssl.create_default_context(cafile=job.ca)
+        self._pools = [[Pool(port, token, tls) for port in job.ports] for token in job.tokens]
         self._calls: list[Call] = []
         self._outcomes: Counter[bool] = Counter()
-        self._lags: list[float] = []
+        self._ticks: list[tuple[float, float]] = []
 
     async def run(self, stop: asyncio.Event) -> Told:
         """Load until told to stop, and until the last answer is there."""
@@ -90,15 +95,17 @@ class Load:
             ended = clock()
         for helper in helpers:
             helper.cancel()
-        for pool in self._pools:
-            pool.close()
-        return Told(began, ended, self._calls, self._lags)
+        for pools in self._pools:
+            for pool in pools:
+                pool.close()
+        return Told(began, ended, self._calls, self._ticks)
 
     async def _caller(self, planned: Planned, scheduled: float) -> None:
-        first = self._random.randrange(len(self._pools))
+        pools = self._pools[slot_of(planned.key) % len(self._pools)]
+        first = self._random.randrange(len(pools))
         for attempt in range(1, TRIES + 1):
             woken = time.monotonic()
-            pool = self._pools[(first + attempt) % len(self._pools)]
+            pool = pools[(first + attempt) % len(pools)]
             answer = await pool.call(planned.body)
             self._note(planned, attempt, scheduled, woken, answer)
             if not planned.once or not _worth_repeating(answer):
@@ -138,7 +145,8 @@ class Load:
         while True:
             before = time.monotonic()
             await asyncio.sleep(TICK_SECONDS)
-            self._lags.append(time.monotonic() - before - TICK_SECONDS)
+            now = time.monotonic()
+            self._ticks.append((now, now - before - TICK_SECONDS))
 
 
 def _worth_repeating(answer: Answer) -> bool:

@@ -112,7 +112,7 @@ FORESEEN = frozenset(
         "rate_limited",
     }
 )
-NEVER_SENT = frozenset({REFUSED, "circuit_open", "overloaded", "rate_limited"})
+NEVER_SENT = frozenset({REFUSED, "circuit_open", "forbidden", "overloaded", "rate_limited"})
 """Outcomes after which nothing can have been done, with an `idempotencyKey` too."""
 
 
@@ -179,7 +179,10 @@ class WrongAnswerError(ValueError):
 
 
 def judge(
-    calls: Iterable[Call], found: Mapping[str, Found], strikes: Sequence[Strike] = ()
+    calls: Iterable[Call],
+    found: Mapping[str, Found],
+    strikes: Sequence[Strike] = (),
+    foreseen: Set[str] = frozenset(),
 ) -> list[Finding]:
     """Return everything that is wrong, permitted findings included.
 
@@ -188,12 +191,13 @@ def judge(
         found: what Redis has at the end, by key. Of flowcache's own records and of the control's
             keys only the TTL is judged.
         strikes: what was broken meanwhile.
+        foreseen: further outcomes that are no wonder here.
     """
     findings: list[Finding] = []
     histories: dict[str, History] = {}
     for call in calls:
         history = histories.setdefault(call.key, History(call.key))
-        if call.outcome not in FORESEEN:
+        if call.outcome not in FORESEEN | foreseen:
             what = f"{call.operation} was answered with {call.outcome}"
             findings.append(Finding(Kind.UNFORESEEN, call.key, what))
         if call.reads:

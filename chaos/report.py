@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,11 @@ from pathlib import Path
 from chaos.figures import Figures, Share
 from chaos.history import holds
 from chaos.model import Finding, Kind
+from chaos.neighbours.isolation import Cost, Vitals
+from chaos.neighbours.report import rows_of, table
 from chaos.stage import DEADLINE, Run, Scenario
 
-__all__ = ["PAGE", "Result", "about_table", "tables", "timeline", "write"]
+__all__ = ["PAGE", "Result", "about_table", "attacks", "tables", "timeline", "write"]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 NONE = "-"
@@ -29,6 +31,23 @@ class Result:
     figures: Figures
     findings: tuple[Finding, ...]
     broken: tuple[str, ...]
+    cost: Cost | None = None
+    """What an attack cost the neighbours; None where there was none."""
+
+    @property
+    def name(self) -> str:
+        """The scenario's."""
+        return self.run.name
+
+    @property
+    def vitals(self) -> Vitals | None:
+        """How flowcache did at the end; None where there was no attack."""
+        return self.run.vitals
+
+    @property
+    def attacked(self) -> Mapping[str, int]:
+        """What the attackers did, by what came of it."""
+        return self.run.attacked
 
     def count(self, *kinds: Kind) -> int:
         """Count what was found of some kinds."""
@@ -36,8 +55,13 @@ class Result:
 
 
 def tables(results: Sequence[Result]) -> str:
-    """Return both tables, and where and when they were made."""
+    """Return both tables of all scenarios but attacks, and where and when they were made."""
     return "\n\n".join((_machine(), _answers(results), _data(results)))
+
+
+def attacks(results: Sequence[Result]) -> str:
+    """Return the table of attacks, and where and when it was made."""
+    return "\n\n".join((_machine(), table(rows_of(results))))
 
 
 def about_table(scenarios: Iterable[Scenario[object]]) -> str:

@@ -39,12 +39,14 @@ class Rig(Generic[S]):
     """Who holds the keys, at the moment."""
     heal: Callable[[], None]
     """Put everything right and wait until it is."""
+    name: Callable[[str], str | None] = str
+    """The load's name of a key in Redis; None for one that is not the load's."""
 
     def found(self) -> Mapping[str, Found]:
         """Read every key there is from the servers themselves."""
         found: dict[str, Found] = {}
         for server in self.primaries():
-            found.update(_keys_of(server))
+            found.update(_keys_of(server, self.name))
         return found
 
 
@@ -95,19 +97,19 @@ def _location(addresses: Sequence[tuple[str, int]]) -> str:
     return ",".join(f"{host}:{port}" for host, port in addresses)
 
 
-def _keys_of(server: RedisProcess) -> Mapping[str, Found]:
+def _keys_of(server: RedisProcess, named: Callable[[str], str | None]) -> Mapping[str, Found]:
     found: dict[str, Found] = {}
     with closing(server.client(decode_responses=True, socket_timeout=30.0)) as client:
-        names: list[str] = list(client.scan_iter(count=1000))
+        names = {key: name for key in client.scan_iter(count=1000) if (name := named(key))}
         with client.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.pttl(name)
+            for key, name in names.items():
+                pipe.pttl(key)
                 if _is_hash(name):
-                    pipe.hgetall(name)
+                    pipe.hgetall(key)
                 else:
-                    pipe.get(name)
+                    pipe.get(key)
             replies: list[Any] = pipe.execute()
-    for name, ttl_ms, value in zip(names, replies[::2], replies[1::2], strict=True):
+    for name, ttl_ms, value in zip(names.values(), replies[::2], replies[1::2], strict=True):
         found[name] = Found(value, ttl_ms)
     return found
 

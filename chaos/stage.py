@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +22,10 @@ from chaos.bars import Bars
 from chaos.control import Control, controlled
 from chaos.history import Found, Loss, Strike
 from chaos.load import Job, Progress, Told
+from chaos.neighbours.isolation import Isolation, Vitals, look_at
 from chaos.rigs import Rig
 from tests.servers import RedisProcess, eventually
+from tests.servers.certificates import make_certificates
 from tests.service import TOKEN, Service, service
 
 __all__ = ["DEADLINE", "Run", "Scenario", "Stage", "perform"]
@@ -56,6 +61,18 @@ class Scenario(Generic[S]):
     """Calls a second."""
     instances: int = 1
     """How many flowcaches there are, one beside the other."""
+    tokens: tuple[str, ...] = (TOKEN,)
+    """Of the clients that load it, a third of the keys each where there are three."""
+    configuration: str = ""
+    """The text of flowcache's configuration file."""
+    launcher: tuple[str, ...] = ()
+    """A command that starts flowcache in its own place."""
+    tls: bool = False
+    """Whether flowcache speaks TLS."""
+    lull: float = 1.0
+    """The calm before and after `act`, as a share of what was asked for on the command line."""
+    isolation: Isolation | None = None
+    """What one client's doing must not cost the others; None where that is not the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,10 @@ class Run:
     controls: tuple[Control, ...]
     log: str
     """What flowcache wrote to its log."""
+    vitals: Vitals | None = None
+    """What flowcache's workers said at the end; only where `Scenario.isolation` asks for it."""
+    attacked: Mapping[str, int] = field(default_factory=dict)
+    """What the attackers did, by what came of it."""
 
 
 class Stage(Generic[S]):
@@ -79,6 +100,8 @@ class Stage(Generic[S]):
         self.services: list[Service] = []
         self.strikes: list[Strike] = []
         self.controls: list[Control] = []
+        self.attacked: Counter[str] = Counter()
+        """What attackers did, by what came of it."""
         self.load: LoadProcess
         self._scenario = scenario
         self._seconds = seconds
@@ -87,6 +110,12 @@ class Stage(Generic[S]):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="flowcache-"))
+            self.directory = Path(name)
+            self.ca: Path | None = None
+            if self._scenario.tls:
+                self._certificates = make_certificates(self.directory)
+                self.ca = self._certificates.authority.certificate
             self.services = [
                 stack.enter_context(self._flowcache()) for _ in range(self._scenario.instances)
             ]
@@ -103,11 +132,39 @@ class Stage(Generic[S]):
         self._stack.close()
 
     def _flowcache(self, port: int | None = None) -> AbstractContextManager[Service]:
+        scenario = self._scenario
         environment = {
             "REDIS_NODES": self.rig.location,
             "FLOWCACHE_DATA_DEADLINE_MS": f"{DEADLINE * 1000:.0f}",
-        } | dict(self._scenario.environment)
-        return service(environment, *self._scenario.arguments, port=port)
+        } | {
+            name: value.replace("{directory}", str(self.directory))
+            for name, value in scenario.environment.items()
+        }
+        arguments = scenario.arguments
+        if scenario.configuration:
+            file = self.directory / "flowcache.toml"
+            file.write_text(scenario.configuration, "utf-8")
+            arguments = (*arguments, "--config", str(file))
+        if self.ca is not None:
+            environment["FLOWCACHE_HTTP_TLS_CERT_FILE"] = str(self._certificates.server.certificate)
+            environment["FLOWCACHE_HTTP_TLS_KEY_FILE"] = str(self._certificates.server.key)
+        return service(
+            environment,
+            *arguments,
+            port=port,
+            launcher=(*self.on_core(0), *scenario.launcher),
+            ready=self.ca is None,
+        )
+
+    def on_core(self, number: int) -> tuple[str, ...]:
+        """Return a launcher that keeps a process to one core, where there are two or more.
+
+        Callers and attackers are kept off flowcache's core: what they take of it is not its doing.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        if self._scenario.isolation is None or len(cores) < 2:
+            return ()
+        return ("taskset", "--cpu-list", str(cores[number]))
 
     @property
     def servers(self) -> S:
@@ -167,6 +224,12 @@ class Stage(Generic[S]):
             self.controls.append(control)
             yield
 
+    def vitals(self) -> Vitals | None:
+        """Return how the flowcache that is struck does at the end."""
+        if self._scenario.isolation is None:
+            return None
+        return look_at(self.service, self._scenario.tokens[0], self.ca)
+
     def start_again(self) -> None:
         """Start the flowcache that is struck anew, on its port, after it has ended."""
         self._logs.append(self.service.log)
@@ -176,15 +239,18 @@ class Stage(Generic[S]):
 class LoadProcess:
     """The load generator's process, as a context: it loads from entry on."""
 
-    def __init__(self, job: Job, show: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, job: Job, show: Callable[[Progress], None], launcher: Sequence[str] = ()
+    ) -> None:
         self._job = job
         self._show = show
+        self._launcher = launcher
         self._told: Told | None = None
         self._calls = 0
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "chaos.load"],
+            [*self._launcher, sys.executable, "-m", "chaos.load"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -266,13 +332,29 @@ def perform(
     with scenario.rig() as rig:
         with Stage(scenario, rig, seconds) as stage:
             ports = tuple(running.port for running in stage.services)
-            job = Job(ports=ports, token=TOKEN, rate=scenario.rate, seed=seed)
-            with LoadProcess(job, show) as stage.load:
+            job = Job(
+                ports=ports,
+                tokens=scenario.tokens,
+                rate=scenario.rate,
+                seed=seed,
+                ca=None if stage.ca is None else str(stage.ca),
+            )
+            with LoadProcess(job, show, stage.on_core(1)) as stage.load:
                 stage.load.wait_warm()
-                stage.calm()
+                stage.calm(scenario.lull)
                 scenario.act(stage)
-                stage.calm()
+                stage.calm(scenario.lull)
                 told = stage.load.finish()
+            vitals = stage.vitals()
         rig.heal()
         found = rig.found()
-    return Run(scenario.name, told, tuple(stage.strikes), found, tuple(stage.controls), stage.log)
+    return Run(
+        scenario.name,
+        told,
+        tuple(stage.strikes),
+        found,
+        tuple(stage.controls),
+        stage.log,
+        vitals,
+        stage.attacked,
+    )

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -148,12 +148,14 @@ def service(
     port: int | None = None,
     output: Path | None = None,
     files: int | None = None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[Service]:
     """Run flowcache with ``environment`` and further ``arguments`` of ``serve`` for a while.
 
     ``port`` is that of an earlier one which this one follows; any free one by default. ``output``
     is a file for its standard output, which is in the log by default. ``files`` is its limit of
-    file descriptors.
+    file descriptors. ``launcher`` is a command that starts flowcache in its own place, as
+    ``("taskset", "--cpu-list", "0")``.
     """
     with tempfile.TemporaryDirectory() as directory, PortClaim() as claim:
         log = Path(directory) / "log"
@@ -171,7 +173,7 @@ def service(
             "FLOWCACHE_AUTH_FAILURES_PER_MINUTE": "1000000",
         }
         port = claim.port if port is None else port
-        command = [sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
+        command = [*launcher, sys.executable, "-m", "flowcache", "serve", "--port", str(port)]
         with log.open("wb") as errors, (output or log).open("ab") as out:
             process = subprocess.Popen(
                 [*command, *arguments],

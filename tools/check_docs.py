@@ -80,7 +80,10 @@ def _scenarios() -> list[str]:
 
 
 def _with_scenarios(text: str) -> str:
-    return write(text, "chaos scenarios", about_table(SCENARIOS))
+    attacks = [each for each in SCENARIOS if each.isolation is not None]
+    others = [each for each in SCENARIOS if each.isolation is None]
+    text = write(text, "chaos scenarios", about_table(others))
+    return write(text, "chaos attacks", about_table(attacks))
 
 
 def _with_table(text: str) -> str:

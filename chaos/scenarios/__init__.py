@@ -4,12 +4,15 @@
 - `network`  what lies between flowcache and a node misbehaves
 - `single`   Sentinel, a primary with its replica, one server alone
 - `service`  flowcache itself: signals, overload, slow clients
+
+The attacks of one client on others have a package of their own, `chaos.neighbours`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from chaos.neighbours.scenarios import SCENARIOS as ATTACKS
 from chaos.scenarios import cluster, network, service, single
 from chaos.stage import Scenario
 
@@ -23,4 +26,5 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
     *network.SCENARIOS,
     *single.SCENARIOS,
     *service.SCENARIOS,
+    *ATTACKS,
 )
