@@ -20,7 +20,7 @@ from flowcache.policy.principals import Credential, Principal, Principals
 from flowcache.policy.rates import Bucket, Rate
 from flowcache.policy.tokens import Token, digest, new_token
 from flowcache.policy.verdict import ALLOW, judge, placed
-from flowcache.ports import Command
+from flowcache.ports import Command, SizeLimits
 
 _CALLS, _ROUNDS = 20_000, 15
 _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
@@ -90,7 +90,7 @@ def _principal(name: str, narrow: bool) -> Principal:
         read_patterns(["agent:*", "queue:*", "customer:*", "settings"]),
         operations=frozenset({"GET", "SET"}),
         prefix=namespace_prefix(name),
-        max_value=4096,
+        sizes=SizeLimits(value=4096),
         networks=Networks([read_network("10.0.0.0/8"), read_network("192.0.2.0/24")]),
         rate=Rate(1e9, 1_000_000_000),
     )

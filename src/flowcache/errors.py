@@ -17,6 +17,7 @@
     ├── Unrecorded          503  the audit record can't be kept, and must be
     ├── RedisUnavailable    503  no answer is to be had from Redis now
     │   ├── Declined             Redis is well, and declines this call
+    │   │   └── Unfinished       Redis did a write, and not all that belongs to it
     │   ├── NotYet               Redis answers, and can't serve before a moment has passed
     │   └── LockedOut            Redis takes our user or password no more
     │       └── NoPassword       the file of the password can't be read
@@ -53,6 +54,7 @@ __all__ = [
     "TooLarge",
     "Unauthorized",
     "Unconfirmed",
+    "Unfinished",
     "Unrecorded",
     "WrongType",
     "all_failures",
@@ -202,6 +204,13 @@ class Declined(RedisUnavailable):
     """
 
     __slots__ = ()
+
+
+class Unfinished(Declined):
+    """Redis did a write and then declined its TTL or its record. Repeating it could do it twice."""
+
+    __slots__ = ()
+    default_retryable = False
 
 
 class LockedOut(RedisUnavailable):

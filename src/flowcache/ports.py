@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "APPEND",
+    "DEFAULT_SIZES",
     "FAILED",
     "INTENDED",
     "NAMESPACES",
@@ -24,6 +25,7 @@ __all__ = [
     "Clock",
     "Command",
     "Executor",
+    "Large",
     "Metrics",
     "Mode",
     "Now",
@@ -33,6 +35,7 @@ __all__ = [
     "Shard",
     "ShardT",
     "ShardedExecutor",
+    "SizeLimits",
     "Slow",
     "Stale",
     "Store",
@@ -87,11 +90,28 @@ class Once(msgspec.Struct, frozen=True, gc=False):
     former: tuple[bytes, ...] = ()
 
 
+class SizeLimits(msgspec.Struct, frozen=True, gc=False):
+    """How much a read may return, and how much a key may hold after a write.
+
+    Everything is counted as Redis stores it, encrypted values with their envelope: the length of a
+    string, or of all names and values of a hash. ``reply`` and ``value`` are in bytes. For
+    ``reply``, each field counts 6 bytes more, which is what its quotes, colon and comma take in the
+    answer.
+    """
+
+    reply: int = 512 * 1024
+    value: int = 256 * 1024
+    fields: int = 10_000
+
+
+DEFAULT_SIZES = SizeLimits()
+
+
 class Command(msgspec.Struct, frozen=True, gc=False):
     """What an operation asks of the store: a Redis command on one key.
 
-    ``ttl`` (seconds) is set in the same atomic step; None leaves the key's life alone.
-    How a TTL or an `Once` is made atomic is the store's business.
+    ``ttl`` (seconds) is set in the same atomic step; None leaves the key's life alone. ``sizes``
+    hold in that step, too. How any of this is made atomic is the store's business.
     """
 
     name: bytes
@@ -100,6 +120,7 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     ttl: int | None = None
     writes: bool = False
     once: Once | None = None
+    sizes: SizeLimits = DEFAULT_SIZES
 
 
 class Executor(Protocol):
@@ -127,13 +148,26 @@ class Stale:
 class Slow:
     """What comes in place of a reply that takes long. ``rest`` is the reply, when it comes.
 
-    ``rest`` has to be awaited, and raises as the call itself would have.
+    ``rest`` has to be awaited, and raises as the call itself would have. It may be `Large`.
     """
 
     __slots__ = ("rest",)
 
-    def __init__(self, rest: Awaitable[Reply]) -> None:
+    def __init__(self, rest: Awaitable[Reply | Large]) -> None:
         self.rest = rest
+
+
+class Large:
+    """What comes in place of a value that is too large to travel among others.
+
+    ``fetch`` returns it, and raises as the call itself would have; but its failure concerns its
+    caller alone, and says nothing about the shard.
+    """
+
+    __slots__ = ("fetch",)
+
+    def __init__(self, fetch: Callable[[], Awaitable[Reply]]) -> None:
+        self.fetch = fetch
 
 
 class Shard(Protocol):
@@ -175,13 +209,16 @@ class Store(Protocol[ShardT]):
 
     def execute_at(
         self, shard: ShardT, command: Command, deadline: float, slow_at: float | None = None
-    ) -> Awaitable[Reply | Slow]:
+    ) -> Awaitable[Reply | Slow | Large]:
         """Run ``command`` where commands of its kind go, as `Executor.execute`.
 
-        When there is no reply at ``slow_at`` (monotonic seconds), `Slow` is returned.
+        When there is no reply at ``slow_at`` (monotonic seconds), `Slow` is returned; `Large` when
+        the reply has to be fetched apart.
         """
 
-    def read_elsewhere(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
+    def read_elsewhere(
+        self, shard: ShardT, command: Command, deadline: float
+    ) -> Awaitable[Reply | Large]:
         """Have the fallback of ``shard`` answer a read; `Stale` where it is a replica.
 
         Raises:

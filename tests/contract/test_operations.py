@@ -450,12 +450,19 @@ def test_a_hash_needs_an_object_of_fields(flow: Flow, key: str, value: Any) -> N
 
 
 @pytest.mark.parametrize("once", [{}, {"idempotencyKey": "many"}], ids=["plain", "idempotent"])
-@pytest.mark.parametrize("count", [5_000, 20_000])
+@pytest.mark.parametrize("count", [5_000, 10_000, 10_001])
 def test_a_hash_of_many_fields(flow: Flow, key: str, count: int, once: dict[str, str]) -> None:
-    """As many small fields as fit into a body are set in one step, with the ttl."""
+    """As many small fields as a hash may have are set in one step, with the ttl; no more.
+
+    Where values are encrypted, what is stored for each reaches the limit of bytes first.
+    """
     fields = {str(number): number % 10 for number in range(count)}
     body = {"operation": "HSET", "key": key, "value": fields, "ttl": 600, **once}
     answer = flow.post(json.dumps(body, separators=(",", ":")).encode())
+    if count > (5_000 if flow.is_sealed else 10_000):
+        refused(answer, "too_large")
+        assert flow.redis.raw("EXISTS", key) == 0
+        return
     assert answered(answer)["data"] == count
     assert_lives(flow, key, 600)
     assert flow.redis("HLEN", key) == count
@@ -544,12 +551,7 @@ def test_an_answer_too_large_is_refused_and_not_cut(flow: Flow, key: str) -> Non
     for size in (600_000, 5_000_000):
         for stored in (b'"%b"' % (b"x" * size), b"x" * size, b"\xff" * size, b"[1]" + b" " * size):
             flow.redis("SET", key, stored, "EX", 60)
-            if stored.startswith(b"[") and size < 1_000_000:
-                assert flow.call(operation="GET", key=key).data == [
-                    1
-                ]  # it is the answer that counts
-            else:
-                refused(flow.call(operation="GET", key=key), "too_large")
+            refused(flow.call(operation="GET", key=key), "too_large")
         flow.redis("DEL", key)
         flow.redis("HSET", key, "f", b"x" * size)
         refused(flow.call(operation="HGETALL", key=key), "too_large")
@@ -568,7 +570,7 @@ def test_an_operation_on_another_type_is_refused(
         {"operation": "GET", "type": "hash"},
         {"operation": "HSET", "value": fields},
         {"operation": "SET", "type": "hash", "value": fields},
-        {"operation": "HSET", "value": {str(number): 1 for number in range(9_000)}},
+        {"operation": "HSET", "value": {str(number): 1 for number in range(4_500)}},
     ]
     for body in bodies:
         told = refused(flow.call(key=key, **body, **once), "wrong_type")

@@ -17,7 +17,7 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.policy.tokens import digest
 from flowcache.policy.verdict import Deny, judge, placed, refusal
-from flowcache.ports import Command, Once
+from flowcache.ports import Command, Once, SizeLimits
 from flowcache.store.slots import key_slot, once_key
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
@@ -138,7 +138,7 @@ def outcome(who: Principal, body: dict[str, Any]) -> str:
     """Do what the data action does, up to where Redis would be asked."""
     try:
         wanted = coerce(decode(msgspec.json.encode(body)), who.limits or LIMITS)
-        operation, command = plan(wanted, 1000)
+        operation, command = plan(wanted, 1000, who.sizes or SizeLimits())
     except Failure as failure:
         return failure.code
     verdict = judge(who, operation.permission, operation.name, command)

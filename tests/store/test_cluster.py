@@ -315,11 +315,11 @@ class TestReplicas:
             for key, (primary, replica) in pairs.items():
                 assert await store.execute(put(key, b"1"), in_time()) == b"OK"
                 await soon(partial(has, replica, key))
-                before = calls(replica, "get")
+                before = calls(replica, "getrange")
                 for _ in range(5):
                     assert await store.execute(get(key), in_time()) == b"1"
-                assert calls(replica, "get") == before + 5
-                assert calls(primary, "get") == 0
+                assert calls(replica, "getrange") == before + 5
+                assert calls(primary, "getrange") == 0
 
     async def test_dead_replica(
         self, servers: Cluster, pairs: dict[bytes, tuple[ClusterNode, ClusterNode]]
@@ -337,7 +337,7 @@ class TestReplicas:
             assert await reading == b"1"
             for _ in range(5):
                 assert await guard.execute(get(key), in_time()) == b"1"
-            assert calls(primary, "get") == 6
+            assert calls(primary, "getrange") == 6
 
 
 def replicas_are_ready(store: RedisStore) -> bool:

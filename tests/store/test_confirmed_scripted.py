@@ -66,7 +66,7 @@ async def test_a_repeated_write_holds_up_no_read() -> None:
     writers: list[Peer] = []
 
     def script(peer: Peer, request: Request) -> None:
-        if request[0] == b"GET":
+        if request[0] == b"GETRANGE":
             readers.append(peer)
             peer.say(bulk("1"))
         elif request[0] == b"WAIT":
@@ -112,7 +112,7 @@ async def test_started_means_that_writes_work() -> None:
 
 def silent_writes(peer: Peer, request: Request) -> None:
     """Answer reads alone."""
-    if request[0] == b"GET":
+    if request[0] == b"GETRANGE":
         peer.say(bulk("1"))
 
 

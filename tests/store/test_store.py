@@ -226,7 +226,7 @@ class TestUnknownFate:
     def calls(self, server: RedisProcess) -> int:
         """Return how many commands of ours the server has done since its statistics were reset."""
         stats = server.cli("INFO", "commandstats")
-        ours = ("cmdstat_get", "cmdstat_incr", "cmdstat_evalsha")
+        ours = ("cmdstat_getrange", "cmdstat_incr", "cmdstat_evalsha")
         return sum(stats[name]["calls"] for name in ours if name in stats)
 
     @pytest.fixture
@@ -527,7 +527,7 @@ class TestRefusals:
 
     async def test_user_without_rights(self) -> None:
         """What the user may not do is told as that, in words that say whose rights are meant."""
-        config = ["user flowcache on >s3cret ~* +get +hello +role"]
+        config = ["user flowcache on >s3cret ~* +getrange +exists +hello +role"]
         with standalone(config=config) as server:
             async with store_at(
                 server.address, username="flowcache", password=Secret("s3cret")
@@ -579,7 +579,7 @@ class TestDemotion:
                 await cli(pair.primary, "CONFIG", "RESETSTAT")
                 for _ in range(5):
                     assert await store.execute(get(b"k"), in_time()) == b"1"
-                assert "cmdstat_get" not in pair.primary.cli("INFO", "commandstats")
+                assert "cmdstat_getrange" not in pair.primary.cli("INFO", "commandstats")
                 pair.replica.kill()
                 await soon(lambda: store.status().shards[0].replicas[0].state != "ready")
                 assert await store.execute(get(b"k"), in_time()) == b"1"

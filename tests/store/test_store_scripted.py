@@ -55,7 +55,7 @@ class TestErrors:
                         await store.execute(command, in_time())
                     _, failure, message = REACTIONS[code]
                     assert type(caught.value) is failure
-                    assert caught.value.message == message
+                    assert caught.value.message == message.format(sizes=command.sizes)
                     assert caught.value.retryable is failure.default_retryable
             assert len(server.requests) == 3
 

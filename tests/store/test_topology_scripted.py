@@ -136,7 +136,7 @@ async def test_a_replica_that_takes_over() -> None:
             primary.handshake[b"CLUSTER"] = serving(replica.address)
             await soon(lambda: store.shard(b"k").name == str(replica.address))
             assert await store.execute(READ, in_time()) == b"2"
-            assert replica.talking.requests == [[b"READWRITE"], [b"GET", b"k"]]
+            assert replica.talking.requests == [[b"READWRITE"], [b"GETRANGE", b"k", b"0", b"65536"]]
 
 
 async def test_who_comes_back_is_named() -> None:

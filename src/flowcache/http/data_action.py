@@ -23,7 +23,7 @@ import structlog
 
 from flowcache.contract import answer, request
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
-from flowcache.errors import DeadlineExceeded, Failure, Overloaded, TooLarge, Unrecorded
+from flowcache.errors import DeadlineExceeded, Failure, Overloaded, Unrecorded
 from flowcache.http.admission import Admission
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
@@ -38,9 +38,9 @@ from flowcache.ports import (
     AuditSink,
     Clock,
     Metrics,
-    Reply,
     ShardedExecutor,
     ShardT,
+    SizeLimits,
     Stale,
 )
 
@@ -53,6 +53,7 @@ class DataActionSettings(msgspec.Struct, frozen=True):
     """What a data action may take. Times are in seconds, sizes in bytes."""
 
     limits: request.TtlLimits = request.TtlLimits()
+    sizes: SizeLimits = SizeLimits()
     deadline: float = 0.8
     max_body: int = 256 * 1024
     body_timeout: float = 2.0
@@ -65,22 +66,6 @@ class DataActionSettings(msgspec.Struct, frozen=True):
     """How many bytes of bodies that are not complete may be held."""
     most_unfinished: int = 2048
     """How many bodies may be incomplete: half of the connections there are by default."""
-
-
-def _least_bytes(reply: Reply) -> int:
-    """Return how many bytes the answer has at least: a look that spares the work of making it.
-
-    Stored JSON may be written wastefully, but no sane writer wastes more than seven bytes of eight;
-    a field of a hash takes its bytes, four quotes, a colon and a comma.
-    """
-    if isinstance(reply, bytes):
-        return len(reply) // 8
-    if isinstance(reply, dict):
-        try:
-            return sum(map(len, reply)) + sum(map(len, reply.values())) + 6 * len(reply)
-        except TypeError:
-            return 0  # of another shape: whoever reads it says so
-    return 0
 
 
 class _Call:
@@ -257,7 +242,8 @@ class DataAction(Generic[ShardT]):
         call.body = body = request.decode(raw)
         call.operation = request.operation_name(body)
         call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
-        operation, command = plan(wanted, self._once_lifetime_ms)
+        sizes = principal.sizes or self._settings.sizes
+        operation, command = plan(wanted, self._once_lifetime_ms, sizes)
         call.ran = operation.name
         verdict = judge(principal, operation.permission, operation.name, command)
         if verdict.__class__ is Deny:
@@ -280,8 +266,6 @@ class DataAction(Generic[ShardT]):
             self.admission.leave()
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
-        if _least_bytes(reply) > self._settings.max_answer:
-            raise TooLarge("What is stored under this key is too large to be answered.")
         return operation.read(reply)
 
     def _patience(self, wanted: request.Request) -> float:

@@ -3,7 +3,7 @@
 To add an operation: write its record in the module of its family and name it in `CATALOGUE`; then
 `/docs`, ``/openapi.json`` and the metrics follow. What remains: its line in docs/flow-authors.md,
 its Redis commands in the ACL rule of docs/operations.md, and, if it writes in a way of its own, a
-branch in store/scripts/write.lua.
+branch in store/scripts/write.lua, or if what it reads may be large, one in read.lua.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowcache.operations.hashes import HGETALL, HSET
 from flowcache.operations.keys import DEL
 from flowcache.operations.operation import Operation
 from flowcache.operations.strings import GET, SET
-from flowcache.ports import Command, Once
+from flowcache.ports import DEFAULT_SIZES, Command, Once, SizeLimits
 
 __all__ = ["AS_HASH", "CATALOGUE", "Plan", "plan"]
 
@@ -39,8 +39,8 @@ class Plan(NamedTuple):
     command: Command
 
 
-def plan(request: Request, once_lifetime_ms: int) -> Plan:
-    """Turn a request into a command. Pure; nothing is decided later.
+def plan(request: Request, once_lifetime_ms: int, sizes: SizeLimits = DEFAULT_SIZES) -> Plan:
+    """Turn a request into a command that keeps within ``sizes``. Pure; nothing is decided later.
 
     Raises:
         InvalidRequest: there is no such operation, or the request lacks what it needs.
@@ -52,7 +52,7 @@ def plan(request: Request, once_lifetime_ms: int) -> Plan:
         )
     if request.type == "hash":
         operation = AS_HASH.get(request.operation, operation)
-    command = operation.command(request)
+    command = operation.command(request, sizes)
     if request.idempotency_key is not None and command.writes:
         once = Once(request.idempotency_key.encode(), _fingerprint(command), once_lifetime_ms)
         command = msgspec.structs.replace(command, once=once)

@@ -11,7 +11,7 @@ from flowcache.contract import coercion
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["INCR"]
 
@@ -20,12 +20,12 @@ _EXACT = 2**53
 """From here on a number is no longer exact: not in a flow, which counts in doubles, nor in Lua."""
 
 
-def _incr(request: Request) -> Command:
+def _incr(request: Request, sizes: SizeLimits) -> Command:
     value = None if request.value is msgspec.UNSET else request.value
     step = coercion.optional(
         "value", value, coercion.integer, -_MAX_STEP, _MAX_STEP, "steps", default=1
     )
-    return Command(b"INCRBY", request.key, (b"%d" % step,), request.ttl, True)
+    return Command(b"INCRBY", request.key, (b"%d" % step,), request.ttl, True, sizes=sizes)
 
 
 def _read_incr(reply: Reply) -> Result:

@@ -9,14 +9,14 @@ from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["HGETALL", "HSET"]
 
 _encode = msgspec.json.Encoder().encode
 
 
-def _hset(request: Request) -> Command:
+def _hset(request: Request, sizes: SizeLimits) -> Command:
     fields = request.value
     if not isinstance(fields, dict):
         raise InvalidRequest(f"value: HSET needs an object of fields, got {kind(fields)}.")
@@ -26,7 +26,7 @@ def _hset(request: Request) -> Command:
     for name, value in fields.items():
         args.append(name.encode())
         args.append(_field_value(name, value))
-    return Command(b"HSET", request.key, tuple(args), request.ttl, True)
+    return Command(b"HSET", request.key, tuple(args), request.ttl, True, sizes=sizes)
 
 
 def _field_value(name: str, value: object) -> bytes:
@@ -46,8 +46,8 @@ def _read_hset(reply: Reply) -> Result:
     return Result(reply, None)
 
 
-def _hgetall(request: Request) -> Command:
-    return Command(b"HGETALL", request.key)
+def _hgetall(request: Request, sizes: SizeLimits) -> Command:
+    return Command(b"HGETALL", request.key, sizes=sizes)
 
 
 def _read_hgetall(reply: Reply) -> Result:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["DEL"]
 
 
-def _del(request: Request) -> Command:
-    return Command(b"DEL", request.key, writes=True)
+def _del(request: Request, sizes: SizeLimits) -> Command:
+    return Command(b"DEL", request.key, writes=True, sizes=sizes)
 
 
 def _read_del(reply: Reply) -> Result:

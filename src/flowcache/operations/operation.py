@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidResponse
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["Operation", "Result", "Sample", "unexpected"]
 
@@ -37,15 +37,16 @@ class Sample(NamedTuple):
 class Operation:
     """One row of the catalogue.
 
-    ``command`` builds the Redis command and raises `InvalidRequest` when the request lacks what
-    it needs. ``read`` turns the reply into data of type ``answers`` and raises `InvalidResponse`
-    for any reply that does not fit it: what it returns has passed the response schema.
+    ``command`` builds the Redis command, with the size limits that hold for it. It raises
+    `InvalidRequest` when the request lacks what it needs. ``read`` turns the reply into data of
+    type ``answers`` and raises `InvalidResponse` for any reply that does not fit it: what it
+    returns has passed the response schema.
     """
 
     name: str
     summary: str
     permission: Permission
-    command: Callable[[Request], Command]
+    command: Callable[[Request, SizeLimits], Command]
     read: Callable[[Reply], Result]
     answers: Any
     """The type of ``data``: the source of the schema in ``/openapi.json``."""

@@ -11,7 +11,7 @@ from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["GET", "SET"]
 
@@ -19,10 +19,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def _set(request: Request) -> Command:
+def _set(request: Request, sizes: SizeLimits) -> Command:
     if request.value is msgspec.UNSET:
         raise InvalidRequest("value: SET needs one; any JSON value will do, null included.")
-    return Command(b"SET", request.key, (_encode(request.value),), request.ttl, True)
+    value = _encode(request.value)
+    return Command(b"SET", request.key, (value,), request.ttl, True, sizes=sizes)
 
 
 def _read_set(reply: Reply) -> Result:
@@ -31,8 +32,8 @@ def _read_set(reply: Reply) -> Result:
     return Result("OK", None)
 
 
-def _get(request: Request) -> Command:
-    return Command(b"GET", request.key)
+def _get(request: Request, sizes: SizeLimits) -> Command:
+    return Command(b"GET", request.key, sizes=sizes)
 
 
 def _read_get(reply: Reply) -> Result:

@@ -21,6 +21,7 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import Token, read_digest
+from flowcache.ports import DEFAULT_SIZES, SizeLimits
 
 __all__ = [
     "CLIENT_SETTINGS",
@@ -172,7 +173,12 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
     ClientSetting(
         "max_value_bytes",
         _number(1, 16 << 20),
-        "longest value as it is stored; of a hash, names and values of a call's fields together",
+        "most bytes that a key may hold after a write of this client; `data.max_value_bytes`",
+    ),
+    ClientSetting(
+        "max_fields",
+        _number(1, 1_000_000),
+        "most fields that a hash may have after a write of this client; `data.max_fields`",
     ),
     ClientSetting("rate", _rate, "calls a second in the long run; any number"),
     ClientSetting("burst", _number(1, 100_000), "calls at once; what `rate` earns in a second"),
@@ -181,11 +187,15 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
 
 
 def read_clients(
-    tables: Any, operations: Mapping[str, Permission], limits: TtlLimits, faults: list[str]
+    tables: Any,
+    operations: Mapping[str, Permission],
+    limits: TtlLimits,
+    faults: list[str],
+    sizes: SizeLimits = DEFAULT_SIZES,
 ) -> Clients:
     """Return all there are in ``[clients]``; append a sentence to ``faults`` for each fault.
 
-    ``operations`` says which permission each one needs; ``limits`` are everybody's.
+    ``operations`` says which permission each one needs; ``limits`` and ``sizes`` are everybody's.
     """
     if not isinstance(tables, dict):
         faults.append("clients: expected sections as [clients.NAME]")
@@ -202,10 +212,10 @@ def read_clients(
         elif not isinstance(table, dict):
             faults.append(f"clients.{name}: expected a section as [clients.{name}]")
         else:
-            v = _read_client(f"clients.{name}", table, operations, limits, faults)
+            v = _read_client(f"clients.{name}", table, operations, limits, sizes, faults)
             if v is None:
                 continue
-            who = _principal(name, v, limits)
+            who = _principal(name, v, limits, sizes)
             principals.append(who)
             credentials.extend(
                 Credential(Token(token.digest, _sooner(token.expires, who.expires)), who)
@@ -233,6 +243,7 @@ def _read_client(
     table: Mapping[str, Any],
     operations: Mapping[str, Permission],
     limits: TtlLimits,
+    sizes: SizeLimits,
     faults: list[str],
 ) -> dict[str, Any] | None:
     """Return the values of one client, None with a fault; see `read_clients`."""
@@ -246,18 +257,23 @@ def _read_client(
             except ValueError as fault:
                 found.append(f"{where}.{setting.key} = {_shown(setting, table)}: {fault}")
     found.extend(f"{where}.{fault}" for fault in _contradictions(v, table, operations, limits))
+    found.extend(
+        f"{where}.{key} = {v[key]}: more than data.{key} = {most}"
+        for key, most in (("max_value_bytes", sizes.value), ("max_fields", sizes.fields))
+        if v[key] is not None and v[key] > most
+    )
     faults.extend(found)
     return None if found else v
 
 
-def _principal(name: str, v: dict[str, Any], limits: TtlLimits) -> Principal:
+def _principal(name: str, v: dict[str, Any], limits: TtlLimits, sizes: SizeLimits) -> Principal:
     return Principal(
         name,
         v["permissions"],
         keys=v["keys"] or (ALL_KEYS if v["namespace"] else NO_KEYS),
         operations=v["operations"],
         prefix=v["namespace"] or b"",
-        max_value=v["max_value_bytes"],
+        sizes=_sizes(v, sizes),
         limits=_limits(v, limits),
         networks=v["cidrs"],
         rate=None if v["rate"] is None else Rate(v["rate"], v["burst"] or math.ceil(v["rate"])),
@@ -309,6 +325,13 @@ def _limits(v: dict[str, Any], limits: TtlLimits) -> TtlLimits | None:
     shortest, longest = v["min_ttl"] or limits.min_ttl, v["max_ttl"] or limits.max_ttl
     # A call without a ttl gets the default, or what of the client's own range is next to it.
     return TtlLimits(min(max(limits.default_ttl, shortest), longest), longest, shortest)
+
+
+def _sizes(v: dict[str, Any], sizes: SizeLimits) -> SizeLimits | None:
+    value, fields = v["max_value_bytes"], v["max_fields"]
+    if value is None and fields is None:
+        return None
+    return SizeLimits(sizes.reply, value or sizes.value, fields or sizes.fields)
 
 
 def shown_clients(tables: Any) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def overview(
 
 def _row(who: Principal, ends: Iterable[float | None]) -> tuple[str, ...]:
     may = sorted(who.operations) if who.operations is not None else sorted(who.permissions)
-    limits, value = who.limits, who.max_value
+    limits, sizes = who.limits, who.sizes
     return (
         who.name,
         " ".join(may),
         _keys(who.keys, who.prefix),
         "any" if limits is None else f"{limits.min_ttl}..{limits.max_ttl} s",
-        "any" if value is None else f"{value} B",
+        "any" if sizes is None else f"{sizes.value} B, {sizes.fields} fields",
         "any" if who.rate is None else f"{who.rate.per_second:g}/s, {who.rate.burst} at once",
         "anywhere" if who.networks is None else str(who.networks),
         ", ".join("never" if end is None else _day(end) for end in ends) or "as issued",

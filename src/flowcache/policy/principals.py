@@ -18,7 +18,7 @@ from flowcache.policy.networks import Networks
 from flowcache.policy.permissions import Permission
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import Token, digest
-from flowcache.ports import Now
+from flowcache.ports import Now, SizeLimits
 
 __all__ = ["UNKNOWN", "Credential", "Principal", "Principals", "ShownCertificate"]
 
@@ -28,8 +28,8 @@ class Principal:
     """Somebody known, and what they may do: what is not said is denied.
 
     ``operations`` is None where the permissions decide alone, ``prefix`` stands in Redis before
-    each of the keys (`keys.namespace_prefix`), ``max_value`` is in bytes, ``limits`` None for
-    everybody's, ``networks`` None for anywhere, ``rate`` None for any.
+    each of the keys (`keys.namespace_prefix`), ``sizes`` and ``limits`` are None for everybody's,
+    ``networks`` None for anywhere, ``rate`` None for any.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Principal:
     keys: KeyPatterns = NO_KEYS
     operations: frozenset[str] | None = None
     prefix: bytes = b""
-    max_value: int | None = None
+    sizes: SizeLimits | None = None
     limits: TtlLimits | None = None
     networks: Networks | None = None
     rate: Rate | None = None

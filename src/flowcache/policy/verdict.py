@@ -77,12 +77,13 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
         return Deny(
             Reason.KEY_LENGTH, f"key: {len(key)} bytes; with this credential it has at most {most}."
         )
-    if command.writes and who.max_value is not None:
+    if command.writes:
+        # What the key becomes is looked at where it is written; this much it becomes at least.
         size = sum(map(len, command.args))
-        if size > who.max_value:
+        if size > command.sizes.value:
             return Deny(
                 Reason.VALUE_LENGTH,
-                f"value: {size} bytes; with this credential it has at most {who.max_value}.",
+                f"value: {size} bytes; a key may hold {command.sizes.value}. Store less under it.",
             )
     return ALLOW
 

@@ -34,7 +34,18 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.ports import Access, Clock, Command, Mode, Order, Reply, ShardT, Slow, Store
+from flowcache.ports import (
+    Access,
+    Clock,
+    Command,
+    Large,
+    Mode,
+    Order,
+    Reply,
+    ShardT,
+    Slow,
+    Store,
+)
 from flowcache.resilience.breaker import (
     Breaker,
     BreakerSettings,
@@ -134,24 +145,24 @@ class Guard(Generic[ShardT]):
             why = _ORDERED if permit.is_ordered else _AILING
             refusal = CircuitOpen(why, retry_after=permit.retry_after)
             if second_chance:
-                return await self._elsewhere(shard, circuits, command, deadline, refusal)
+                return await _whole(self._elsewhere(shard, circuits, command, deadline, refusal))
             raise refusal
         try:
             reply = await self._store.execute_at(shard, command, deadline, slow_at)
         except BaseException as fault:
             self._settle_failed(circuit, permit, fault, began, deadline)
             if second_chance and isinstance(fault, RedisUnavailable):
-                return await self._elsewhere(shard, circuits, command, deadline, fault)
+                return await _whole(self._elsewhere(shard, circuits, command, deadline, fault))
             raise
         if isinstance(reply, Slow):
             rest = self._judged(reply.rest, circuits, permit, began, deadline)
             first = self._beside_call(_as_value(rest))
-            return await self._with_hedge(first, shard, circuits, command, began, deadline)
+            return await _whole(self._with_hedge(first, shard, circuits, command, began, deadline))
         now = clock()
         circuit.succeed(permit, now, now - began)
         if slow_at is not None:
             circuits.patience.observe(now - began)
-        return reply
+        return await reply.fetch() if reply.__class__ is Large else reply
 
     # -- second chances ---------------------------------------------------------------------------
 
@@ -162,7 +173,7 @@ class Guard(Generic[ShardT]):
         command: Command,
         deadline: float,
         why: Failure,
-    ) -> Reply:
+    ) -> Reply | Large:
         """Have a read answered by the shard's fallback.
 
         Raises:
@@ -193,7 +204,7 @@ class Guard(Generic[ShardT]):
         command: Command,
         began: float,
         deadline: float,
-    ) -> Reply:
+    ) -> Reply | Large:
         """Have a read whose first attempt takes long answered by whoever is faster."""
         now = self._clock()
         if not self._hedges.withdraw(now):
@@ -222,7 +233,7 @@ class Guard(Generic[ShardT]):
         permit: Permit,
         began: float,
         deadline: float,
-    ) -> Reply:
+    ) -> Reply | Large:
         """Await the rest of a first attempt and settle its permit, wanted or not."""
         try:
             reply = await rest
@@ -332,6 +343,12 @@ class Guard(Generic[ShardT]):
         live = self._store.shards()
         for shard in self._circuits.keys() - live:
             del self._circuits[shard]
+
+
+async def _whole(call: Awaitable[Reply | Large]) -> Reply:
+    """Return a call's reply, fetched if it has to be. The circuits have judged by then."""
+    reply = await call
+    return await reply.fetch() if reply.__class__ is Large else reply
 
 
 def _is_no_answer(result: object) -> bool:

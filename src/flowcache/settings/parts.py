@@ -27,6 +27,7 @@ from flowcache.policy.principals import Credential, Principal
 from flowcache.policy.rates import Rate
 from flowcache.policy.settings import JwtSettings
 from flowcache.policy.tokens import Token, digest
+from flowcache.ports import DEFAULT_SIZES, SizeLimits
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
 from flowcache.sealing.keys import WrittenKeys
@@ -114,6 +115,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         ),
         DataActionSettings(
             limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
+            sizes=_sizes(v),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
@@ -285,6 +287,18 @@ def store_part(v: dict[str, Any]) -> StoreSettings:
         connect_timeout=v["redis.connect_timeout_seconds"],
         reply_timeout=reply_timeout,
         refresh_interval=v["redis.refresh_seconds"],
+        # A field of 6 bytes in the answer may be one of 16 on its way here.
+        max_large_reply=v["http.max_answer_bytes"] * 4 + 64 * 1024,
+    )
+
+
+def _sizes(v: dict[str, Any]) -> SizeLimits:
+    """Return everybody's limits of size; of one that has a fault, which is told, the default."""
+    most = DEFAULT_SIZES
+    return SizeLimits(
+        v["http.max_answer_bytes"] or most.reply,
+        v["data.max_value_bytes"] or most.value,
+        v["data.max_fields"] or most.fields,
     )
 
 
@@ -317,7 +331,7 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
     }
     needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
     limits = TtlLimits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
-    theirs = read_clients(clients, needed, limits, faults)
+    theirs = read_clients(clients, needed, limits, faults, _sizes(v))
     owners: dict[bytes, str] = {}
     named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
     for where, credential in (*own.items(), *named):

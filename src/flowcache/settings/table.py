@@ -308,6 +308,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("data", "max_ttl", read.number(1, LONGEST_TTL), 2_592_000, "longest ttl, seconds"),
     Setting(
         "data",
+        "max_value_bytes",
+        read.number(1, 16 << 20),
+        256 * 1024,
+        "most bytes that a key may hold after a write, as stored; of a hash, all names and values",
+    ),
+    Setting(
+        "data",
+        "max_fields",
+        read.number(1, 1_000_000),
+        10_000,
+        "most fields that a hash may have after a write",
+    ),
+    Setting(
+        "data",
         "deadline_ms",
         read.number(5, 60_000),
         800,

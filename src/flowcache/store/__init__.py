@@ -7,6 +7,7 @@ Read in this order:
 - `routes`      which link leads to a key, kept true while servers change
 - `pursuit`     what happens when something else than a reply comes back
 - `link`        the pipelined connection that many requests share
+- `bulk`        a connection of its own for what is large
 - `deadlines`   one timer for all the replies that are waited for
 - `replies`     error replies, and what follows from each
 - `commands`    a command -> bytes; which scripts make what atomic

@@ -1,8 +1,11 @@
-"""A command as bytes, with its TTL and its record in one atomic step.
+"""A command as bytes, with its TTL, its limits and its record in one atomic step.
 
-There are three cases: a command that is atomic by itself is sent as it is; SET takes its TTL as
-an argument; every other write with a TTL, and every write to be applied once, is a script. So is
-`ports.TAKE` and `ports.APPEND`, which Redis does not know.
+- A read of a value is bounded: GET is sent as GETRANGE, HGETALL as a script that looks at the size
+  first (`pack_whole`). A value over `SMALL` bytes does not come that way; see `redis_store`.
+- SET takes its TTL as an argument. Its size is known before it is sent.
+- A write that adds to what is there, every other write with a TTL, and every write to be applied
+  once, is a script. So are `ports.TAKE` and `ports.APPEND`, which Redis does not know.
+- Everything else is sent as it is, but DEL as UNLINK: Redis frees large values in the background.
 """
 
 from __future__ import annotations
@@ -16,17 +19,22 @@ from hiredis import pack_command
 from flowcache.ports import APPEND, TAKE, Command
 from flowcache.store.slots import once_key
 
-__all__ = ["ASKING", "PING", "Packed", "pack", "pack_wait"]
+__all__ = ["ASKING", "PING", "SMALL", "Packed", "pack", "pack_exists", "pack_wait", "pack_whole"]
+
+SMALL = 64 * 1024
+"""Bytes of a value up to which it may travel on the connection that all calls share."""
 
 
 class Packed(NamedTuple):
     """A command ready to be sent.
 
-    ``script`` is a script's text and what follows it, for a server that lacks the script.
+    ``script`` is a script's text and what follows it, for a server that lacks the script. ``most``
+    is, for a read of a value, how many bytes of it the reply may have; None: the reply is whole.
     """
 
     data: bytes
     script: tuple[bytes, ...] | None = None
+    most: int | None = None
 
     def with_script(self) -> bytes:
         """Return the command with the script's whole text in place of its digest."""
@@ -46,15 +54,21 @@ class _Script:
         self._text = (files("flowcache.store") / "scripts" / name).read_bytes()
         self._sha = sha1(self._text, usedforsecurity=False).hexdigest().encode()
 
-    def pack(self, *arguments: bytes) -> Packed:
+    def pack(self, *arguments: bytes, most: int | None = None) -> Packed:
         """Return a call of the script: the number of keys, the keys, the other arguments."""
         call = _pack((b"EVALSHA", self._sha, *arguments))
-        return Packed(call, (self._text, *arguments))
+        return Packed(call, (self._text, *arguments), most)
 
 
+_READ = _Script("read.lua")
 _WRITE = _Script("write.lua")
 _OWN = {TAKE: _Script("rate.lua"), APPEND: _Script("append.lua")}
 """Commands of ours that Redis does not know."""
+
+_GROWING = frozenset({b"HSET", b"INCRBY"})
+"""Writes whose outcome depends on what the key holds: it is bounded where they are done."""
+
+_SENT_AS = {b"DEL": b"UNLINK"}
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
@@ -65,15 +79,33 @@ def pack_wait(replicas: int, milliseconds: int) -> bytes:
     return _pack((b"WAIT", b"%d" % replicas, b"%d" % milliseconds))
 
 
+def pack_exists(key: bytes) -> Packed:
+    """Return the question whether there is a key."""
+    return Packed(_pack((b"EXISTS", key)))
+
+
+def pack_whole(command: Command, most: int) -> Packed:
+    """Return a read whose reply is the whole value, or its size if it has over ``most`` bytes."""
+    return _READ.pack(b"1", command.key, command.name, b"%d" % most, most=most)
+
+
 def pack(command: Command) -> Packed:
-    """Return the bytes of ``command``."""
+    """Return the bytes of ``command``, of a read those that fetch up to `SMALL` bytes."""
+    name = command.name
+    if name == b"GET":
+        most = min(SMALL, command.sizes.reply)
+        # One byte more, which tells that there is more. Positions count from 0.
+        return Packed(_pack((b"GETRANGE", command.key, b"0", b"%d" % most)), None, most)
+    if name == b"HGETALL":
+        return pack_whole(command, min(SMALL, command.sizes.reply))
     once, ttl = command.once, command.ttl
+    sent = _SENT_AS.get(name, name)
     if once is None:
-        if ttl is None:
-            if (own := _OWN.get(command.name)) is not None:
+        if ttl is None and name not in _GROWING:
+            if (own := _OWN.get(name)) is not None:
                 return own.pack(b"1", command.key, *command.args)
-            return Packed(_pack((command.name, command.key, *command.args)))
-        if command.name == b"SET":
+            return Packed(_pack((sent, command.key, *command.args)))
+        if name == b"SET" and ttl is not None:
             return Packed(_pack((b"SET", command.key, *command.args, b"EX", b"%d" % ttl)))
         keys: tuple[bytes, ...] = (b"1", command.key)
         record = (b"", b"0")
@@ -81,4 +113,5 @@ def pack(command: Command) -> Packed:
         keys = (b"2", command.key, once_key(command.key, once.token))
         fingerprints = b" ".join((once.fingerprint, *once.former))
         record = (fingerprints, b"%d" % once.lifetime_ms)
-    return _WRITE.pack(*keys, command.name, b"%d" % (ttl or 0), *record, *command.args)
+    sizes = b"%d" % command.sizes.value, b"%d" % command.sizes.fields
+    return _WRITE.pack(*keys, sent, b"%d" % (ttl or 0), *record, *sizes, *command.args)

@@ -15,9 +15,11 @@ The rules:
 
 `Link` keeps itself connected; `_Wire` is one connection's life, from take-over to loss.
 
-Known weaknesses: a reply of many megabytes delays those behind it; that is the price of sharing.
-And `max_reply` bounds bytes: a server that announces a list of a billion elements has the parser
-make room for them.
+A reply delays those behind it; that is the price of sharing. So what is asked for here is small
+(`commands.SMALL`), and what is large has a link of its own (`bulk`).
+
+Known weakness: `max_reply` bounds bytes: a server that announces a list of a billion elements has
+the parser make room for them.
 """
 
 from __future__ import annotations
@@ -173,12 +175,12 @@ class Link:
         on_change: Callable[[Link], None] = lambda link: None,
     ) -> None:
         self.address = address
+        self.readonly = readonly
         self.state = LinkState.CONNECTING
         self._settings = settings
         self._deadlines = deadlines
         self._slowness = slowness
         self._clock = clock
-        self._readonly = readonly
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
@@ -245,8 +247,8 @@ class Link:
 
     def promote(self) -> None:
         """Take the server for a primary from now on; a replica again, it has to redirect reads."""
-        if self._readonly:
-            self._readonly = False
+        if self.readonly:
+            self.readonly = False
             if self._wire is not None:
                 self._put(self._wire, _READWRITE, Waiter(None, self._clock()))
 
@@ -347,7 +349,7 @@ class Link:
         connection: AbstractConnection | None = None
         try:
             connection = await connect(self.address, self._settings)
-            if self._readonly:
+            if self.readonly:
                 await ask(connection, "READONLY")
             wire = _Wire(self._settings.max_reply, self._lost)
             self._stream = take_over(connection, wire)

@@ -34,6 +34,7 @@ from flowcache.store.replies import (
     FULL,
     OVERSIZED,
     REACTIONS,
+    TOO_LARGE,
     ErrorReply,
     Fault,
     LostReply,
@@ -87,20 +88,21 @@ class Means(NamedTuple):
 class Pursuit:
     """One command on its way to a reply.
 
-    ``link`` is where it was sent last. Without ``patience`` nothing is waited for and nothing sent
-    again after a failure: somebody else can be asked, or this was the somebody else.
+    ``link`` is where it was sent last, right behind the command ``after`` if there is one. Without
+    ``patience`` nothing is waited for and nothing sent again after a failure: somebody else can be
+    asked, or this was the somebody else.
     """
 
     __slots__ = (
-        "_after",
         "_command",
         "_data",
-        "_deadline",
         "_means",
         "_packed",
-        "_patience",
         "_tries",
+        "after",
+        "deadline",
         "link",
+        "patience",
     )
 
     def __init__(
@@ -112,15 +114,16 @@ class Pursuit:
         deadline: float,
         *,
         patience: bool,
+        after: bytes | None = None,
     ) -> None:
         self.link = link
         self._means = means
         self._command = command
         self._packed = packed
         self._data = packed.data
-        self._after: bytes | None = None
-        self._deadline = deadline
-        self._patience = patience
+        self.after = after
+        self.deadline = deadline
+        self.patience = patience
         self._tries = 1
 
     async def follow(self, fault: Fault) -> Reply:
@@ -130,9 +133,9 @@ class Pursuit:
                 reply = await fault.rest
             else:
                 await self._prepare(fault)
-                if self._means.clock() >= self._deadline:
+                if self._means.clock() >= self.deadline:
                     raise DeadlineExceeded("Redis did not take the command in time.")
-                reply = await self.link.send(self._data, self._deadline, after=self._after)
+                reply = await self.link.send(self._data, self.deadline, after=self.after)
             if not isinstance(reply, Fault):
                 return reply
             fault = reply
@@ -144,7 +147,7 @@ class Pursuit:
         elif isinstance(fault, LostReply):
             await self._on_loss(fault)
         elif fault is OVERSIZED:
-            raise TooLarge("What is stored under this key is too large to be answered.")
+            raise TooLarge(TOO_LARGE)
         elif fault is FULL:
             raise Declined("Too many calls wait for Redis; this one was not sent.")
         else:
@@ -153,7 +156,7 @@ class Pursuit:
     async def _on_error(self, error: ErrorReply) -> None:
         what, failure, message = reaction(error)
         if what is Reaction.ANSWER:
-            raise failure(message)
+            raise failure(message.format(sizes=self._command.sizes))
         if what is Reaction.REFUSE:
             self._means.refusals.note(error.code, self.link.address)
             # What nobody foresaw may have come after a part of the write was done.
@@ -161,7 +164,7 @@ class Pursuit:
             raise failure(message, retryable=False if unsure else None)
         if what is Reaction.AGAIN:  # there, and as it was: elsewhere it would be led back here
             self._means.routes.refresh_soon()
-            left = self._deadline - self._means.clock()
+            left = self.deadline - self._means.clock()
             if left <= _AGAIN_DELAY:
                 raise failure(message)
             await asyncio.sleep(_AGAIN_DELAY)
@@ -181,7 +184,7 @@ class Pursuit:
         """Find the link to send to next, and what has to stand before the command there."""
         routes = self._means.routes
         routes.refresh_soon()
-        self._after = ASKING if what is Reaction.ASK else None
+        self.after = ASKING if what is Reaction.ASK else None
         if what is Reaction.REFRESH:
             await self._within(routes.next_refresh(), self._halfway())
             self.link = self._home()
@@ -203,7 +206,7 @@ class Pursuit:
         if self._tries >= TRIES or unsent or not self._may_retry():
             raise RedisUnavailable(f"{message}.")
         self._tries += 1
-        self.link, self._after = self._home(), None
+        self.link, self.after = self._home(), None
         await self._within(self.link.ready(), self._halfway())
 
     def _home(self) -> Link:
@@ -212,7 +215,7 @@ class Pursuit:
         return shard.writer if self._command.writes else shard.primary
 
     def _may_retry(self) -> bool:
-        return self._patience and self._means.retries.withdraw(self._means.clock())
+        return self.patience and self._means.retries.withdraw(self._means.clock())
 
     def _raise_expired(self) -> NoReturn:
         if self._command.writes:
@@ -224,7 +227,7 @@ class Pursuit:
 
     def _halfway(self) -> float:
         now = self._means.clock()
-        return now + (self._deadline - now) / 2
+        return now + (self.deadline - now) / 2
 
     async def _within(self, what: Awaitable[object], deadline: float) -> None:
         try:

@@ -1,25 +1,54 @@
 """The store: pack a command, send it where its key lives, return the reply.
 
 `routes` knows where that is; `pursuit` takes over when something else than a reply comes back.
+
+A read of a value is bounded. Its first command asks for at most `commands.SMALL` bytes. When the
+reply is not the whole value, `_finish` goes on. GETRANGE replies with nothing both for a missing
+key and for an empty string: EXISTS tells which. A value that is larger is fetched over a connection
+of its own (`bulk`), or refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Set
+from functools import partial
+from typing import NamedTuple
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, RedisUnavailable, Unconfirmed
-from flowcache.ports import Clock, Command, Reply, Slow, Stale
+from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge, Unconfirmed
+from flowcache.ports import Clock, Command, Large, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
-from flowcache.store.commands import PING, Packed, pack, pack_wait
+from flowcache.store.commands import (
+    PING,
+    Packed,
+    pack,
+    pack_exists,
+    pack_wait,
+    pack_whole,
+)
 from flowcache.store.link import Link, LinkState
 from flowcache.store.pursuit import Means, Pursuit, Refusals, is_repeatable
-from flowcache.store.replies import ErrorReply, Fault, SlowReply
+from flowcache.store.replies import TOO_LARGE, ErrorReply, Fault, SlowReply
 from flowcache.store.routes import OnBack, Routes, ShardRoute
 from flowcache.store.settings import StoreSettings
 
 __all__ = ["RedisStore"]
+
+
+class _Reading(NamedTuple):
+    """A read of a value whose first command was answered: what is known of it.
+
+    ``most`` is how many bytes of the value that reply may have; ``link`` is where it came from, and
+    ``after`` what has to stand before a command there. For ``patience`` see `Pursuit`.
+    """
+
+    command: Command
+    most: int
+    link: Link
+    after: bytes | None
+    deadline: float
+    patience: bool
 
 
 class RedisStore:
@@ -51,11 +80,12 @@ class RedisStore:
 
     async def execute(self, command: Command, deadline: float) -> Reply:
         """Run ``command`` where its key lives; a `ports.Executor` without a guard."""
-        return await self.execute_at(self.shard(command.key), command, deadline)
+        reply = await self.execute_at(self.shard(command.key), command, deadline)
+        return await reply.fetch() if reply.__class__ is Large else reply
 
     async def execute_at(
         self, shard: ShardRoute, command: Command, deadline: float, slow_at: float | None = None
-    ) -> Reply | Slow:
+    ) -> Reply | Slow | Large:
         """Run ``command``; see `ports.Store.execute_at`."""
         self._retries.deposit()
         packed = pack(command)
@@ -69,9 +99,63 @@ class RedisStore:
         if isinstance(reply, Fault):
             patience = command.writes or not shard.has_fallback()
             pursuit = Pursuit(self._means, command, packed, link, deadline, patience=patience)
-            rest = pursuit.follow(reply)
+            rest = self._follow(pursuit, command, packed, reply)
             return Slow(rest) if isinstance(reply, SlowReply) else await rest
-        return reply
+        most = packed.most
+        if most is None or (reply.__class__ is bytes and 0 < len(reply) <= most):
+            return reply
+        patience = not shard.has_fallback()
+        return await self._finish(_Reading(command, most, link, None, deadline, patience), reply)
+
+    async def _follow(
+        self, pursuit: Pursuit, command: Command, packed: Packed, fault: Fault
+    ) -> Reply | Large:
+        """Return what comes of a command when ``fault`` came in place of a reply."""
+        reply = await pursuit.follow(fault)
+        if packed.most is None:
+            return reply
+        link, after, deadline = pursuit.link, pursuit.after, pursuit.deadline
+        reading = _Reading(command, packed.most, link, after, deadline, pursuit.patience)
+        return await self._finish(reading, reply)
+
+    async def _finish(self, reading: _Reading, reply: Reply) -> Reply | Large:
+        """Return the value that is read, of which ``reply`` may be a part."""
+        command, most = reading.command, reading.most
+        if reply == b"":
+            if not await self._ask_more(reading, pack_exists(command.key)):
+                return None
+            # It is empty, or was written a moment ago.
+            reply = await self._ask_more(reading, pack_whole(command, most))
+        if reply.__class__ is list:
+            return _as_hash(reply)
+        if reply.__class__ is bytes:
+            size = len(reply)
+        elif reply.__class__ is int:
+            size = reply
+        else:
+            return reply
+        if size <= most:
+            return reply
+        if size > command.sizes.reply:
+            raise TooLarge(TOO_LARGE)
+        return Large(partial(self._fetch, reading))
+
+    async def _ask_more(self, reading: _Reading, packed: Packed) -> Reply:
+        """Send a further command about the key where the first one was answered."""
+        link, after, deadline = reading.link, reading.after, reading.deadline
+        reply = await link.send(packed.data, deadline, after=after)
+        if not isinstance(reply, Fault):
+            return reply
+        command, patience = reading.command, reading.patience
+        return await Pursuit(
+            self._means, command, packed, link, deadline, patience=patience, after=after
+        ).follow(reply)
+
+    async def _fetch(self, reading: _Reading) -> Reply:
+        """Return a large value, from the server where the first command was answered."""
+        bulk = self._routes.bulk(reading.link)
+        reply = await bulk.read(reading.command, reading.deadline, reading.after)
+        return _as_hash(reply) if reply.__class__ is list else reply
 
     async def _confirmed(
         self, shard: ShardRoute, command: Command, packed: Packed, deadline: float
@@ -110,17 +194,25 @@ class RedisStore:
 
     async def read_elsewhere(
         self, shard: ShardRoute, command: Command, deadline: float
-    ) -> Reply | Stale:
+    ) -> Reply | Stale | Large:
         """Have the fallback of ``shard`` answer; see `ports.Store.read_elsewhere`."""
         link = shard.fallback()
         if link is None:
             raise RedisUnavailable("Redis is not to be reached.")
         packed = pack(command)
         reply = await link.send(packed.data, deadline)
+        after = None
         if isinstance(reply, Fault):
             pursuit = Pursuit(self._means, command, packed, link, deadline, patience=False)
-            reply, link = await pursuit.follow(reply), pursuit.link
-        return Stale(reply) if link in shard.replicas else reply
+            reply, link, after = await pursuit.follow(reply), pursuit.link, pursuit.after
+        if packed.most is not None:
+            reading = _Reading(command, packed.most, link, after, deadline, False)
+            reply = await self._finish(reading, reply)
+        if link not in shard.replicas:
+            return reply
+        if reply.__class__ is Large:
+            return Large(partial(_fetch_stale, reply))
+        return Stale(reply)
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -177,3 +269,15 @@ class RedisStore:
     async def close(self) -> None:
         """Close every link. Whoever still waits is told."""
         await self._routes.close()
+
+
+def _as_hash(reply: list[Reply]) -> Reply:
+    """Return the hash that a flat list of names and values is; of another list, the list."""
+    try:
+        return dict(zip(reply[::2], reply[1::2], strict=True))
+    except (TypeError, ValueError):
+        return reply  # whoever reads it says that it does not fit
+
+
+async def _fetch_stale(large: Large) -> Stale:
+    return Stale(await large.fetch())

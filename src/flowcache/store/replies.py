@@ -23,6 +23,7 @@ from flowcache.errors import (
     NotYet,
     RedisUnavailable,
     TooLarge,
+    Unfinished,
     WrongType,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "NOT_SENT",
     "OVERSIZED",
     "REACTIONS",
+    "TOO_LARGE",
     "ErrorReply",
     "Fault",
     "LostReply",
@@ -142,11 +144,32 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
     "NOPERM": (Reaction.ANSWER, Forbidden, "Redis forbids flowcache's user this key or command."),
     "WRONGTYPE": (Reaction.ANSWER, WrongType, "The key holds another type of value."),
     "CONFLICT": (Reaction.ANSWER, Conflict, "The idempotency key was used with another body."),
+    "TOOLARGE": (
+        Reaction.ANSWER,
+        TooLarge,
+        "The key would hold more than {sizes.value} bytes. Store less under one key.",
+    ),
+    "TOOMANY": (
+        Reaction.ANSWER,
+        TooLarge,
+        "The hash would have more than {sizes.fields} fields. Spread them over several keys.",
+    ),
+    "PARTLY": (
+        Reaction.REFUSE,
+        Unfinished,
+        "Redis did the write, and refused its TTL or its record. Don't repeat it.",
+    ),
 }
-"""First word of an error reply -> what to do, and what the call fails with otherwise."""
+"""First word of an error reply -> what to do, and what the call fails with otherwise.
+
+``{sizes}`` in a message stands for the limits of the call."""
+
+TOO_LARGE = "What is stored under this key is too large to be answered."
 
 _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
+    # A denial in a script, as worded by Redis 7.2 and Valkey, and before.
     "ACL failure in script": REACTIONS["NOPERM"],
+    "user executing the script can't": REACTIONS["NOPERM"],
     "string exceeds maximum": (Reaction.ANSWER, TooLarge, "value: larger than Redis takes."),
     "value is not an integer": (
         Reaction.ANSWER,
@@ -159,13 +182,16 @@ _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
         "value: the number under the key would leave what can be counted exactly, 2^53.",
     ),
 }
-"""Words in an error reply that begins with ERR, which says nothing by itself -> the same."""
+"""Words in an error reply that begins with a word of `_VAGUE` -> the same."""
+
+_VAGUE = frozenset({"ERR", "@user_script:"})
+"""First words that say nothing by themselves. The second is how Redis 6 begins some of a script."""
 
 _OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
 
 
 def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
     """Look up what follows from ``error``. One that nobody foresaw is a refusal."""
-    if error.code == "ERR":
+    if error.code in _VAGUE:
         return next((row for words, row in _ERR.items() if words in error.text), _OTHER)
     return REACTIONS.get(error.code, _OTHER)

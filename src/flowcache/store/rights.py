@@ -22,6 +22,10 @@ __all__ = ["SHARED_RATES", "Right", "appending", "missing_rights"]
 _OWN_KEYS = RESERVED_PREFIX.decode() + "*"
 
 
+_CONTAINERS = frozenset({b"MEMORY"})
+"""Commands whose first argument is what a user has the right to."""
+
+
 class Right(NamedTuple):
     """The right to a command on keys of a pattern, and the ``words`` that try it."""
 
@@ -31,7 +35,9 @@ class Right(NamedTuple):
     @property
     def command(self) -> str:
         """Its name, as operators write it in a rule."""
-        return self.words[0].decode().lower()
+        name, *rest = self.words
+        words = (name, rest[0]) if name in _CONTAINERS else (name,)
+        return b"|".join(words).decode().lower()
 
 
 SHARED_RATES = Right((b"TIME",))
@@ -53,14 +59,19 @@ def _always(key: bytes) -> tuple[Right, ...]:
             (
                 (b"SET", key, b"1", b"EX", b"10"),
                 (b"GET", key),
+                (b"GETRANGE", key, b"0", b"0"),
+                (b"STRLEN", key),
+                (b"EXISTS", key),
                 (b"INCRBY", key, b"1"),
-                (b"DEL", key),
+                (b"UNLINK", key),
                 (b"HSET", key, b"field", b"value"),
                 (b"EXPIRE", key, b"10"),
                 (b"PEXPIRE", key, b"10000"),
+                (b"HLEN", key),
                 (b"HMGET", key, b"field"),
                 (b"HGETALL", key),
-                (b"DEL", key),
+                (b"MEMORY", b"USAGE", key, b"SAMPLES", b"0"),
+                (b"UNLINK", key),
                 (b"EVAL", b"return 1", b"0"),
                 (b"EVALSHA", b"0" * 40, b"0"),
                 (b"PING",),

@@ -15,9 +15,11 @@ from enum import StrEnum
 from itertools import count
 
 import structlog
+from msgspec import structs
 
 from flowcache.errors import RedisUnavailable
 from flowcache.ports import Access, Clock
+from flowcache.store.bulk import Bulk
 from flowcache.store.cancelling import cancel
 from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
@@ -145,6 +147,8 @@ class Routes:
         self._shard_by_slot: list[ShardRoute | None] = [None]
         """The shard of each slot; outside a cluster the only shard, under 0."""
         self._slot_of: Callable[[bytes], int] = _everywhere
+        self._bulks: dict[tuple[Address, bool], Bulk] = {}
+        """By server, and whether it is asked as a replica."""
         self._redirected: dict[_Place, float] = {}
         """When a redirection last led to a link."""
         self._refresh_wanted = asyncio.Event()
@@ -184,6 +188,21 @@ class Routes:
         self._redirected[address, Role.PRIMARY] = self._clock()
         return self._link(address, Role.PRIMARY)
 
+    def bulk(self, beside: Link) -> Bulk:
+        """Return the connection for large replies to the server that a link leads to.
+
+        It has to be used at once: one that is idle is closed.
+        """
+        place = beside.address, beside.readonly
+        bulk = self._bulks.get(place)
+        if bulk is None:
+            if self._closed:
+                raise RedisUnavailable("flowcache is shutting down.")
+            most = self._settings.max_large_reply
+            link = self._open(*place, structs.replace(self._settings, max_reply=most))
+            bulk = self._bulks[place] = Bulk(link, self._clock)
+        return bulk
+
     def refresh_soon(self) -> None:
         """Have the topology asked for."""
         self._refresh_wanted.set()
@@ -222,8 +241,9 @@ class Routes:
         """Close every link. Whoever still waits is told."""
         self._closed = True
         self._refreshed.set()  # whoever waits for a refresh need not
-        links = tuple(self._links.values())
+        links = (*self._links.values(), *(bulk.link for bulk in self._bulks.values()))
         self._links.clear()
+        self._bulks.clear()
         await asyncio.gather(cancel(*self._tasks), *(link.close() for link in links))
         draining = dict(self._draining)
         await cancel(*draining)
@@ -289,6 +309,10 @@ class Routes:
             links = tuple(self._links.values())
             for link in links:
                 link.reset_if_overdue(now)
+            for place, bulk in tuple(self._bulks.items()):
+                bulk.link.reset_if_overdue(now)
+                if bulk.is_idle(now):
+                    self._drain(self._bulks.pop(place).link)
             still = {link: link.connects for link in links if link.is_stuck(now)}
             for link, connects in stuck.items():
                 if link not in still and link.connects == connects:
@@ -354,16 +378,30 @@ class Routes:
         if link is None:
             if self._closed:
                 raise RedisUnavailable("flowcache is shutting down.")
-            link = self._links[address, role] = Link(
+            link = self._links[address, role] = self._open(
                 address,
+                role is Role.REPLICA and self.kind is Kind.CLUSTER,
                 self._settings,
-                self._deadlines,
-                self._slowness,
-                self._clock,
-                readonly=role is Role.REPLICA and self.kind is Kind.CLUSTER,
-                on_change=self._link_changed,
+                self._link_changed,
             )
         return link
+
+    def _open(
+        self,
+        address: Address,
+        readonly: bool,
+        settings: StoreSettings,
+        on_change: Callable[[Link], None] = lambda link: None,
+    ) -> Link:
+        return Link(
+            address,
+            settings,
+            self._deadlines,
+            self._slowness,
+            self._clock,
+            readonly=readonly,
+            on_change=on_change,
+        )
 
     def _promoted(self, address: Address) -> Link | None:
         """Return the link to a replica that has become a primary: it is connected already."""
@@ -398,10 +436,12 @@ class Routes:
             place: at for place, at in self._redirected.items() if now - at < _REDIRECTED_KEPT
         }
         for place in self._links.keys() - set(wanted) - self._redirected.keys():
-            link = self._links.pop(place)
-            task = asyncio.create_task(link.drain(), name=f"drain {link.address}")
-            self._draining[task] = link
-            task.add_done_callback(self._draining.pop)
+            self._drain(self._links.pop(place))
+
+    def _drain(self, link: Link) -> None:
+        task = asyncio.create_task(link.drain(), name=f"drain {link.address}")
+        self._draining[task] = link
+        task.add_done_callback(self._draining.pop)
 
 
 def _everywhere(key: bytes) -> int:

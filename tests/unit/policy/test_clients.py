@@ -17,6 +17,7 @@ from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Credential
 from flowcache.policy.rates import Rate
 from flowcache.policy.tokens import TOKEN_PREFIX, digest, new_token, read_digest, show_digest
+from flowcache.ports import SizeLimits
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -51,6 +52,7 @@ keys = ["customer:*"]
 min_ttl = 60
 max_ttl = 600
 max_value_bytes = 1000
+max_fields = 7
 rate = 2.5
 burst = 9
 cidrs = ["10.0.0.0/8", "::1"]
@@ -76,7 +78,7 @@ cidrs = ["10.0.0.0/8", "::1"]
     assert (who.subject, who.expires) == ("app-1", 1_830_297_600.0)
     assert who.certificates == (f"sha256:{'ab' * 32}", "dns:flow.example", "uri:spiffe://x/App")
     assert who.both
-    assert (who.max_value, who.rate) == (1000, Rate(2.5, 9))
+    assert (who.sizes, who.rate) == (SizeLimits(value=1000, fields=7), Rate(2.5, 9))
     assert who.networks is not None
     assert who.networks.hold("10.1.1.1")
 
@@ -86,7 +88,7 @@ def test_what_a_section_leaves_out_is_not_given() -> None:
     (only,) = well(LEAST)
     who = only.principal
     assert who.permissions == {Permission.DATA_READ}
-    assert (who.prefix, who.limits, who.max_value, who.rate) == (b"", None, None, None)
+    assert (who.prefix, who.limits, who.sizes, who.rate) == (b"", None, None, None)
     (only,) = well(LEAST.replace('keys = ["*"]', 'namespace = "a"'))
     assert only.principal.keys == ALL_KEYS  # of the namespace
     (only,) = well(f'tokens = ["{ONE}"]\npermissions = ["inspect:read"]')

@@ -11,15 +11,14 @@ from flowcache.policy.keys import ALL_KEYS
 from flowcache.policy.permissions import Permission
 from flowcache.policy.principals import Principal
 from flowcache.policy.verdict import ALLOW, Deny, Reason, judge, placed
-from flowcache.ports import Command, Once
+from flowcache.ports import Command, Once, SizeLimits
 
-WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"ns:", max_value=10)
+WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"ns:")
 
 
 def reason(who: Principal = WHO, key: bytes = b"k", value: bytes = b"v") -> Reason | None:
-    verdict = judge(
-        who, Permission.DATA_WRITE, "SET", Command(b"SET", key, (value,), 60, writes=True)
-    )
+    command = Command(b"SET", key, (value,), 60, writes=True, sizes=SizeLimits(value=10))
+    verdict = judge(who, Permission.DATA_WRITE, "SET", command)
     return verdict.reason if isinstance(verdict, Deny) else None
 
 
@@ -70,6 +69,6 @@ def test_a_token_is_its_clients_own() -> None:
 
 def test_a_read_is_held_to_no_length_of_values() -> None:
     """What it is given is no value."""
-    read = Command(b"GET", b"k", (b"an argument that is long",))
+    read = Command(b"GET", b"k", (b"an argument that is long",), sizes=SizeLimits(value=10))
     who = replace(WHO, permissions=frozenset({Permission.DATA_READ}))
     assert judge(who, Permission.DATA_READ, "GET", read) is ALLOW

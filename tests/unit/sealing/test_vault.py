@@ -16,7 +16,7 @@ from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import Forbidden, InvalidResponse
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.keys import namespace_prefix
-from flowcache.ports import Command, Once, Reply, Stale
+from flowcache.ports import Command, Once, Reply, SizeLimits, Stale
 from flowcache.sealing.envelope import Parts, parse
 from flowcache.sealing.keys import Key, WrittenKeys
 from flowcache.sealing.settings import Plaintext, SealingSettings
@@ -131,7 +131,7 @@ def test_the_vault_knows_what_the_catalogue_says_it_does() -> None:
         body = {"operation": operation.name, "key": "k", "value": operation.example}
         wanted = coerce(decode(json.dumps(body).encode()), TtlLimits())
         try:
-            run(Redis(None), operation.command(wanted))
+            run(Redis(None), operation.command(wanted, SizeLimits()))
             works = True
         except Forbidden:
             works = False

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcache.ports import APPEND, Command, Once
-from flowcache.store.commands import ASKING, PING, Packed, pack
+from flowcache.ports import APPEND, Command, Once, SizeLimits
+from flowcache.store.commands import ASKING, PING, SMALL, Packed, pack, pack_whole
 from flowcache.store.slots import key_slot, once_key
 
 ONCE = Once(b"token", b"fingerprint", 5_000)
+SIZES = b"262144", b"10000"
 
 
 def read(data: bytes) -> list[bytes]:
@@ -38,10 +39,29 @@ def script(packed: Packed) -> list[bytes]:
 
 def test_plain() -> None:
     """What is atomic by itself is sent as it is."""
-    assert pack(Command(b"GET", b"k")) == Packed(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n")
-    assert read(pack(Command(b"DEL", b"k", writes=True)).data) == [b"DEL", b"k"]
-    hset = Command(b"HSET", b"k", (b"f", b"v"), writes=True)
-    assert read(pack(hset).data) == [b"HSET", b"k", b"f", b"v"]
+    assert pack(Command(b"TTL", b"k")) == Packed(b"*2\r\n$3\r\nTTL\r\n$1\r\nk\r\n")
+    put = Command(b"SET", b"k", (b"v",), writes=True)
+    assert read(pack(put).data) == [b"SET", b"k", b"v"]
+
+
+def test_a_removal_does_not_hold_redis_up() -> None:
+    """DEL is sent as UNLINK, by itself and to be applied once."""
+    assert read(pack(Command(b"DEL", b"k", writes=True)).data) == [b"UNLINK", b"k"]
+    assert b"UNLINK" in script(pack(Command(b"DEL", b"k", writes=True, once=ONCE)))
+
+
+@pytest.mark.parametrize(("reply", "most"), [(SMALL * 2, SMALL), (SMALL, SMALL), (1000, 1000)])
+def test_a_read_is_bounded(reply: int, most: int) -> None:
+    """It asks for what may travel on a shared connection, or less where less may be answered."""
+    sizes = SizeLimits(reply=reply)
+    packed = pack(Command(b"GET", b"k", sizes=sizes))
+    assert read(packed.data) == [b"GETRANGE", b"k", b"0", b"%d" % most]
+    assert packed.most == most
+    packed = pack(Command(b"HGETALL", b"k", sizes=sizes))
+    assert script(packed) == [b"1", b"k", b"HGETALL", b"%d" % most]
+    assert packed.most == most
+    whole = pack_whole(Command(b"GET", b"k"), 5_000_000)
+    assert script(whole) == [b"1", b"k", b"GET", b"5000000"]
 
 
 def test_set_takes_its_life_along() -> None:
@@ -53,23 +73,23 @@ def test_set_takes_its_life_along() -> None:
 def test_other_writes_with_a_life() -> None:
     """Every other write with a TTL is a script on one key."""
     command = Command(b"HSET", b"k", (b"f", b"v"), 60, True)
-    assert script(pack(command)) == [b"1", b"k", b"HSET", b"60", b"", b"0", b"f", b"v"]
+    assert script(pack(command)) == [b"1", b"k", b"HSET", b"60", b"", b"0", *SIZES, b"f", b"v"]
 
 
 @pytest.mark.parametrize(("ttl", "life"), [(60, b"60"), (None, b"0")])
-@pytest.mark.parametrize("name", [b"SET", b"HSET", b"DEL"])
+@pytest.mark.parametrize("name", [b"SET", b"HSET", b"INCRBY"])
 def test_writes_to_be_applied_once(name: bytes, ttl: int | None, life: bytes) -> None:
     """A write to be applied once is a script on its key and its record."""
     command = Command(name, b"k", (b"v",), ttl, True, ONCE)
     assert script(pack(command)) == [
         *(b"2", b"k", once_key(b"k", b"token")),
-        *(name, life, b"fingerprint", b"5000", b"v"),
+        *(name, life, b"fingerprint", b"5000", *SIZES, b"v"),
     ]
 
 
 @settings(deadline=None)
 @given(
-    st.sampled_from([b"GET", b"SET", b"HSET", b"DEL"]),
+    st.sampled_from([b"TTL", b"SET", b"HSET", b"INCRBY"]),
     st.binary(),
     st.lists(st.binary(), max_size=5),
     st.none() | st.integers(1, 10**10),
@@ -89,7 +109,7 @@ def test_any_bytes(
     assert keys[0] == key
     assert {key_slot(each) for each in keys} == {key_slot(key)}
     assert rest[0] == name
-    assert rest[4:] == list(args)
+    assert rest[6:] == list(args)
 
 
 def test_what_has_no_key() -> None:

@@ -2,19 +2,27 @@
 --
 -- KEYS[1]    the key written
 -- KEYS[2]    optional: where the record of this write is kept, in the slot of KEYS[1]
--- ARGV[1]    the command: SET, HSET, DEL or INCRBY
+-- ARGV[1]    the command: SET, HSET, UNLINK or INCRBY
 -- ARGV[2]    the key's life in seconds; "0": the command gives it none
 -- ARGV[3]    the fingerprint of the write, told from another body's; behind it, with spaces between,
 --            those that the same write may have had before
 -- ARGV[4]    the record's life in milliseconds
--- ARGV[5..]  the command's arguments after the key
+-- ARGV[5]    the most bytes that the key may hold afterwards: a string's length, or names and values
+-- ARGV[6]    the most fields that a hash may have afterwards
+-- ARGV[7..]  the command's arguments after the key
 --
--- Replies as the command itself would, the first time and each time after. A write that fails
--- leaves no record, so that it can be tried again.
+-- Replies as the command itself would, the first time and each time after. An error means that
+-- nothing was done, but for PARTLY: that the write was done, and not what belongs to it. A write that
+-- fails leaves no record, so that it can be tried again.
 
-local record = KEYS[2]
+local key, record = KEYS[1], KEYS[2]
+local command, ttl = ARGV[1], ARGV[2]
+local max_bytes, max_fields = tonumber(ARGV[5]), tonumber(ARGV[6])
+local FIRST = 7
+
 if record then
-  local seen = redis.call('HMGET', record, 'fingerprint', 'reply')
+  local seen = redis.pcall('HMGET', record, 'fingerprint', 'reply')
+  if seen.err then return seen end
   if seen[1] then
     if not string.find(' ' .. ARGV[3] .. ' ', ' ' .. seen[1] .. ' ', 1, true) then
       return redis.error_reply('CONFLICT this idempotency key came with another body')
@@ -26,35 +34,104 @@ if record then
   end
 end
 
-local key, command, ttl = KEYS[1], ARGV[1], ARGV[2]
-local reply
+-- Return an error if the user may not run a command, whose words are such that it has no effect.
+-- Redis 6 has no way to ask: there it is run, and Redis looks at the rights before the arguments.
+local function forbidden(...)
+  if redis.acl_check_cmd then
+    if redis.acl_check_cmd(...) then return nil end
+  elseif not string.find(redis.pcall(...).err, "user executing the script can't", 1, true) then
+    return nil
+  end
+  return redis.error_reply('NOPERM ' .. (...))
+end
 
-if command == 'SET' then
-  if ttl == '0' then
-    reply = redis.pcall('SET', key, ARGV[5])
-  else
-    reply = redis.pcall('SET', key, ARGV[5], 'EX', ttl)
+-- What follows the write is tried before it: else it could be done, and then stay without.
+local no = nil
+if ttl ~= '0' and command ~= 'SET' then no = forbidden('EXPIRE', key, 'x') end
+if record then
+  no = no or forbidden('HSET', record, 'f', 'v', 'odd') or forbidden('PEXPIRE', record, 'x')
+end
+if no then return no end
+
+-- Return an error if a hash would become too large.
+local function outgrown()
+  local fields = redis.pcall('HLEN', key)
+  if type(fields) == 'table' then return fields end
+  local more, bytes = (#ARGV - FIRST + 1) / 2, 0
+  for place = FIRST, #ARGV do bytes = bytes + #ARGV[place] end
+  local memory = 0
+  if fields > 0 then
+    memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
+    if type(memory) == 'table' then return memory end
   end
-elseif command == 'HSET' then
-  -- Lua passes at most some 8,000 arguments to a call.
-  reply = 0
-  for first = 5, #ARGV, 4000 do
-    local added = redis.pcall('HSET', key, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
-    if type(added) == 'table' then return added end
-    reply = reply + added
-  end
-  if ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
-else
-  if command == 'INCRBY' then
-    -- Numbers are doubles here and in a flow, and exact below 2^53 only: nothing is counted beyond.
-    local held = redis.pcall('GET', key)
-    if type(held) == 'table' then return held end
-    if math.abs((tonumber(held or 0) or 0) + tonumber(ARGV[5])) >= 2^53 then
-      return redis.error_reply('ERR increment or decrement would overflow')
+  -- Far from both limits nothing need be counted: Redis keeps a number of up to 20 digits in 10
+  -- bytes, and everything else in at least as many bytes as it is long.
+  if fields + more <= max_fields and memory + 20 * fields + bytes <= max_bytes then return nil end
+  -- Nor is what is there already copied where it is too much anyway; see read.lua.
+  if fields > max_fields then return redis.error_reply('TOOMANY fields') end
+  if (memory - 4096) / 2 - 128 * fields > max_bytes then return redis.error_reply('TOOLARGE bytes') end
+  local held = {}
+  if fields > 0 then
+    local reply = redis.pcall('HGETALL', key)
+    if reply.err then return reply end
+    for place = 1, #reply, 2 do
+      held[reply[place]] = #reply[place + 1]
+      bytes = bytes + #reply[place] + #reply[place + 1]
     end
   end
-  reply = redis.pcall(command, key, unpack(ARGV, 5))
-  if type(reply) ~= 'table' and ttl ~= '0' then redis.call('EXPIRE', key, ttl) end
+  for place = FIRST, #ARGV, 2 do
+    local name = ARGV[place]
+    local before = held[name]
+    if before then
+      bytes = bytes - #name - before
+    else
+      fields = fields + 1
+    end
+    held[name] = #ARGV[place + 1]
+  end
+  if fields > max_fields then return redis.error_reply('TOOMANY fields') end
+  if bytes > max_bytes then return redis.error_reply('TOOLARGE bytes') end
+end
+
+-- Return an error if a counter would leave what can be counted, or its limit. Numbers are doubles here
+-- and in a flow, and exact below 2^53 only.
+local function uncountable()
+  local held = redis.pcall('GET', key)
+  if type(held) == 'table' then return held end
+  if not held then held = '0' end
+  if not string.find(held, '^%-?%d+$') then
+    return redis.error_reply('ERR value is not an integer or out of range')
+  end
+  local now, step = tonumber(held), tonumber(ARGV[FIRST])
+  if math.abs(now) >= 2^53 or math.abs(now + step) >= 2^53 then
+    return redis.error_reply('ERR increment or decrement would overflow')
+  end
+  if #string.format('%.0f', now + step) > max_bytes then return redis.error_reply('TOOLARGE bytes') end
+end
+
+if command == 'HSET' then no = outgrown() elseif command == 'INCRBY' then no = uncountable() end
+if no then return no end
+
+local reply
+local unfinished = nil
+
+if command == 'HSET' then
+  -- Lua passes at most some 8,000 arguments to a call.
+  reply = 0
+  for first = FIRST, #ARGV, 4000 do
+    local added = redis.pcall('HSET', key, unpack(ARGV, first, math.min(first + 3999, #ARGV)))
+    if type(added) ~= 'table' then
+      reply = reply + added
+    elseif first == FIRST then
+      return added
+    else
+      unfinished = unfinished or added.err
+    end
+  end
+elseif command == 'SET' and ttl ~= '0' then
+  reply = redis.pcall('SET', key, ARGV[FIRST], 'EX', ttl)
+else
+  reply = redis.pcall(command, key, unpack(ARGV, FIRST))
 end
 
 local answer = reply
@@ -63,8 +140,16 @@ if type(reply) == 'table' then
   answer = reply.ok
 end
 
-if record then
-  redis.call('HSET', record, 'fingerprint', string.match(ARGV[3], '^%S+'), 'reply', answer)
-  redis.call('PEXPIRE', record, ARGV[4])
+-- Do what belongs to a write that is done.
+local function follow(...)
+  local done = redis.pcall(...)
+  if type(done) == 'table' and done.err then unfinished = unfinished or done.err end
 end
+
+if ttl ~= '0' and command ~= 'SET' then follow('EXPIRE', key, ttl) end
+if record and not unfinished then
+  follow('HSET', record, 'fingerprint', string.match(ARGV[3], '^%S+'), 'reply', answer)
+  follow('PEXPIRE', record, ARGV[4])
+end
+if unfinished then return redis.error_reply('PARTLY ' .. unfinished) end
 return reply
