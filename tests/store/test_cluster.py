@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flowcache.errors import RedisUnavailable
-from flowcache.ports import Once
+from flowcache.ports import Command, Once
+from flowcache.store.commands import SMALL
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from flowcache.store.slots import SLOTS, key_slot
@@ -147,6 +148,31 @@ class TestMoving:
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
             for name in (key, left):
                 assert await store.execute(incr(name), in_time()) == 5
+
+    async def test_ask_takes_more_than_one_command(self, servers: Cluster) -> None:
+        """While a slot moves, a miss, a large string and a large hash are read where they are."""
+        source, target = servers.primaries()[:2]
+        key = key_on(servers, source)
+        table, left, absent = (b"{%b}%b" % (key, name) for name in (b"table", b"left", b"absent"))
+        value = b"x" * (3 * SMALL)
+        pairs = [b"%d" % number for number in range(20_000)]
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        async with store_at(*servers.addresses) as store:
+            for name in (key, left):
+                await store.execute(put(name, value), in_time())
+            await store.execute(Command(b"HSET", table, tuple(pairs), 60, True), in_time())
+            slot = key_slot(key)
+            await asyncio.to_thread(servers.migrate_slot, slot, source, target, leave_open=True)
+            for name in (key, table):
+                await asyncio.to_thread(servers.move_keys, source, target, name.decode())
+            for _ in range(2):
+                for name in (key, left):
+                    assert await store.execute(get(name), in_time()) == value
+                assert await store.execute(Command(b"HGETALL", table), in_time()) == fields
+                assert await store.execute(get(absent), in_time()) is None
+                assert await store.execute(Command(b"HGETALL", absent), in_time()) == {}
+            await asyncio.to_thread(servers.migrate_slot, slot, source, target)
+            assert await store.execute(get(key), in_time()) == value
 
     @pytest.mark.parametrize("has_moved", [False, True])
     async def test_tryagain(self, servers: Cluster, has_moved: bool) -> None:
