@@ -9,23 +9,22 @@ Decided answers to strange bodies (each is `invalid_request`, none is a 500):
 - NaN, Infinity, numbers beyond a double, lone surrogates, broken UTF-8: not JSON;
 - a UTF-8 byte order mark is skipped; UTF-16, UTF-32 and gzip are named in the answer;
 - integers beyond 2^53 are kept exactly, up to 4,300 digits;
-- nesting deeper than `MAX_DEPTH` is refused.
+- nesting deeper than ``max_depth`` is refused; more than ``max_elements`` are too large (`bounds`).
 """
 
 from __future__ import annotations
 
 import re
-from itertools import accumulate
 from typing import Any
 
 import msgspec
 
 from flowcache.contract import coercion
-from flowcache.errors import InvalidRequest
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_deep, too_many
+from flowcache.errors import InvalidRequest, TooLarge
 
 __all__ = [
     "MAX_DEADLINE_MS",
-    "MAX_DEPTH",
     "Body",
     "Request",
     "TtlLimits",
@@ -34,10 +33,9 @@ __all__ = [
     "operation_name",
 ]
 
-MAX_DEPTH = 64
-"""The deepest nesting of arrays and objects in a body."""
-
 _MAX_OPERATION_NAME = 32
+_OWN_FIELDS = 16
+"""So many members a body may have besides the elements of its value."""
 
 
 class Body(msgspec.Struct, gc=False):
@@ -78,7 +76,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     idempotency_key: str | None
 
 
-_DECODER = msgspec.json.Decoder(Body)
+_DECODER = msgspec.json.Decoder(Body, float_hook=finite)
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _BOM = b"\xef\xbb\xbf"
@@ -92,34 +90,43 @@ _JSON_NAMES = {
     "null": "null",
 }
 _PYTHON_NAMES = re.compile(rf"`({'|'.join(_JSON_NAMES)})`")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
 
 MAX_DEADLINE_MS = 2**31
 
 
-def decode(raw: bytes) -> Body:
+def decode(raw: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Body:
     """Read the body's JSON.
 
     Raises:
         InvalidRequest: it is empty, no JSON, no object, or nested too deeply.
+        TooLarge: it has too many elements.
     """
     if raw.startswith(_BOM):
         raw = raw[len(_BOM) :]
     try:
+        if too_many(raw, bounds.max_elements + _OWN_FIELDS):
+            raise TooLarge(
+                f"body: more than {bounds.max_elements} elements (array items and object members). "
+                "Split the value over several keys, or send it as one string."
+            )
         if not raw.isascii():
             raw.decode()  # the decoder does not look into fields that it skips
         body = _DECODER.decode(raw)
     except _NOT_JSON as fault:
-        raise InvalidRequest(_why_unreadable(raw, fault)) from None
-    # No body can be nested deeper than it has opening brackets: the exact count is rarely needed.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
-        raise InvalidRequest(f"body: nested deeper than {MAX_DEPTH} levels.")
+        raise InvalidRequest(_why_unreadable(raw, fault, bounds)) from None
+    if too_deep(raw, bounds.max_depth):
+        raise InvalidRequest(_too_deep(bounds))
     return body
 
 
-def _why_unreadable(raw: bytes, fault: Exception) -> str:
+def _too_deep(bounds: Bounds) -> str:
+    return (
+        f"body: nested deeper than {bounds.max_depth} levels. "
+        "Flatten the value, or send it as one string."
+    )
+
+
+def _why_unreadable(raw: bytes, fault: Exception, bounds: Bounds) -> str:
     if not raw.strip():
         return "body: expected a JSON object, got nothing."
     if raw.startswith(b"\x1f\x8b"):
@@ -127,7 +134,7 @@ def _why_unreadable(raw: bytes, fault: Exception) -> str:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00")) or raw[1:2] == b"\x00":
         return "body: it is UTF-16 or UTF-32; send JSON as UTF-8."
     if isinstance(fault, RecursionError):
-        return f"body: nested deeper than {MAX_DEPTH} levels."
+        return _too_deep(bounds)
     if isinstance(fault, UnicodeDecodeError):
         return "body: it is not UTF-8; send JSON as UTF-8."
     if isinstance(fault, msgspec.ValidationError):
@@ -145,12 +152,6 @@ def _in_json_terms(found: re.Match[str]) -> str:
 def _sentence(text: str) -> str:
     text = text.replace("`", "").replace("JSON is malformed: ", "")
     return text[:1].lower() + text[1:] + "."
-
-
-def _depth(raw: bytes) -> int:
-    """Return how deep valid JSON is nested, at the speed of C: a long body must block nobody."""
-    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def operation_name(body: Body) -> str | None:

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from flowcache.contract import answer, request
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
 from flowcache.errors import DeadlineExceeded, Failure, Overloaded, Unrecorded
 from flowcache.http.admission import Admission
@@ -54,6 +55,7 @@ class DataActionSettings(msgspec.Struct, frozen=True):
 
     limits: request.TtlLimits = request.TtlLimits()
     sizes: SizeLimits = SizeLimits()
+    bounds: Bounds = DEFAULT_BOUNDS
     deadline: float = 0.8
     max_body: int = 256 * 1024
     body_timeout: float = 2.0
@@ -239,7 +241,7 @@ class DataAction(Generic[ShardT]):
         raw = await self._body.read(receive, None if chunked else length)
         self.admission.require_room()
         began = self._clock()
-        call.body = body = request.decode(raw)
+        call.body = body = request.decode(raw, self._settings.bounds)
         call.operation = request.operation_name(body)
         call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
         sizes = principal.sizes or self._settings.sizes
@@ -266,7 +268,7 @@ class DataAction(Generic[ShardT]):
             self.admission.leave()
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
-        return operation.read(reply)
+        return operation.read(reply, self._settings.bounds)
 
     def _patience(self, wanted: request.Request) -> float:
         """Return the seconds this call may take from when its body was there."""

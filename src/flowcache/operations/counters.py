@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from flowcache.contract import coercion
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
@@ -28,7 +29,7 @@ def _incr(request: Request, sizes: SizeLimits) -> Command:
     return Command(b"INCRBY", request.key, (b"%d" % step,), request.ttl, True, sizes=sizes)
 
 
-def _read_incr(reply: Reply) -> Result:
+def _read_incr(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     if type(reply) is not int or abs(reply) >= _EXACT:
         raise unexpected("INCR")
     return Result(reply, None)

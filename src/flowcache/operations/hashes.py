@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.coercion import kind
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, Sample, unexpected
+from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
@@ -40,7 +41,7 @@ def _field_value(name: str, value: object) -> bytes:
     return _encode(value)
 
 
-def _read_hset(reply: Reply) -> Result:
+def _read_hset(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     if type(reply) is not int or reply < 0:
         raise unexpected("HSET")
     return Result(reply, None)
@@ -50,11 +51,13 @@ def _hgetall(request: Request, sizes: SizeLimits) -> Command:
     return Command(b"HGETALL", request.key, sizes=sizes)
 
 
-def _read_hgetall(reply: Reply) -> Result:
+def _read_hgetall(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
     if not isinstance(reply, dict):
         raise unexpected("HGETALL")
     if not reply:  # Redis has no empty hashes: none means no key
         return Result(None, False)
+    if len(reply) > bounds.max_elements:
+        raise over(bounds)
     try:
         return Result({name.decode(): value.decode() for name, value in reply.items()}, True)
     except (UnicodeDecodeError, AttributeError):

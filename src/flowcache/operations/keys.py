@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
 from flowcache.policy.permissions import Permission
@@ -14,7 +15,7 @@ def _del(request: Request, sizes: SizeLimits) -> Command:
     return Command(b"DEL", request.key, writes=True, sizes=sizes)
 
 
-def _read_del(reply: Reply) -> Result:
+def _read_del(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     if type(reply) is not int or reply < 0:
         raise unexpected("DEL")
     return Result(reply, None)

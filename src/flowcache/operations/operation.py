@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
-from flowcache.errors import InvalidResponse
+from flowcache.errors import InvalidResponse, TooLarge
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
-__all__ = ["Operation", "Result", "Sample", "unexpected"]
+__all__ = ["Operation", "Read", "Result", "Sample", "over", "unexpected"]
 
 
 class Result(NamedTuple):
@@ -33,6 +34,12 @@ class Sample(NamedTuple):
     others: Mapping[str, Reply] = MappingProxyType({})
 
 
+class Read(Protocol):
+    """Turns a reply into data, within the bounds of what a stored value may have."""
+
+    def __call__(self, reply: Reply, bounds: Bounds = DEFAULT_BOUNDS, /) -> Result: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One row of the catalogue.
@@ -40,14 +47,15 @@ class Operation:
     ``command`` builds the Redis command, with the size limits that hold for it. It raises
     `InvalidRequest` when the request lacks what it needs. ``read`` turns the reply into data of
     type ``answers`` and raises `InvalidResponse` for any reply that does not fit it: what it
-    returns has passed the response schema.
+    returns has passed the response schema. It raises `TooLarge` for a value over its bounds,
+    before it builds anything of it.
     """
 
     name: str
     summary: str
     permission: Permission
     command: Callable[[Request, SizeLimits], Command]
-    read: Callable[[Reply], Result]
+    read: Read
     answers: Any
     """The type of ``data``: the source of the schema in ``/openapi.json``."""
     sample: Sample
@@ -66,3 +74,11 @@ class Operation:
 def unexpected(operation: str) -> InvalidResponse:
     """Refuse a reply that breaks the schema, without saying what it was."""
     return InvalidResponse(f"What Redis answered to {operation} does not fit its response schema.")
+
+
+def over(bounds: Bounds) -> TooLarge:
+    """Refuse a stored value that has too many elements."""
+    return TooLarge(
+        f"The value under this key has more than {bounds.max_elements} elements (array items, "
+        "object members, fields of a hash). Store smaller values, or text."
+    )

@@ -7,16 +7,17 @@ from typing import Any
 
 import msgspec
 
+from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_many
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, Sample, unexpected
+from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
 from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["GET", "SET"]
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(float_hook=finite).decode
 
 
 def _set(request: Request, sizes: SizeLimits) -> Command:
@@ -26,7 +27,7 @@ def _set(request: Request, sizes: SizeLimits) -> Command:
     return Command(b"SET", request.key, (value,), request.ttl, True, sizes=sizes)
 
 
-def _read_set(reply: Reply) -> Result:
+def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     if reply != b"OK":
         raise unexpected("SET")
     return Result("OK", None)
@@ -36,21 +37,26 @@ def _get(request: Request, sizes: SizeLimits) -> Command:
     return Command(b"GET", request.key, sizes=sizes)
 
 
-def _read_get(reply: Reply) -> Result:
+def _read_get(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
     if reply is None:
         return Result(None, False)
     if not isinstance(reply, bytes):
         raise unexpected("GET")
-    return Result(from_stored(reply), True)
+    return Result(from_stored(reply, bounds), True)
 
 
-def from_stored(stored: bytes) -> Any:
+def from_stored(stored: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Any:
     """Return what stored bytes mean: JSON, else text, else ``{"base64": ...}``.
 
     Another program may have written them, so nothing is expected of them. A JSON text that no
     strict parser takes (a lone surrogate, a number beyond a double, bottomless nesting) is text.
+
+    Raises:
+        TooLarge: they are JSON of too many elements.
     """
     try:
+        if too_many(stored, bounds.max_elements):
+            raise over(bounds)
         return _decode(stored)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass

@@ -10,6 +10,7 @@ import msgspec
 
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.contract.bounds import Bounds
 from flowcache.contract.request import TtlLimits
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
@@ -116,6 +117,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         DataActionSettings(
             limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
             sizes=_sizes(v),
+            bounds=Bounds(v["data.max_elements"], v["data.max_depth"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],

@@ -329,6 +329,20 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "data",
+        "max_elements",
+        read.number(100, 10_000_000),
+        10_000,
+        "array items and object members in a body or a stored value; more are too_large",
+    ),
+    Setting(
+        "data",
+        "max_depth",
+        read.number(2, 512),
+        64,
+        "levels of arrays and objects in a body",
+    ),
+    Setting(
+        "data",
         "idempotency_seconds",
         read.number(1, 86_400),
         600,

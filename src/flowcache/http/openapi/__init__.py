@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES
-from flowcache.contract.request import MAX_DEPTH
 from flowcache.errors import all_failures
 from flowcache.http.app import ROUTE
 from flowcache.http.data_action import DataActionSettings
@@ -127,7 +126,8 @@ def _limits(settings: DataActionSettings) -> list[dict[str, Any]]:
     rows: tuple[tuple[str, float, str], ...] = (
         ("Body", settings.max_body, "bytes"),
         ("Answer", settings.max_answer, "bytes"),
-        ("Depth of arrays and objects in a body", MAX_DEPTH, "levels"),
+        ("Array items and object members", settings.bounds.max_elements, "elements"),
+        ("Depth of arrays and objects in a body", settings.bounds.max_depth, "levels"),
         ("Key", MAX_KEY_BYTES, "bytes"),
         ("`flowId`, `interactionId`, `idempotencyKey`", MAX_CONTEXT_BYTES, "bytes each"),
         ("Longest time to live", limits.max_ttl, "seconds"),

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import Any
 
-from flowcache.contract.request import MAX_DEPTH
 from flowcache.errors import (
     Failure,
     Forbidden,
@@ -168,7 +167,8 @@ def _data_action(settings: DataActionSettings) -> dict[str, Any]:
         "tags": ["data"],
         "summary": "Run one operation on one key",
         "description": "The body is read as JSON in UTF-8 whatever its `Content-Type` says. "
-        f"It has at most {settings.max_body} bytes and {MAX_DEPTH} levels; of a field that comes "
+        f"It has at most {settings.max_body} bytes, {settings.bounds.max_elements} elements (array "
+        f"items and object members) and {settings.bounds.max_depth} levels; of a field that comes "
         "twice the last counts.",
         "operationId": "runDataAction",
         "security": [{"flow": []}, {"flowBasic": []}, {"flowKey": []}, {"flowCertificate": []}],
