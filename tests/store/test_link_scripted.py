@@ -159,9 +159,10 @@ async def test_reply_that_nobody_asked_for_resets() -> None:
         assert await link.send(PING, in_time()) == b"PING"
 
 
-@pytest.mark.parametrize("start", [b"$1000000000\r\n", b"*1000000\r\n", b"+"])
+@pytest.mark.parametrize("start", [b"$1000000000\r\n", b"*1000000\r\n", b"*33000\r\n"])
 async def test_reply_without_end_resets(start: bytes) -> None:
-    """A reply that goes on and on is cut at max_reply, and those behind it are told."""
+    """A reply that is announced as too large, or goes on and on, is cut at max_reply, and those
+    behind it are told."""
     async with Scripted() as server, link_to(server.address, max_reply=100_000) as link:
         replies = [link.send(PING, in_time()) for _ in range(2)]
         await server.asked(2)
@@ -169,12 +170,30 @@ async def test_reply_without_end_resets(start: bytes) -> None:
         peer.say(start)
         said = 0
         while peer.is_open:
-            peer.say(integer(1) * 250 if start.startswith(b"*") else b"x" * 1000)
+            peer.say(integer(1) * 250)
             said += 1000
             assert said < 100_000_000, "there is no bound"
             await asyncio.sleep(0)
         assert await asyncio.gather(*replies) == [OVERSIZED, LOST]
         assert link.status().fault == "a reply is larger than 100000 bytes"
+
+
+@pytest.mark.parametrize("start", [b"+", b"-ERR ", b"*1\r\n(", b"*", b"$3\r\nabc\r\n:1"])
+async def test_line_without_end_resets(start: bytes) -> None:
+    """A line that goes on and on is cut long before max_reply: nothing that is meant is so long."""
+    async with Scripted() as server, link_to(server.address) as link:
+        replies = [link.send(PING, in_time()) for _ in range(2)]
+        await server.asked(2)
+        peer = server.talking
+        peer.say(start)
+        said = 0
+        while peer.is_open:
+            peer.say(b"1" * 1000)
+            said += 1000
+            assert said < 100_000_000, "there is no bound"
+            await asyncio.sleep(0)
+        assert (await asyncio.gather(*replies))[1] is LOST
+        assert link.status().fault == "a line is longer than 65536 bytes"
 
 
 async def test_torn_replies_are_not_one_large() -> None:

@@ -1,25 +1,34 @@
 """The border to redis-py: connecting, TLS, AUTH, HELLO, SELECT, and its errors.
 
 redis-py opens the connection and shakes hands; then the transport is taken over by a protocol of
-ours (`link`), which pipelines. `_writer` is the one private name used; a test holds it in place.
+ours (`link`), which pipelines. `_writer`, and `_reader` of its parser, are the private names used;
+tests hold them in place.
+
+Nothing that a server says here can do more than fail the attempt: its bytes go through our own
+`Parser`, each reply has ``connect_timeout``, and whatever redis-py makes of an odd one ends as a
+`ConnectFault` whose sentence is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from typing import Any, ClassVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
+    DefaultParser,
     SSLConnection,
     UnixDomainSocketConnection,
 )
 
 from flowcache.errors import LockedOut, NoPassword, RedisUnavailable
+from flowcache.printable import printable
 from flowcache.secret import Secret
+from flowcache.store.parser import Parser
 from flowcache.store.settings import Address, StoreSettings
 
 __all__ = [
@@ -61,6 +70,11 @@ class NotPermitted(ConnectFault):
         self.is_about_key = is_about_key
 
 
+_MOST_REPLY = 8 * 1024 * 1024
+"""Bytes of a reply before the take-over: a map of 16,384 ranges is 3 MB, a step of SCAN less."""
+_MOST_SHOWN = 300
+"""Characters of what a server said that are shown."""
+
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (redis_errors.AuthenticationError, "Redis refused the user or the password"),
     (redis_errors.BusyLoadingError, "Redis is loading its data"),
@@ -90,8 +104,40 @@ def _reason(fault: BaseException, secret: Secret | None = None) -> str:
     for kind, meaning in _REASONS:
         if isinstance(fault, kind):
             told = secret is not None and isinstance(fault, _TOLD_BY_SERVER)
-            return meaning if told else f"{meaning}: {fault}"
-    raise fault
+            return meaning if told else f"{meaning}: {printable(str(fault)[:_MOST_SHOWN])}"
+    return f"the answer can't be read ({type(fault).__name__}); is it a Redis?"
+
+
+class _Bounded:
+    """Our parser under the three methods that redis-py's own calls."""
+
+    def __init__(self, make_error: Any, not_enough: object) -> None:
+        self._parser = Parser(_MOST_REPLY, make_error)
+        self._not_enough = not_enough
+        self._replies: deque[Any] = deque()
+
+    def feed(self, data: bytes) -> None:
+        self._replies.extend(self._parser.parse(data))
+
+    def gets(self, should_decode: bool = True) -> Any:
+        if self._replies:
+            return self._replies.popleft()
+        if self._parser.fault is not None:
+            raise redis_errors.InvalidResponse(self._parser.fault)
+        return self._not_enough
+
+    def has_data(self) -> bool:
+        return bool(self._replies)
+
+
+class _BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # it is chosen at import
+    """redis-py's parser of a stream, with bounds."""
+
+    def on_connect(self, connection: AbstractConnection) -> None:
+        super().on_connect(connection)
+        # An empty reader tells by which object redis-py knows that it needs more.
+        reader = getattr(self, "_reader")  # noqa: B009 - of no declared type
+        self._reader = _Bounded(self.parse_error, reader.gets())
 
 
 async def connect(
@@ -117,6 +163,7 @@ async def connect(
         "socket_connect_timeout": settings.connect_timeout,
         "socket_timeout": settings.connect_timeout,
         "driver_info": None,
+        "parser_class": _BoundedParser,
     }
     connection: AbstractConnection
     if address.port == 0:
@@ -136,7 +183,7 @@ async def connect(
         connection = Connection(host=address.host, port=address.port, **options)
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
-    except (redis_errors.RedisError, OSError, TimeoutError, UnicodeError) as fault:
+    except Exception as fault:  # an odd answer makes redis-py raise anything
         await connection.disconnect(nowait=True)
         # Not chained where it may hold the password: a traceback would show it.
         kind = NotLetIn if isinstance(fault, redis_errors.AuthenticationError) else ConnectFault
@@ -160,7 +207,7 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
     except redis_errors.NoPermissionError as fault:
         # Redis 6: "one of the keys used as arguments"; since 7: "a key". A command is in quotes.
         raise NotPermitted(str(words[0]), is_about_key="'" not in str(fault)) from fault
-    except (redis_errors.RedisError, OSError, TimeoutError) as fault:
+    except Exception as fault:  # an odd answer makes redis-py raise anything
         raise ConnectFault(_reason(fault)) from fault
 
 

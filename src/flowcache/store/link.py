@@ -17,9 +17,6 @@ The rules:
 
 A reply delays those behind it; that is the price of sharing. So what is asked for here is small
 (`commands.SMALL`), and what is large has a link of its own (`bulk`).
-
-Known weakness: `max_reply` bounds bytes: a server that announces a list of a billion elements has
-the parser make room for them.
 """
 
 from __future__ import annotations
@@ -31,8 +28,8 @@ from enum import StrEnum
 from random import random
 from typing import Any, cast
 
-import hiredis
 import structlog
+from hiredis import PushNotification
 from redis.asyncio.connection import AbstractConnection
 
 from flowcache.errors import LockedOut, RedisUnavailable
@@ -42,6 +39,7 @@ from flowcache.store.backoff import reconnect_delay
 from flowcache.store.cancelling import cancel
 from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
 from flowcache.store.deadlines import Deadlines, Waiter
+from flowcache.store.parser import Parser
 from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
 
@@ -49,7 +47,6 @@ __all__ = ["Link", "LinkState"]
 
 _log = structlog.get_logger(__name__)
 
-_NOT_ENOUGH = object()
 _READWRITE = b"*1\r\n$9\r\nREADWRITE\r\n"
 _DRAIN_POLL = 0.05
 _STUCK = 0.25
@@ -67,10 +64,6 @@ class LinkState(StrEnum):
     CLOSED = "end"
 
 
-class _BrokenProtocol(Exception):
-    """What the server sends is no RESP."""
-
-
 class _Wire(asyncio.Protocol):
     """One connection: bytes out, replies in, matched in order."""
 
@@ -80,14 +73,8 @@ class _Wire(asyncio.Protocol):
         self.lost: str | None = None
         self.congested = False
         self._on_loss = on_loss
-        self._max_reply = max_reply
-        self._unparsed = 0
         self._transport: asyncio.Transport | None = None
-        self._reader = hiredis.Reader(
-            protocolError=_BrokenProtocol,
-            replyError=ErrorReply,  # type: ignore[arg-type]  # any value will do, see its source
-            notEnoughData=_NOT_ENOUGH,
-        )
+        self._parser = Parser(max_reply, ErrorReply)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, not its name.
@@ -105,20 +92,10 @@ class _Wire(asyncio.Protocol):
             self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        reader, waiting = self._reader, self.waiting
+        waiting, parser = self.waiting, self._parser
         try:
-            reader.feed(data)
-            reply = reader.gets()
-            if reply is _NOT_ENOUGH:
-                self._unparsed += len(data)
-                if self._unparsed > self._max_reply:
-                    if waiting:
-                        waiting.popleft().answer(OVERSIZED)
-                    self.lose(f"a reply is larger than {self._max_reply} bytes")
-                return
-            self._unparsed = 0
-            while reply is not _NOT_ENOUGH:
-                if reply.__class__ is not hiredis.PushNotification:
+            for reply in parser.parse(data):
+                if reply.__class__ is not PushNotification:
                     waiter = waiting.popleft()
                     # `Waiter.answer`, written out: this is done for each reply there is.
                     future = waiter.future
@@ -126,11 +103,12 @@ class _Wire(asyncio.Protocol):
                         waiter.future = None
                         if not future.done():
                             future.set_result(reply)
-                reply = reader.gets()
-        except _BrokenProtocol as fault:
-            self.lose(f"the server does not speak RESP: {fault}")
         except IndexError:
             self.lose("the server sent a reply that nobody asked for")
+        if parser.fault is not None:
+            if parser.is_oversized and waiting:
+                waiting.popleft().answer(OVERSIZED)
+            self.lose(parser.fault)
 
     def pause_writing(self) -> None:
         self.congested = True

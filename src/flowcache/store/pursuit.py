@@ -26,7 +26,7 @@ from typing import NamedTuple, NoReturn
 import structlog
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, Declined, RedisUnavailable, TooLarge
+from flowcache.errors import DeadlineExceeded, Declined, RedisUnavailable
 from flowcache.ports import Clock, Command, Reply
 from flowcache.store.commands import ASKING, Packed
 from flowcache.store.link import Link, LinkState
@@ -34,7 +34,6 @@ from flowcache.store.replies import (
     FULL,
     OVERSIZED,
     REACTIONS,
-    TOO_LARGE,
     ErrorReply,
     Fault,
     LostReply,
@@ -147,7 +146,13 @@ class Pursuit:
         elif isinstance(fault, LostReply):
             await self._on_loss(fault)
         elif fault is OVERSIZED:
-            raise TooLarge(TOO_LARGE)
+            # Nothing that is asked for on a link is large: it is not the answer to what was asked.
+            unsure = self._command.writes and not is_repeatable(self._command)
+            raise RedisUnavailable(
+                "Redis sent a reply that can't be right"
+                + ("; whether the write was done is unknown." if unsure else "."),
+                retryable=not unsure,
+            )
         elif fault is FULL:
             raise Declined("Too many calls wait for Redis; this one was not sent.")
         else:
@@ -172,6 +177,9 @@ class Pursuit:
         if self._tries >= TRIES:
             raise failure(message)
         self._tries += 1
+        if what is Reaction.SCRIPT and self._packed.script is None:  # it was sent none
+            self._means.refusals.note(error.code, self.link.address)
+            raise failure(message)
         if what is Reaction.SCRIPT:
             self._data = self._packed.with_script()
             return
