@@ -24,6 +24,7 @@ from flowcache.audit.ring import AuditRing
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
 from flowcache.errors import Unrecorded
+from flowcache.http.admission import Admission
 from flowcache.http.app import App
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
@@ -37,7 +38,8 @@ from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
-from flowcache.policy.principals import Principals
+from flowcache.policy.permissions import Permission
+from flowcache.policy.principals import Principal, Principals
 from flowcache.policy.rates import Bucket, Limiter
 from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
 from flowcache.resilience.guard import Guard
@@ -146,7 +148,14 @@ class Worker:
             executor = self._vault = Vault(self._guard, settings.sealing)
         turns = Turnstile()
         self.data_action = DataAction(
-            settings.data_action, gate, executor, self._counters, self._audit, monotonic, turns
+            settings.data_action,
+            gate,
+            executor,
+            self._counters,
+            self._audit,
+            monotonic,
+            Admission(settings.data_action.max_in_flight, _callers(settings)),
+            turns,
         )
         self.pages = pages(
             PagesSettings(__version__, settings.shown, settings.data_action),
@@ -269,6 +278,12 @@ class Worker:
         """Return what all workers say: those that live first, this one before all."""
         living = _read(await self._fleet.gather(question))
         return once_each(living, _read(self._fleet.left()))
+
+
+def _callers(settings: Settings) -> list[Principal]:
+    """Return those that may make data actions."""
+    data = {Permission.DATA_READ, Permission.DATA_WRITE}
+    return [who for who in settings.principals if who.permissions & data]
 
 
 def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:

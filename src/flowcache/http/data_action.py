@@ -126,11 +126,12 @@ class DataAction(Generic[ShardT]):
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
+        admission: Admission | None = None,
         turns: Turnstile | None = None,
     ) -> None:
         self.in_flight = 0
         """Calls that wait for an answer."""
-        self.admission = Admission(settings.max_in_flight)
+        self.admission = admission or Admission(settings.max_in_flight)
         self._idle: asyncio.Event | None = None
         self._turns = turns or Turnstile()
         """What refusals of strangers take of each turn of the loop."""
@@ -239,24 +240,23 @@ class DataAction(Generic[ShardT]):
         call.client = principal.name
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
-        self.admission.require_room()
         began = self._clock()
-        call.body = body = request.decode(raw, self._settings.bounds)
-        call.operation = request.operation_name(body)
-        call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
-        sizes = principal.sizes or self._settings.sizes
-        operation, command = plan(wanted, self._once_lifetime_ms, sizes)
-        call.ran = operation.name
-        verdict = judge(principal, operation.permission, operation.name, command)
-        if verdict.__class__ is Deny:
-            raise refusal(verdict)
-        command = placed(command, principal)
-        call.deadline = deadline = began + self._patience(wanted)
-        shard = self._store.shard(command.key)
-        call.shard = shard.name
-        self._audit.admit()
-        self.admission.enter()
+        share = self.admission.enter(principal.name)
         try:
+            call.body = body = request.decode(raw, self._settings.bounds)
+            call.operation = request.operation_name(body)
+            call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
+            sizes = principal.sizes or self._settings.sizes
+            operation, command = plan(wanted, self._once_lifetime_ms, sizes)
+            call.ran = operation.name
+            verdict = judge(principal, operation.permission, operation.name, command)
+            if verdict.__class__ is Deny:
+                raise refusal(verdict)
+            command = placed(command, principal)
+            call.deadline = deadline = began + self._patience(wanted)
+            shard = self._store.shard(command.key)
+            call.shard = shard.name
+            self._audit.admit()
             if command.writes:
                 if self._audit.wants_intents:
                     await self._intend(call, began)
@@ -265,7 +265,7 @@ class DataAction(Generic[ShardT]):
                 call.repeatable = command.once is not None
             reply = await self._store.execute_at(shard, command, deadline)
         finally:
-            self.admission.leave()
+            self.admission.leave(share)
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
         return operation.read(reply, self._settings.bounds)

@@ -182,6 +182,14 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
     ),
     ClientSetting("rate", _rate, "calls a second in the long run; any number"),
     ClientSetting("burst", _number(1, 100_000), "calls at once; what `rate` earns in a second"),
+    ClientSetting(
+        "weight", _number(1, 1000), "its part of the places kept for clients, see below; 1"
+    ),
+    ClientSetting(
+        "max_in_flight",
+        _number(1, 1_000_000),
+        "calls it may have at work in a worker; further ones get rate_limited",
+    ),
     ClientSetting("cidrs", _networks, "networks it may call from; anywhere"),
 )
 
@@ -281,6 +289,8 @@ def _principal(name: str, v: dict[str, Any], limits: TtlLimits, sizes: SizeLimit
         expires=v["expires"],
         certificates=v["certificates"] or (),
         both=v["both"] or False,
+        weight=v["weight"] or 1,
+        max_in_flight=v["max_in_flight"],
     )
 
 

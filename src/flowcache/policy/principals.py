@@ -49,6 +49,10 @@ class Principal:
     """The names of its certificates (`certificates.read_name`)."""
     both: bool = False
     """Whether a call needs a token and a certificate."""
+    weight: int = 1
+    """Its part of the places that a worker keeps for its clients (`http.admission`)."""
+    max_in_flight: int | None = None
+    """How many calls it may have at work in a worker; None for as many as there is room for."""
 
     def require(self, permission: Permission) -> None:
         """Pass if the permission was given.

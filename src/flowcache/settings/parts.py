@@ -147,7 +147,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         sealing,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
-        _short_tokens(v),
+        (*_short_tokens(v), *_no_room_kept(v, known)),
     )
 
 
@@ -362,6 +362,16 @@ def _short_tokens(v: dict[str, Any]) -> tuple[str, ...]:
         "take a long, random one"
         for name in _OWN
         if v[name] is not None and len(v[name].reveal()) < _SHORTEST_TOKEN
+    )
+
+
+def _no_room_kept(v: dict[str, Any], known: Clients) -> tuple[str, ...]:
+    callers = sum(bool(who.permissions & _DATA) for who in known.principals)
+    if callers < 2 or v["http.max_in_flight"] // 2 >= callers:
+        return ()
+    return (
+        f"http.max_in_flight = {v['http.max_in_flight']}: less than two places for each of "
+        f"{callers} clients, so that none are kept for them; raise it to {2 * callers}",
     )
 
 

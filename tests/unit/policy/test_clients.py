@@ -55,6 +55,8 @@ max_value_bytes = 1000
 max_fields = 7
 rate = 2.5
 burst = 9
+weight = 3
+max_in_flight = 7
 cidrs = ["10.0.0.0/8", "::1"]
 """
     assert {line.split(" ")[0] for line in text.split("\n") if line} == {
@@ -78,6 +80,7 @@ cidrs = ["10.0.0.0/8", "::1"]
     assert (who.subject, who.expires) == ("app-1", 1_830_297_600.0)
     assert who.certificates == (f"sha256:{'ab' * 32}", "dns:flow.example", "uri:spiffe://x/App")
     assert who.both
+    assert (who.weight, who.max_in_flight) == (3, 7)
     assert (who.sizes, who.rate) == (SizeLimits(value=1000, fields=7), Rate(2.5, 9))
     assert who.networks is not None
     assert who.networks.hold("10.1.1.1")
