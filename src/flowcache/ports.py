@@ -93,10 +93,10 @@ class Once(msgspec.Struct, frozen=True, gc=False):
 class SizeLimits(msgspec.Struct, frozen=True, gc=False):
     """How much a read may return, and how much a key may hold after a write.
 
-    Everything is counted as Redis stores it, encrypted values with their envelope: the length of a
-    string, or of all names and values of a hash. ``reply`` and ``value`` are in bytes. For
-    ``reply``, each field counts 6 bytes more, which is what its quotes, colon and comma take in the
-    answer.
+    The length of a string counts, or of all names and values of a hash, as Redis stores them: with
+    the envelope where they are encrypted. (A string that is written counts in clear: its envelope
+    is a few bytes.) ``reply`` and ``value`` are in bytes. For ``reply``, each field counts 6 bytes
+    more, which is what its quotes, colon and comma take in the answer.
     """
 
     reply: int = 512 * 1024

@@ -107,7 +107,7 @@ class TestErrors:
     @pytest.mark.parametrize("command", [READ, WRITE, WRITE_ONCE])
     @pytest.mark.parametrize("start", [b"$1000000\r\n", b"*1000000000\r\n", b"%1000000000\r\n"])
     async def test_reply_too_large(self, command: Command, start: bytes) -> None:
-        """What was asked for is small: another reply is Redis's fault, and a write's fate unknown."""
+        """What was asked for is small: a large reply is Redis's fault, a write's fate unknown."""
         async with (
             Scripted(always(start + b"x" * 20_000)) as server,
             store_at(server.address, max_reply=10_000) as store,

@@ -967,6 +967,28 @@ def test_the_default_ttl_is_no_longer_than_the_longest() -> None:
     loaded({"FLOWCACHE_DATA_DEFAULT_TTL": "555", "FLOWCACHE_DATA_MAX_TTL": "555"})
 
 
+def test_what_can_be_written_and_not_read_is_warned_of() -> None:
+    """A key that may hold more than an answer can may become unreadable."""
+    for limits, warned in (
+        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524289"}, True),
+        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524288"}, False),
+        ({"FLOWCACHE_HTTP_MAX_ANSWER_BYTES": "262143"}, True),
+    ):
+        told = [each for each in loaded(limits).warnings if each.startswith("data.max_value_bytes")]
+        assert len(told) == warned
+
+
+@pytest.mark.parametrize(("key", "most"), [("max_value_bytes", 1000), ("max_fields", 50)])
+def test_a_client_is_given_no_more_than_everybody(key: str, most: int, write: Write) -> None:
+    """A limit of its own that says more than the general one is a fault, which names both."""
+    client = 'tokens = ["sha256:%s"]\npermissions = ["data:write"]\nkeys = ["*"]' % ("0" * 64)
+    text = f"[data]\n{key} = {most}\n[clients.a]\n{client}\n{key} = "
+    assert load(write(text + str(most)), {}).principals[-1].sizes is not None
+    assert faults(write(text + str(most + 1)), {}) == [
+        f"clients.a.{key} = {most + 1}: more than data.{key} = {most}"
+    ]
+
+
 # -- credentials -----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, NoReturn
 
 from msgspec import structs
 
-from flowcache.errors import Forbidden, InvalidResponse, TooLarge
+from flowcache.errors import Forbidden, InvalidResponse
 from flowcache.ports import (
     NAMESPACES,
     RESERVED_PREFIX,
@@ -76,7 +76,6 @@ class Vault(Generic[ShardT]):
 
         Raises:
             InvalidResponse: what is stored can't be opened.
-            TooLarge: what would be stored is longer than a key may hold.
             Forbidden: the command can't work on what is sealed.
         """
         if self._covers(command.key):
@@ -103,11 +102,6 @@ class Vault(Generic[ShardT]):
             if once is not None:
                 once = self._keyed(once, key)
             command = structs.replace(command, args=args, once=once)
-            if sum(map(len, args)) > command.sizes.value:
-                raise TooLarge(
-                    f"value: with encryption it is more than {command.sizes.value} bytes. "
-                    "Store less under one key."
-                )
         reply = await self._inner.execute_at(shard, command, deadline)
         if opened is None:
             return reply

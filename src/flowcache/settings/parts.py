@@ -147,7 +147,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         sealing,
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
-        (*_short_tokens(v), *_no_room_kept(v, known)),
+        (*_short_tokens(v), *_no_room_kept(v, known), *_unreadable(v)),
     )
 
 
@@ -372,6 +372,16 @@ def _no_room_kept(v: dict[str, Any], known: Clients) -> tuple[str, ...]:
     return (
         f"http.max_in_flight = {v['http.max_in_flight']}: less than two places for each of "
         f"{callers} clients, so that none are kept for them; raise it to {2 * callers}",
+    )
+
+
+def _unreadable(v: dict[str, Any]) -> tuple[str, ...]:
+    value, answer = v["data.max_value_bytes"], v["http.max_answer_bytes"]
+    if value <= answer:
+        return ()
+    return (
+        f"data.max_value_bytes = {value}: more than http.max_answer_bytes = {answer}, "
+        "so that not all that is written can be read",
     )
 
 

@@ -105,7 +105,7 @@ class StoreSettings(msgspec.Struct, frozen=True):
     """How often the topology is asked for, without any cause."""
     max_pending: int = 10_000
     """The most commands that wait for a reply on one link; past it calls fail at once."""
-    max_reply: int = 1024 * 1024
+    max_reply: int = 512 * 1024
     """The largest reply. One that is larger costs the connection, and all who wait on it. None is
     asked for that has over `commands.SMALL` bytes of names and values; their framing may take
     several times as many."""

@@ -129,6 +129,8 @@ def _limits(settings: DataActionSettings) -> list[dict[str, Any]]:
         ("Array items and object members", settings.bounds.max_elements, "elements"),
         ("Depth of arrays and objects in a body", settings.bounds.max_depth, "levels"),
         ("Key", MAX_KEY_BYTES, "bytes"),
+        ("What a key holds after a write, as stored", settings.sizes.value, "bytes"),
+        ("Fields of a hash after a write", settings.sizes.fields, "fields"),
         ("`flowId`, `interactionId`, `idempotencyKey`", MAX_CONTEXT_BYTES, "bytes each"),
         ("Longest time to live", limits.max_ttl, "seconds"),
         ("Time to live where none is asked for", limits.default_ttl, "seconds"),
