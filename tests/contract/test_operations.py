@@ -512,6 +512,16 @@ def test_a_foreign_value_is_read_without_fail(
     assert told["metadata"]["hit"] is True
 
 
+def test_foreign_json_of_too_many_elements_is_too_large(flow: Flow, key: str) -> None:
+    """It is refused undecoded; the same as text, which costs nothing to make, comes back."""
+    stored = b"[" + b",".join([b"[]"] * 10_001) + b"]"
+    flow.redis("SET", key, stored, "EX", 600)
+    told = refused(flow.call(operation="GET", key=key), "too_large")
+    assert "10000 elements" in told["error"]
+    flow.redis("SET", key, stored[1:], "EX", 600)
+    assert flow.call(operation="GET", key=key).data == stored[1:].decode()
+
+
 def test_foreign_json_of_any_depth_is_read(flow: Flow, key: str) -> None:
     """However deep another program nested, GET answers: with the JSON, or with its text.
 

@@ -261,6 +261,18 @@ def test_4300_digits_are_taken(flow: Flow) -> None:
     assert answered(flow.post(setting(digits + b',"unknown":' + digits)))["data"] == "OK"
 
 
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"1", b'""'])
+def test_elements_are_bounded(flow: Flow, key: str, item: bytes) -> None:
+    """A value has at most 10,000 items and members, in a call as well as under its key."""
+    at_most, too_many = (b"[" + b",".join([item] * n) + b"]" for n in (10_000, 10_020))
+    body = b'{"operation":"SET","key":"%b","value":%b}'
+    assert answered(flow.post(body % (key.encode(), at_most)))["data"] == "OK"
+    assert len(flow.call(operation="GET", key=key).data) == 10_000
+    told = refused(flow.post(body % (key.encode(), too_many)), "too_large", "body:")
+    assert "10000 elements" in told["error"]
+    assert len(flow.call(operation="GET", key=key).data) == 10_000
+
+
 # -- how long, and in how many pieces -------------------------------------------------------------
 
 

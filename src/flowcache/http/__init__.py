@@ -7,6 +7,7 @@
 - `pages`        health, metrics, documentation, the inspector
 - `routing`      from a path to a page, and its answer
 - `turns`        what takes a bounded part of each turn of the event loop
+- `fair`         turns for what is dear, one client after the other
 - `constant`     pages that are made once
 - `shared`       pages that are made once for all who ask at the same time
 - `line`         work that is done one by one

@@ -4,10 +4,11 @@
     -> read reply -> encode -> record -> send
 
 `DataAction._act` is that line up to *read reply*. Only reading the body and `execute` wait, and in
-strict mode the record, for the disk; everything else is synchronous. *Room* comes before all that
-costs time: a call that there is none for is refused undecoded. Where values are encrypted,
-*execute* seals and opens them (`sealing.vault`): it takes and returns them in clear. Whatever fails
-on the way raises a `Failure`, which becomes an answer in one place, `__call__`; so does a bug.
+strict mode the record, for the disk; everything else is synchronous. A large body or reply waits
+for its turn as well (`fair`). *Room* comes before all that costs time: a call that there is none
+for is refused undecoded. Where values are encrypted, *execute* seals and opens them
+(`sealing.vault`): it takes and returns them in clear. Whatever fails on the way raises a `Failure`,
+which becomes an answer in one place, `__call__`; so does a bug.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from flowcache.http.admission import Admission
 from flowcache.http.asgi import Receive, Scope, Send
 from flowcache.http.body import BodyReader
 from flowcache.http.envelope import JSON_HEADERS, bug, failure_headers, request_ids
+from flowcache.http.fair import FairTurns
 from flowcache.http.turns import Turnstile
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import Result
@@ -39,6 +41,7 @@ from flowcache.ports import (
     AuditSink,
     Clock,
     Metrics,
+    Reply,
     ShardedExecutor,
     ShardT,
     SizeLimits,
@@ -68,6 +71,18 @@ class DataActionSettings(msgspec.Struct, frozen=True):
     """How many bytes of bodies that are not complete may be held."""
     most_unfinished: int = 2048
     """How many bodies may be incomplete: half of the connections there are by default."""
+
+
+_DEAR_BYTES = 32 * 1024
+_DEAR_FIELDS = 512
+"""A body or reply over this waits for its turn: it takes about 0.1 ms and more to decode."""
+
+
+def _is_dear(reply: Reply) -> bool:
+    kind = reply.__class__
+    return (kind is bytes and len(reply) > _DEAR_BYTES) or (
+        kind is dict and len(reply) > _DEAR_FIELDS
+    )
 
 
 class _Call:
@@ -135,6 +150,7 @@ class DataAction(Generic[ShardT]):
         self._idle: asyncio.Event | None = None
         self._turns = turns or Turnstile()
         """What refusals of strangers take of each turn of the loop."""
+        self._dear = FairTurns(clock)
         self._settings = settings
         self._gate = gate
         self._store = store
@@ -241,6 +257,8 @@ class DataAction(Generic[ShardT]):
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
         began = self._clock()
+        if len(raw) > _DEAR_BYTES:
+            await self._wait_for_turn(principal.name, began + self._settings.deadline)
         share = self.admission.enter(principal.name)
         try:
             call.body = body = request.decode(raw, self._settings.bounds)
@@ -254,6 +272,8 @@ class DataAction(Generic[ShardT]):
                 raise refusal(verdict)
             command = placed(command, principal)
             call.deadline = deadline = began + self._patience(wanted)
+            if len(raw) > _DEAR_BYTES and deadline <= self._clock():
+                raise DeadlineExceeded("The call's time was over before its body was decoded.")
             shard = self._store.shard(command.key)
             call.shard = shard.name
             self._audit.admit()
@@ -268,7 +288,18 @@ class DataAction(Generic[ShardT]):
             self.admission.leave(share)
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
+        if _is_dear(reply) and not command.writes:
+            await self._wait_for_turn(principal.name, deadline)
         return operation.read(reply, self._settings.bounds)
+
+    async def _wait_for_turn(self, client: str, deadline: float) -> None:
+        """Wait until this call may decode or encode something large.
+
+        Raises:
+            Overloaded: others are before it, too many or for too long. Nothing was done.
+        """
+        if not await self._dear.wait(client, deadline):
+            raise Overloaded("flowcache has too many large bodies and values at work.")
 
     def _patience(self, wanted: request.Request) -> float:
         """Return the seconds this call may take from when its body was there."""
