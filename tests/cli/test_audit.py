@@ -241,7 +241,7 @@ def test_an_outcome_that_is_none(path: Path) -> None:
     for command in ("query", "export"):
         done = flowcache("audit", command, "-j", str(path), "--outcome", "okk")
         assert done.returncode == 2
-        assert "--outcome okk: there are cancelled, circuit_open" in done.stderr
+        assert "--outcome okk: there are audit_unavailable, cancelled" in done.stderr
 
 
 def test_a_call_is_found_by_its_request_id_and_its_address(path: Path) -> None:

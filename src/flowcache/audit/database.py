@@ -20,8 +20,10 @@ from typing import Any, Self
 from flowcache.audit.chain import Cut, Entry, Link
 
 __all__ = [
+    "ADVICE",
     "BESIDE",
     "COLUMNS",
+    "Damaged",
     "JournalFault",
     "Turns",
     "connect",
@@ -34,6 +36,7 @@ __all__ = [
     "identity",
     "links",
     "number",
+    "unreadable",
     "writers",
 ]
 
@@ -91,6 +94,28 @@ _SCHEMA = (
 
 class JournalFault(Exception):
     """The journal can't be opened, read or written. The message is fit for an operator."""
+
+
+class Damaged(JournalFault):
+    """What is in the file is not what SQLite, or a writer of ours, put there."""
+
+
+ADVICE = (
+    "Stop flowcache; `flowcache audit verify` says what is lost, `flowcache audit export` writes "
+    "what can be read. Move the file with its -wal and -shm away, and start flowcache again."
+)
+"""What to do with a damaged journal."""
+
+
+def unreadable(path: Path, fault: Exception) -> JournalFault:
+    """Return what SQLite or the system raised as a fault; only some mean that the file is damaged.
+
+    ``OperationalError`` is all that may pass, as a lock or a lack of file descriptors.
+    """
+    is_damaged = isinstance(fault, sqlite3.DatabaseError) and not isinstance(
+        fault, sqlite3.OperationalError
+    )
+    return (Damaged if is_damaged else JournalFault)(f"{path}: can't be read: {fault}")
 
 
 class Turns:
@@ -210,7 +235,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except (sqlite3.Error, OSError) as fault:
-        raise JournalFault(f"{path}: can't be read: {fault}") from None
+        raise unreadable(path, fault) from None
     return connection
 
 

@@ -15,7 +15,8 @@ queueing. What comes to a full queue is lost: it is counted, the log and the ins
 so does a record in the chain, at the place where others are missing. In strict mode nobody is told
 of anything that is not on disk: while the journal is broken, calls are refused before they begin.
 A disk that hangs, or a neighbour that was stopped with the turn, raises nothing in the thread: so
-the worker looks itself how long the oldest record has waited (`STALLED_SECONDS`).
+the worker looks itself how long the oldest record has waited (`STALLED_SECONDS`). Damage to what is
+in the file already raises nothing there either: another thread looks for it (`vouching`).
 
 Refusals of strangers past their limit are counted, not queued (`refusals`); nobody waits for them.
 """
@@ -36,6 +37,7 @@ from flowcache.audit.database import JournalFault
 from flowcache.audit.refusals import INTERVAL_SECONDS, Refusals
 from flowcache.audit.retention import SteadyTime
 from flowcache.audit.settings import AuditSettings, Mode
+from flowcache.audit.vouching import Voucher
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.errors import RateLimited, Unrecorded
 from flowcache.ports import AuditRecord, Clock, Now
@@ -117,6 +119,8 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop
         # What follows is the thread's own; others only look.
         self._writer = ChainWriter(settings, now)
+        assert settings.journal is not None
+        self._voucher = Voucher(settings.journal, self._writer.promised, clock)
         self._time: SteadyTime | None = None
         self._fault: str | None = None
         self._tampering: str | None = None
@@ -141,6 +145,7 @@ class Journal:
         opened: _Waiting = self._loop.create_future()
         self._waiting.append(opened)
         self._thread.start()
+        self._voucher.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 await opened
@@ -150,7 +155,10 @@ class Journal:
         self._sum_up()
         self._stopping = True
         self._wake.set()
+        await asyncio.to_thread(self._voucher.stop)
         await asyncio.to_thread(self._thread.join, seconds)
+        if not self._thread.is_alive():
+            self._voucher.release()
         self._give_up()
 
     def admit(self) -> None:
@@ -226,6 +234,8 @@ class Journal:
 
     def _now_wrong(self) -> str | None:
         """Return what keeps records from being written, if anything does."""
+        if self._voucher.fault is not None:
+            return self._voucher.fault
         if self._fault is not None:
             return self._fault
         since = self._taken_at

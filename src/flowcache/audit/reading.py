@@ -2,6 +2,9 @@
 
 Nothing here keeps the file busy: each part of a long answer is a short query of its own, because
 SQLite can't fold the -wal file back while a reader looks at an old state.
+
+Of a file that is damaged, all is read that can be: where a part can't be read, its records are
+asked for one by one, and those on pages that are none any more are passed over and counted.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from heapq import merge
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +22,21 @@ import msgspec
 
 from flowcache.audit import database
 from flowcache.audit.chain import Cut, Entry, Head, Kind, Link
-from flowcache.audit.database import COLUMNS, JournalFault
+from flowcache.audit.database import COLUMNS, Damaged, JournalFault
 from flowcache.ports import FAILED, has_failed
 
 __all__ = ["Query", "Reader"]
 
 _PART = 5000
+_FARTHEST = 1 << 40
+"""The most records of a chain that can't be read."""
 _WITHOUT_CALL = (Kind.OPEN, Kind.CLOSE, Kind.CUT)
 _LONGEST_CALL = 100_000
 """The most records of a chain between an intent and its outcome: far more than wait for Redis."""
+
+
+_Place = tuple[float, int, int]
+"""Where a record is in the order of time: its time, its writer and its number."""
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -71,6 +81,8 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.unreadable = 0
+        """How many records `records` and `newest` had to pass over."""
         self._connection = database.connect_read_only(path)
 
     def __enter__(self) -> Self:
@@ -137,7 +149,7 @@ class Reader:
         asked = [
             (c, getattr(query, n)) for n, c in _CONDITIONS.items() if getattr(query, n) is not None
         ]
-        position: tuple[float, int, int] | None = None
+        position: _Place | None = None
         ordered = f"ORDER BY at {order}, writer {order}, seq {order}"
         source = "records"
         if within is not None:
@@ -148,11 +160,26 @@ class Reader:
             if position is not None:
                 where.append(f"(at, writer, seq) {'<' if order == 'DESC' else '>'} (?, ?, ?)")
                 arguments.extend(position)
-            rows = self._all(
-                f"SELECT {COLUMNS} FROM {source} "  # noqa: S608 - names and question marks of ours
-                f"{'WHERE ' if where else ''}{' AND '.join(where)} {ordered} LIMIT {_PART}",
-                arguments,
-            )
+            filters = f"{'WHERE ' if where else ''}{' AND '.join(where)}"
+            try:
+                rows = self._all(
+                    f"SELECT {COLUMNS} FROM {source} {filters} "  # noqa: S608 - names of ours
+                    f"{ordered} LIMIT {_PART}",
+                    arguments,
+                )
+            except Damaged:
+                try:
+                    places = self._places(position, ordered, order)
+                except Damaged:
+                    if within is not None:  # somebody waits for a page of the newest
+                        raise
+                    yield from self._by_chains(position, order, asked)
+                    return
+                yield from self._one_by_one(places, asked)
+                if len(places) < _PART:
+                    return
+                position = places[-1]
+                continue
             yield from (Entry(*row) for row in rows)
             if len(rows) < _PART:
                 return
@@ -164,12 +191,63 @@ class Reader:
                 if low >= high:  # a bit was flipped: the walk would never end
                     raise JournalFault(f"{self.path}: can't be read: its records are not in order")
 
+    def _places(self, position: _Place | None, ordered: str, order: str) -> list[_Place]:
+        """Return the next places in the order of time, by the index of the records alone."""
+        where = f"WHERE (at, writer, seq) {'<' if order == 'DESC' else '>'} (?, ?, ?)"
+        return self._all(
+            "SELECT at, writer, seq FROM records INDEXED BY records_at "  # noqa: S608 - ours
+            f"{where if position else ''} {ordered} LIMIT {_PART}",
+            position or (),
+        )
+
+    def _one_by_one(
+        self, places: Iterable[_Place], asked: Sequence[tuple[str, Any]]
+    ) -> Iterator[Entry]:
+        """Yield what fits of the records at ``places``; count those that can't be read."""
+        where = " AND ".join(["writer = ?", "seq = ?", *(condition for condition, _ in asked)])
+        query = f"SELECT {COLUMNS} FROM records WHERE {where}"  # noqa: S608 - names of ours
+        for _, writer, seq in places:
+            try:
+                rows = self._all(query, (writer, seq, *(value for _, value in asked)))
+            except Damaged:
+                self.unreadable += 1
+                continue
+            yield from (Entry(*row) for row in rows)
+
+    def _by_chains(
+        self, position: _Place | None, order: str, asked: Sequence[tuple[str, Any]]
+    ) -> Iterator[Entry]:
+        """Yield what fits behind ``position``, where the index of the time can't be read."""
+        places: Iterable[_Place] = merge(*map(self._places_of, self.writers()))
+        if order == "DESC":
+            places = reversed([p for p in places if position is None or p < position])
+        elif position is not None:
+            places = (p for p in places if p > position)
+        yield from self._one_by_one(places, asked)
+
+    def _places_of(self, writer: int) -> Iterator[_Place]:
+        start: int | None = 0
+        while start is not None:
+            try:
+                links = self.links(writer, start)
+            except Damaged:
+                then = self.after_damage(writer, start)
+                self.unreadable += 0 if then is None else then - start
+                start = then
+                continue
+            yield from ((link.entry.at, writer, link.entry.seq) for link in links)
+            start = links[-1].entry.seq + 1 if links else None
+
     # -- chains, for the verifier -----------------------------------------------------------------
 
     def writers(self) -> list[int]:
         """Return all writers that have records."""
-        with self._told():
-            return database.writers(self._connection)
+        try:
+            with self._told():
+                return database.writers(self._connection)
+        except Damaged:  # the index names them, too
+            query = "SELECT DISTINCT writer FROM records INDEXED BY records_at ORDER BY writer"
+            return [row[0] for row in self._all(query, ()) if isinstance(row[0], int)]
 
     def count(self) -> int:
         """Return how many records there are."""
@@ -188,8 +266,42 @@ class Reader:
 
     def links(self, writer: int, start: int, limit: int = _PART) -> list[Link]:
         """Return the next records of a chain, from number ``start`` on; none when it has ended."""
-        with self._told():
-            return database.links(self._connection, writer, start, limit)
+        while True:
+            try:
+                with self._told():
+                    return database.links(self._connection, writer, start, limit)
+            except Damaged:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+
+    def after_damage(self, writer: int, start: int) -> int | None:
+        """Return the number of the first record behind ``start``, which can't be read, that can be;
+        None if there is none."""
+        unread, step = start, 1
+        while (found := self._readable(writer, unread + step)) is None:
+            unread, step = unread + step, 2 * step
+            if step > _FARTHEST:
+                return None
+        read = unread + step
+        while read - unread > 1:
+            middle = (unread + read) // 2
+            at_middle = self._readable(writer, middle)
+            if at_middle is None:
+                unread = middle
+            else:
+                read, found = middle, at_middle
+        return found or None
+
+    def _readable(self, writer: int, seq: int) -> int | None:
+        """Return the number of the first record from ``seq`` on, 0 if there is none, and None if
+        it can't be read."""
+        query = f"SELECT {COLUMNS} FROM records WHERE writer = ? AND seq >= ? ORDER BY seq LIMIT 1"  # noqa: S608
+        try:
+            rows = self._all(query, (writer, seq))
+        except Damaged:
+            return None
+        return Entry(*rows[0]).seq if rows else 0
 
     def version(self) -> int:
         """Return a number that is another one when somebody has written since it was asked for."""
@@ -197,7 +309,10 @@ class Reader:
 
     def hash_of(self, writer: int, seq: int) -> bytes | None:
         """Return a record's hash; None when there is no such record."""
-        rows = self._all("SELECT hash FROM records WHERE writer = ? AND seq = ?", (writer, seq))
+        try:
+            rows = self._all("SELECT hash FROM records WHERE writer = ? AND seq = ?", (writer, seq))
+        except Damaged:
+            return None
         return rows[0][0] if rows else None
 
     def head(self, writer: int) -> Head:
@@ -245,7 +360,7 @@ class Reader:
         try:
             yield
         except (sqlite3.Error, UnicodeError) as fault:
-            raise JournalFault(f"{self.path}: can't be read: {fault}") from None
+            raise database.unreadable(self.path, fault) from None
 
 
 def _as_sqlite_sorts(position: Sequence[object]) -> list[tuple[int, Any]]:

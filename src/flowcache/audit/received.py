@@ -143,6 +143,9 @@ class Received:
             seq += 1
         return found
 
+    def after_damage(self, writer: int, start: int) -> None:
+        """Return None: what is in memory can be read."""
+
     def hash_of(self, writer: int, seq: int) -> bytes | None:
         """Return a record's hash; None when there is no such record."""
         link = self._links.get(writer, {}).get(seq)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from flowcache.audit.chain import Cut, Fault, Head, Kind, Link, Number, Walk, writer_name
-from flowcache.audit.database import JournalFault
+from flowcache.audit.database import Damaged, JournalFault
 from flowcache.audit.witness import Witness
 
 __all__ = ["Anchor", "Chains", "Gone", "Report", "heads", "verify"]
@@ -90,6 +90,9 @@ class Chains(Protocol):
     def links(self, writer: int, start: int) -> list[Link]:
         """Return the next records of a chain, from number ``start`` on."""
 
+    def after_damage(self, writer: int, start: int) -> int | None:
+        """Return the number of the first readable record behind one that can't be read."""
+
     def hash_of(self, writer: int, seq: int) -> bytes | None:
         """Return a record's hash; None when there is no such record."""
 
@@ -138,7 +141,23 @@ def _walk(
 ) -> Iterator[Sequence[Link]]:
     """Walk a chain, put what is wrong with it into ``report``, and yield it part by part."""
     walk = Walk(writer, key)
-    while links := reader.links(writer, walk.next):
+    start = 0
+    while True:
+        try:
+            links = reader.links(writer, max(start, walk.next))
+        except Damaged:
+            first = max(start, walk.next)
+            then = reader.after_damage(writer, first)
+            up_to = "on" if then is None else f"to {then - 1}"
+            report.damage.append(
+                f"records of writer {writer_name(writer)} from {first} {up_to} can't be read"
+            )
+            if then is None:
+                break
+            start = then
+            continue
+        if not links:
+            break
         if links[0].entry.seq > walk.next:
             cut = reader.cut(writer, walk.next)
             if cut is not None:  # let go of, perhaps just now

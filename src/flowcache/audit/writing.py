@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from flowcache.audit.chain import (
     GENESIS,
     STRANGERS,
     Entry,
+    Head,
     Kind,
     Link,
     digest,
@@ -28,7 +29,7 @@ from flowcache.audit.chain import (
     weight,
     writer_name,
 )
-from flowcache.audit.database import COLUMNS, JournalFault, Turns
+from flowcache.audit.database import ADVICE, COLUMNS, Damaged, JournalFault, Turns
 from flowcache.audit.recognising import recognise
 from flowcache.audit.redaction import Redaction, redaction
 from flowcache.audit.retention import LetGo, Retention, Tampered
@@ -98,6 +99,9 @@ class ChainWriter:
         self._files: tuple[tuple[int, int] | None, ...] = (None,)
         """What the open journal consists of; see `database.files`."""
         self._own, self._strangers = _Chain(False), _Chain(True)
+        self._promised: Mapping[int, Head] = {}
+        self._owed: dict[int, Head] = {}
+        """What is promised of earlier chains of ours that were found shortened."""
         self._tried: Sequence[AuditRecord | Note] | None = None
         """The batch whose commit did not return."""
         self._landed: Sequence[AuditRecord | Note] | None = None
@@ -107,6 +111,13 @@ class ChainWriter:
     def name(self) -> str:
         """The writer's name in the journal."""
         return writer_name(self._own.writer)
+
+    def promised(self) -> Mapping[int, Head]:
+        """Return the newest record of each chain of ours that is on disk, by writer.
+
+        Any thread may ask.
+        """
+        return self._promised
 
     def open(self) -> None:
         """Open the file and the chain, unless they are.
@@ -253,6 +264,7 @@ class ChainWriter:
             elif chain.head is not None and on_disk != chain.head[:2]:
                 missing[writer_name(chain.writer)] = (chain.head.seq, chain.head.hash.hex())
             chain.uncertain = None
+        self._promise()
         if self._own.head is not None and not missing:
             return
         if not is_ours:
@@ -262,10 +274,15 @@ class ChainWriter:
                 f"{', '.join(f'writer {name}, record {seq}' for name, (seq, _) in missing.items())}"
                 ": was written and is not there any more."
             )
+        if not is_ours:
+            self._owed = {}
+        for name, (seq, hash_) in missing.items() if is_ours else ():
+            self._owed[int(name, 16)] = Head(seq, bytes.fromhex(hash_))
         own = _Chain(False)  # ours once it is on disk: until then what is missing is not forgotten
         witness = look(connection, (own.writer,), missing if is_ours else {})
         self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
         self._own, self._strangers, self._landed = own, _Chain(True), None
+        self._promise()
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -315,6 +332,13 @@ class ChainWriter:
         connection.execute("COMMIT")
         for chain, _ in chains:
             chain.head, chain.uncertain = chain.uncertain, None
+        self._promise()
+
+    def _promise(self) -> None:
+        found = (self._own, self._strangers)
+        self._promised = self._owed | {
+            each.writer: Head(each.head.seq, each.head.hash) for each in found if each.head
+        }
 
     def _chained(self, chain: _Chain, items: Sequence[AuditRecord | Note]) -> list[Link]:
         """Return the items as records behind the head of a chain; the last one has the seal."""
@@ -352,7 +376,9 @@ class ChainWriter:
             yield
         except (sqlite3.Error, OSError) as fault:
             self.abandon()
-            raise JournalFault(f"{self._path}: can't be written: {fault}.") from None
+            is_damaged = isinstance(database.unreadable(self._path, fault), Damaged)
+            advice = f" {ADVICE}" if is_damaged else ""
+            raise JournalFault(f"{self._path}: can't be written: {fault}.{advice}") from None
         except JournalFault:
             self.abandon()
             raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO, get_type_h
 import typer
 
 from flowcache.cli.audit import Journal, journal_of, read_settings
-from flowcache.cli.common import Config, give_up
+from flowcache.cli.common import Config, give_up, say
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def query(
     wanted = _query(settings, asked, limit)
     with _reading(path) as reader:
         found = list(reader.newest(wanted))
+    unreadable = reader.unreadable
     out = Console()
     if not out.is_terminal:
         out = Console(width=1000)  # nothing is cut where another program reads
@@ -142,6 +143,7 @@ def query(
     if columns is _FIRST:
         left_out = ", ".join(name for name in _COLUMNS if name not in _FIRST)
         print(f"No room for {left_out}: pipe it, as into less -S.", file=sys.stderr)
+    _tell_unreadable(unreadable)
 
 
 @asks
@@ -187,6 +189,7 @@ def export(
     except OSError as fault:
         give_up(f"{output}: can't be written: {fault.strerror or fault}.")
     _tell_number(count, asked)
+    _tell_unreadable(reader.unreadable)
 
 
 @contextmanager
@@ -230,6 +233,17 @@ def _tell_number(count: int, asked: Asked) -> None:
             "with its audit.keys and audit.hmac_secret?",
             file=sys.stderr,
         )
+
+
+def _tell_unreadable(count: int) -> None:
+    """End with exit code 1 when the file is damaged: what was shown is not all that there was."""
+    if count:
+        say(
+            f"flowcache: the journal is damaged; {count} records can't be read and were passed "
+            "over. `flowcache audit verify` says which.",
+            to_errors=True,
+        )
+        raise typer.Exit(1)
 
 
 def _new_file(path: Path) -> TextIO:
