@@ -12,16 +12,33 @@ Discovery connects anew each time: it must work when every link is down, and it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from redis.asyncio.connection import AbstractConnection
 
-from flowcache.store.connection import ConnectFault, ask, close, connect
+from flowcache.printable import printable
+from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
 from flowcache.store.settings import Address, StoreSettings
-from flowcache.store.topology import Kind, ShardMap, Topology, from_cluster_slots
+from flowcache.store.topology import (
+    Kind,
+    Role,
+    ShardMap,
+    Topology,
+    from_cluster_slots,
+    from_hello,
+    from_master_address,
+    from_masters,
+    from_replicas,
+    from_role,
+)
 
 __all__ = ["discover"]
+
+_MOST_NAMES = 5
+"""Services of a Sentinel that a message names."""
+
+_T = TypeVar("_T")
 
 
 async def discover(
@@ -53,55 +70,64 @@ async def _ask_seed(seed: Address, settings: StoreSettings) -> Topology:
         return await _ask_sentinel(seed, settings, settings.service)
     connection = await connect(seed, settings)
     try:
-        mode = _text((await ask(connection, "HELLO")).get(b"mode", b"standalone"))
-        if mode == "cluster":
-            return _cluster(await ask(connection, "CLUSTER", "SLOTS"), seed)
-        if mode == "sentinel":
+        kind, is_replica = _told(from_hello, await ask(connection, "HELLO"))
+        if kind is Kind.CLUSTER:
+            slots = await ask(connection, "CLUSTER", "SLOTS")
+            topology = _told(lambda reply: from_cluster_slots(reply, seed), slots)
+            if not topology.shards:
+                raise ConnectFault("this cluster node knows of no slots; is the cluster created?")
+            return topology
+        if kind is Kind.SENTINEL:
             return await _ask_sentinel(seed, settings, await _only_service(connection))
-        return await _ask_standalone(connection, seed, settings)
+        return await _ask_standalone(connection, seed, settings, is_replica=is_replica)
     finally:
         await close(connection)
 
 
-def _cluster(reply: Sequence[Any], seed: Address) -> Topology:
+def _told(read: Callable[[Any], _T], reply: Any) -> _T:
+    """Return what ``read`` makes of a reply.
+
+    Raises:
+        ConnectFault: it can't be read.
+    """
     try:
-        topology = from_cluster_slots(reply, seed)
+        return read(reply)
     except ValueError as fault:
         raise ConnectFault(str(fault)) from None
-    if not topology.shards:
-        raise ConnectFault("this cluster node knows of no slots; is the cluster created?")
-    return topology
+
+
+async def _role(connection: AbstractConnection) -> Role:
+    return _told(from_role, await ask(connection, "ROLE"))
 
 
 async def _ask_standalone(
-    connection: AbstractConnection, seed: Address, settings: StoreSettings
+    connection: AbstractConnection, seed: Address, settings: StoreSettings, *, is_replica: bool
 ) -> Topology:
     try:
-        role = await ask(connection, "ROLE")
-    except ConnectFault:
+        role = await _role(connection)
+    except NotPermitted:
         # A user that may not ask for the role can still use the server it was given.
+        if is_replica:
+            raise ConnectFault(
+                "it is a replica, and flowcache's user may not ask of whom; give it +role"
+            ) from None
         return Topology(Kind.STANDALONE, (ShardMap(seed),))
-    if _text(role[0]) != "slave":
-        return Topology(Kind.STANDALONE, (ShardMap(seed, _replicas_of_role(role)),))
-    primary = Address(_text(role[1]), int(role[2]))
-    other = await connect(primary, settings)
+    if role.primary is None:
+        return Topology(Kind.STANDALONE, (ShardMap(seed, role.replicas),))
+    other = await connect(role.primary, settings)
     try:
-        role = await ask(other, "ROLE")
+        of_primary = await _role(other)
     finally:
         await close(other)
-    if _text(role[0]) != "master":
-        raise ConnectFault(f"its primary {primary} is itself a replica")
-    return Topology(Kind.STANDALONE, (ShardMap(primary, _replicas_of_role(role)),))
-
-
-def _replicas_of_role(role: Sequence[Any]) -> tuple[Address, ...]:
-    return tuple(Address(_text(host), int(port)) for host, port, _ in role[2])
+    if of_primary.primary is not None:
+        raise ConnectFault(f"its primary {role.primary} is itself a replica")
+    return Topology(Kind.STANDALONE, (ShardMap(role.primary, of_primary.replicas),))
 
 
 async def _only_service(connection: AbstractConnection) -> str:
-    services = [_fields(item)["name"] for item in await ask(connection, "SENTINEL", "MASTERS")]
+    services = _told(from_masters, await ask(connection, "SENTINEL", "MASTERS"))
     if len(services) != 1:
-        names = ", ".join(services) or "none"
+        names = ", ".join(printable(name[:80]) for name in services[:_MOST_NAMES]) or "none"
         raise ConnectFault(f"this Sentinel watches {names}; name one in redis.service")
     return services[0]
 
@@ -110,19 +136,13 @@ async def _ask_sentinel(seed: Address, settings: StoreSettings, service: str) ->
     connection = await connect(seed, settings, sentinel=True)
     try:
         found = await ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        if found is None:
+        primary = _told(from_master_address, found)
+        if primary is None:
             raise ConnectFault(f"this Sentinel does not know the service {service!r}")
-        primary = Address(_text(found[0]), int(found[1]))
-        others = [_fields(item) for item in await ask(connection, "SENTINEL", "REPLICAS", service)]
+        replicas = _told(from_replicas, await ask(connection, "SENTINEL", "REPLICAS", service))
     finally:
         await close(connection)
     await _must_be_primary(primary, settings)
-    down = ("s_down", "o_down", "disconnected")
-    replicas = tuple(
-        Address(fields["ip"], int(fields["port"]))
-        for fields in others
-        if not any(flag in fields.get("flags", "") for flag in down)
-    )
     return Topology(Kind.SENTINEL, (ShardMap(primary, replicas),))
 
 
@@ -133,20 +153,10 @@ async def _must_be_primary(address: Address, settings: StoreSettings) -> None:
     """
     connection = await connect(address, settings)
     try:
-        role = await ask(connection, "ROLE")
-    except ConnectFault:
+        role = await _role(connection)
+    except NotPermitted:
         return
     finally:
         await close(connection)
-    if _text(role[0]) != "master":
+    if role.primary is not None:
         raise ConnectFault(f"{address} is no primary yet; the failover goes on")
-
-
-def _fields(item: Any) -> dict[str, str]:
-    """Read the fields of a Sentinel's answer: a map in RESP3, a flat list in RESP2."""
-    pairs = item.items() if isinstance(item, dict) else zip(item[::2], item[1::2], strict=True)
-    return {_text(name): _text(value) for name, value in pairs}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

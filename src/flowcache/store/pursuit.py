@@ -44,6 +44,7 @@ from flowcache.store.replies import (
 from flowcache.store.routes import Routes
 from flowcache.store.settings import Address
 from flowcache.store.slots import SLOTS
+from flowcache.store.topology import Kind, address_of
 
 __all__ = ["TRIES", "Means", "Pursuit", "Refusals", "is_repeatable"]
 
@@ -197,6 +198,9 @@ class Pursuit:
             await self._within(routes.next_refresh(), self._halfway())
             self.link = self._home()
         else:
+            if routes.kind is not Kind.CLUSTER:
+                # Only a cluster redirects: nobody else may send us, and our password, elsewhere.
+                raise RedisUnavailable("Redis redirects, and is not a cluster.")
             slot, address = _redirect_target(error, self.link)
             moved = what is Reaction.MOVED
             self.link = routes.moved(slot, address) if moved else routes.redirected(address)
@@ -259,9 +263,8 @@ def _redirect_target(error: ErrorReply, link: Link) -> tuple[int, Address]:
     try:
         _, slot, place = error.text.split()
         host, _, port = place.rpartition(":")
-        address = Address.told(host.strip("[]"), int(port), link.address)
-        if 0 <= int(slot) < SLOTS and 0 < address.port < 65536:
-            return int(slot), address
+        if 0 <= int(slot) < SLOTS:
+            return int(slot), address_of(host.strip("[]"), port, link.address)
     except ValueError:
         pass
     raise RedisUnavailable("Redis redirects to nowhere.")

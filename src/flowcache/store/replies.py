@@ -11,6 +11,7 @@ what it got, and for an error reply at its first word, in the table `REACTIONS`:
 from __future__ import annotations
 
 import asyncio
+import re
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -44,6 +45,19 @@ __all__ = [
 ]
 
 
+_MOST_CODE = 64
+"""Characters of a code; the server may say anything."""
+
+_VAGUE = frozenset({"ERR", "@user_script:"})
+"""First words that say nothing by themselves. The second is how Redis 6 begins some of a script."""
+
+_IN_SCRIPT = re.compile(
+    r"(?:ERR Error running script \(call to f_[0-9a-f]+\): @user_script:[0-9]+: )?"
+    r"@user_script: [0-9]+: -([A-Z]+) "
+)
+"""How Redis 6.2 and older wrap the error of a command in a script, returned or raised by it."""
+
+
 class Fault:
     """Anything that came in place of a reply."""
 
@@ -57,7 +71,9 @@ class ErrorReply(Fault):
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.code = text.partition(" ")[0]
+        self.code = text.partition(" ")[0][:_MOST_CODE]
+        if self.code in _VAGUE and (found := _IN_SCRIPT.match(text)):
+            self.code = found[1]
 
     def __repr__(self) -> str:
         return f"ErrorReply({self.text!r})"
@@ -183,9 +199,6 @@ _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
     ),
 }
 """Words in an error reply that begins with a word of `_VAGUE` -> the same."""
-
-_VAGUE = frozenset({"ERR", "@user_script:"})
-"""First words that say nothing by themselves. The second is how Redis 6 begins some of a script."""
 
 _OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
 

@@ -10,7 +10,7 @@ led to is kept for a while: a server that is about to take slots over belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from enum import StrEnum
 from itertools import count
 
@@ -45,6 +45,9 @@ _WELL = 0.1
 """Seconds within which a server answers a PING that is well again."""
 _REDIRECTED_KEPT = 30.0
 """Seconds that a link outside of the map is kept after a redirection led to it."""
+
+_MOST_REDIRECTED = 64
+"""Servers on no map that redirections may lead to, until the oldest are forgotten."""
 
 _log = structlog.get_logger(__name__)
 
@@ -151,6 +154,8 @@ class Routes:
         """By server, and whether it is asked as a replica."""
         self._redirected: dict[_Place, float] = {}
         """When a redirection last led to a link."""
+        self._mapped: frozenset[_Place] = frozenset()
+        """What the map wants links to."""
         self._refresh_wanted = asyncio.Event()
         self._refreshed = asyncio.Event()
         """Pulsed at the end of each refresh."""
@@ -184,7 +189,17 @@ class Routes:
         return link
 
     def redirected(self, address: Address) -> Link:
-        """Return the link to a server that a redirection names."""
+        """Return the link to a server that a redirection names.
+
+        Raises:
+            RedisUnavailable: redirections have led to too many servers that are on no map.
+        """
+        if (
+            (address, Role.PRIMARY) not in self._links
+            and len(self._redirected) >= _MOST_REDIRECTED
+            and len(self._redirected.keys() - self._mapped) >= _MOST_REDIRECTED
+        ):
+            raise RedisUnavailable("Redis redirects to too many servers.")
         self._redirected[address, Role.PRIMARY] = self._clock()
         return self._link(address, Role.PRIMARY)
 
@@ -345,9 +360,10 @@ class Routes:
                 by_slot[first : last + 1] = [shard] * (last - first + 1)
         self.shards, self._shard_by_slot = shards, by_slot
         self._slot_of = key_slot if in_cluster else _everywhere
-        self._retire_all_but(
-            (place for shard in topology.shards for place in self._places(shard)),
+        self._mapped = frozenset(
+            place for shard in topology.shards for place in self._places(shard)
         )
+        self._retire_the_rest()
 
     def _places(self, shard: ShardMap) -> list[_Place]:
         """Return the links that a shard needs: its primary's, its writer's, its replicas'."""
@@ -429,13 +445,13 @@ class Routes:
             if accesses:
                 self._on_back(shard.name, accesses)
 
-    def _retire_all_but(self, wanted: Iterable[_Place]) -> None:
+    def _retire_the_rest(self) -> None:
         """Drain the links that are no longer part of the map, and not just redirected to."""
         now = self._clock()
         self._redirected = {
             place: at for place, at in self._redirected.items() if now - at < _REDIRECTED_KEPT
         }
-        for place in self._links.keys() - set(wanted) - self._redirected.keys():
+        for place in self._links.keys() - self._mapped - self._redirected.keys():
             self._drain(self._links.pop(place))
 
     def _drain(self, link: Link) -> None:

@@ -39,14 +39,6 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def told(cls, host: str, port: int, asked: Address) -> Address:
-        """Return an address as a cluster tells it: without a host it is the server that was asked.
-
-        (Redis leaves the host empty or says ``?`` when it does not know its own.)
-        """
-        return cls(host if host and host != "?" else asked.host, port)
-
-    @classmethod
     def parse(cls, text: str, default_port: int = 6379) -> Address:
         """Read ``host``, ``host:port`` or ``[v6]:port``.
 

@@ -119,3 +119,54 @@ def test_an_error_shows_its_text() -> None:
     """In a traceback or a debugger an error reply can be told from others."""
     assert repr(ErrorReply("ERR no")) == "ErrorReply('ERR no')"
     assert ErrorReply("ERR no").code == "ERR"
+
+
+SHA = "8dc1c6099f7bbb8945a2a0c5b8af4f8ebfe3edfc"
+AS_IN_62 = [
+    ("@user_script: 42: -READONLY You can't write against a read only replica.", "READONLY"),
+    ("@user_script: 56: -OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+    ("@user_script: 36: -MISCONF Redis is configured to save RDB snapshots, but it is", "MISCONF"),
+    (
+        f"ERR Error running script (call to f_{SHA}): @user_script:57: @user_script: 57: "
+        "-READONLY You can't write against a read only replica. ",
+        "READONLY",
+    ),
+    ("READONLY You can't write against a read only replica.", "READONLY"),
+    ("NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+    ("CLUSTERDOWN Hash slot not served", "CLUSTERDOWN"),
+    (
+        "@user_script: 36: The user executing the script can't run this command or subcommand",
+        "NOPERM",
+    ),
+    (
+        f"ERR Error running script (call to f_{SHA}): @user_script:67: @user_script: 67: "
+        "The user executing the script can't run this command or subcommand",
+        "NOPERM",
+    ),
+]
+"""What a Redis 6.2.5 said, and the code that it means."""
+
+
+@pytest.mark.parametrize(("text", "code"), AS_IN_62)
+def test_an_error_in_a_script_is_what_it_is_outside(text: str, code: str) -> None:
+    """Redis 6.2 wraps what a command in a script is refused with; the reaction is the same."""
+    assert reaction(ErrorReply(text)) == REACTIONS[code]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ERR the value is @user_script: 1: -READONLY x",
+        "@user_script: 1: READONLY x",
+        "@user_script: x: -READONLY x",
+        "ERR Error running script (call to f_zz): @user_script: 1: -READONLY x",
+    ],
+)
+def test_and_a_text_that_looks_alike_is_not(text: str) -> None:
+    """A code counts where Redis puts it, and not in the middle of a text."""
+    assert ErrorReply(text).code in ("ERR", "@user_script:")
+
+
+def test_a_code_has_a_length() -> None:
+    """A code of any length becomes one of 64 characters: it is logged."""
+    assert len(ErrorReply("X" * 10_000).code) == 64

@@ -1,5 +1,6 @@
 """What the replies to CLUSTER SLOTS and CLUSTER NODES may look like, and what is made of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +11,16 @@ from flowcache.store.settings import Address
 from flowcache.store.topology import (
     Kind,
     Layout,
+    Role,
     ShardMap,
     Topology,
     from_cluster_nodes,
     from_cluster_slots,
+    from_hello,
+    from_master_address,
+    from_masters,
+    from_replicas,
+    from_role,
 )
 
 ASKED = Address("asked", 7000)
@@ -92,6 +99,42 @@ def test_other_shapes(reply: Any) -> None:
         from_cluster_slots(reply, ASKED)
 
 
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ([[0, 10**8, node(A)]], "a range of slots that can't be"),
+        ([[-1, 5, node(A)]], "a range of slots that can't be"),
+        ([[5, 4, node(A)]], "a range of slots that can't be"),
+        ([[0, 5, node(A)], [5, 9, node(B)]], "a slot that has two owners"),
+        ([[0, 5, node(A)]] * 2, "a slot that has two owners"),
+        ([[0, 0, node(A)]] * 20_000, "more ranges than there are slots"),
+        ([[n, n, [b"h%d" % n, 1]] for n in range(1001)], "more than 1000 primaries"),
+        ([[0, 1, node(A), *[[b"h%d" % n, 1] for n in range(33)]]], "more than 32 replicas"),
+        (
+            [[n, n, node(A), *[[b"h%d" % (n * 9 + m), 1] for m in range(9)]] for n in range(4)],
+            "more than 32 replicas",
+        ),
+        ([[0, 1, [b"/run/redis.sock", 0]]], "a host that can't be one"),
+        ([[0, 1, [b"host", 0]]], "a port that can't be one"),
+        ([[0, 1, [b"host", 65536]]], "a port that can't be one"),
+        ([[0, 1, [b"x" * 256, 1]]], "a host that can't be one"),
+        ([[0, 1, [b"a b", 1]]], "a host that can't be one"),
+        ([[0, 1, [b"a\x1b[2J", 1]]], "a host that can't be one"),
+        ([[0, 1, [b"me@elsewhere", 1]]], "a host that can't be one"),
+    ],
+)
+def test_a_map_that_cannot_be(reply: Any, why: str) -> None:
+    """Each bound of the map is a sentence of its own, which repeats nothing of the reply."""
+    with pytest.raises(ValueError, match=f"^CLUSTER SLOTS came with {why}"):
+        from_cluster_slots(reply, ASKED)
+
+
+def test_a_large_map_that_can_be() -> None:
+    """A thousand primaries, and a range for each slot, are a map."""
+    reply = [[n, n, [b"h%d" % (n % 1000), 1]] for n in range(16384)]
+    assert len(shards(reply)) == 1000
+
+
 REPLIES = st.recursive(
     st.none() | st.integers() | st.binary(max_size=5) | st.text(max_size=5) | st.booleans(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.binary(max_size=3), inner),
@@ -109,6 +152,52 @@ def test_anything(reply: Any) -> None:
     except ValueError:
         return
     assert topology.kind is Kind.CLUSTER
+
+
+READERS: list[Callable[[Any], object]] = [
+    from_cluster_nodes,
+    from_hello,
+    from_master_address,
+    from_masters,
+    from_replicas,
+    from_role,
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@settings(deadline=None)
+@given(
+    REPLIES
+    | st.tuples(st.just(b"master"), REPLIES, REPLIES).map(list)
+    | st.tuples(st.just(b"slave"), REPLIES, REPLIES).map(list)
+    | st.dictionaries(st.sampled_from([b"mode", b"role", b"name", b"ip", b"port"]), REPLIES)
+)
+@example(None)
+@example([b"master", 0, [[b"h", b"1", b"0"]] * 100_000])
+@example([b"slave", b"h" * 100_000, 1])
+@example([b"slave", b"h", 10**30])
+@example({b"mode": b"nonsense"})
+def test_anything_of_the_others(read: Callable[[Any], object], reply: Any) -> None:
+    """Whatever a server says of itself is understood, or a ValueError with a short sentence."""
+    why = ""
+    try:
+        read(reply)
+    except ValueError as fault:
+        why = str(fault)
+    assert len(why) < 100
+
+
+def test_roles() -> None:
+    """A primary names its replicas, a replica its primary; ports come as text and as numbers."""
+    others = [[b"10.0.0.1", b"2", b"0"], [b"10.0.0.1", b"3", b"0"]]
+    assert from_role([b"master", 0, others]) == Role(None, (B, C))
+    assert from_role([b"slave", b"10.0.0.1", 1, b"connected", 0]) == Role(A)
+
+
+def test_what_hello_tells() -> None:
+    """Kind and role; a server that says no mode is a standalone one."""
+    assert from_hello({b"mode": b"cluster", b"role": b"replica"}) == (Kind.CLUSTER, True)
+    assert from_hello({b"role": b"master"}) == (Kind.STANDALONE, False)
 
 
 NODES = b"""\
