@@ -35,6 +35,7 @@ from flowcache.http.pages import PagesSettings, nothing_delivered, pages
 from flowcache.http.supervisor import Service
 from flowcache.http.turns import Turnstile
 from flowcache.issuer.refreshing import KeyRefresh
+from flowcache.loop_watch import LoopWatch
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.certificates import Certificates
 from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
@@ -45,11 +46,12 @@ from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecu
 from flowcache.resilience.guard import Guard
 from flowcache.resilience.shared_rates import SharedBucket
 from flowcache.settings import Settings
-from flowcache.status import WorkerStatus
+from flowcache.status import LoopStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.routes import ShardRoute
 from flowcache.telemetry import logs
 from flowcache.telemetry.fleet import Fleet, Question
+from flowcache.telemetry.latency import Histogram
 from flowcache.telemetry.metrics import Counters
 from flowcache.telemetry.totals import fold, once_each
 from flowcache.telemetry.wishes import Wishes
@@ -108,12 +110,15 @@ class Worker:
         self._grace = settings.server.grace
         tls = settings.server.tls
         self._certificate_expires = None if tls is None else tls.not_after
+        self._lags = Histogram()
+        self._loop = LoopWatch(monotonic, self._lags.record)
         self._store = RedisStore(
             settings.store,
             monotonic,
             on_back=lambda shard, accesses: self._guard.came_back(shard, accesses),
+            listened=self._loop.listened,
         )
-        self._guard = Guard(self._store, settings.guard, monotonic)
+        self._guard = Guard(self._store, settings.guard, monotonic, self._loop.listened)
         self._counters = Counters(CATALOGUE)
         audit = settings.audit
         self._journal = self._ring = None
@@ -174,6 +179,7 @@ class Worker:
         )
 
     async def start(self) -> None:
+        self._loop.start()
         if self._keys is not None:
             await self._keys.start()
         await self._store.start()
@@ -196,6 +202,7 @@ class Worker:
                 await limiter.close()
         await self._guard.close()
         await self._store.close()
+        self._loop.close()
 
     async def _ready(self) -> None:
         if self._journal is not None:
@@ -271,6 +278,13 @@ class Worker:
             certificate_expires=self._certificate_expires,
             journal=None if self._journal is None else self._journal.status(),
             sealing=None if self._vault is None else self._vault.status(),
+            loop=LoopStatus(
+                lags=list(self._lags.counts),
+                total=self._lags.total,
+                longest=self._loop.longest,
+                last=self._loop.lag,
+                lost=self._loop.lost,
+            ),
         )
         return msgspec.msgpack.encode(status)
 

@@ -22,7 +22,8 @@
     │   └── LockedOut            Redis takes our user or password no more
     │       └── NoPassword       the file of the password can't be read
     └── DeadlineExceeded    504  no answer came in time
-        └── Unconfirmed          the replicas did not say in time that they have what was written
+        ├── Unconfirmed          the replicas did not say in time that they have what was written
+        └── AnsweredLate         Redis answered, too late for the rest to be asked for
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
@@ -34,6 +35,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AnsweredLate",
     "CircuitOpen",
     "Conflict",
     "DeadlineExceeded",
@@ -226,7 +228,7 @@ class NoPassword(LockedOut):
 
 
 class NotYet(RedisUnavailable):
-    """Redis answers, and says that it is not ready: it loads its data, its cluster forms.
+    """Redis answers, and says that it is not ready: it loads its data, it runs a script.
 
     It takes no time to be told so, and it passes: a circuit is probed again soon.
     """
@@ -250,6 +252,16 @@ class Unconfirmed(DeadlineExceeded):
 
     __slots__ = ()
     probe_soon = True
+
+
+class AnsweredLate(DeadlineExceeded):
+    """Redis answered, and the deadline had passed before the rest could be asked for.
+
+    A read needs a second command at times, and a write whose script Redis has forgotten. It says
+    that Redis is well.
+    """
+
+    __slots__ = ()
 
 
 def all_failures() -> tuple[type[Failure], ...]:

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from flowcache.errors import DeadlineExceeded
+
 __all__ = [
     "APPEND",
     "DEFAULT_SIZES",
@@ -40,6 +42,7 @@ __all__ = [
     "Stale",
     "Store",
     "has_failed",
+    "unanswered",
 ]
 
 Reply = Any
@@ -121,6 +124,21 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     writes: bool = False
     once: Once | None = None
     sizes: SizeLimits = DEFAULT_SIZES
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether running it twice does no more than running it once."""
+        return not self.writes or self.once is not None
+
+
+def unanswered(command: Command) -> DeadlineExceeded:
+    """Return what ``command`` fails with when no reply came in time."""
+    if command.writes:
+        return DeadlineExceeded(
+            "Redis did not answer in time; whether the write was done is unknown.",
+            retryable=command.is_repeatable,
+        )
+    return DeadlineExceeded("Redis did not answer in time.")
 
 
 class Executor(Protocol):
@@ -208,12 +226,19 @@ class Store(Protocol[ShardT]):
         """Return the names of all shards there are."""
 
     def execute_at(
-        self, shard: ShardT, command: Command, deadline: float, slow_at: float | None = None
+        self,
+        shard: ShardT,
+        command: Command,
+        deadline: float,
+        slow_at: float | None = None,
+        wait_until: float | None = None,
     ) -> Awaitable[Reply | Slow | Large]:
         """Run ``command`` where commands of its kind go, as `Executor.execute`.
 
-        When there is no reply at ``slow_at`` (monotonic seconds), `Slow` is returned; `Large` when
-        the reply has to be fetched apart.
+        When there is no reply at ``slow_at``, on the clock that replies are judged by
+        (`LoopWatch.listened`), `Slow` is returned; `Large` when the reply has to be fetched apart.
+        With ``wait_until`` the reply to what was sent is awaited until then, which is after
+        ``deadline``; nothing is sent after ``deadline``.
         """
 
     def read_elsewhere(

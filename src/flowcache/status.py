@@ -16,6 +16,7 @@ __all__ = [
     "DeliveryStatus",
     "JournalStatus",
     "LinkStatus",
+    "LoopStatus",
     "OperationStats",
     "ReadStats",
     "SealingKeyStatus",
@@ -173,6 +174,21 @@ class SealingStatus(msgspec.Struct, frozen=True):
     flaws: dict[str, int]
 
 
+class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How late the event loop of a worker was, in seconds, since the worker started.
+
+    ``lags`` counts how late each beat of its watch was, by bucket, and ``total`` is their sum.
+    ``longest`` is the greatest of them, ``last`` the newest. ``lost`` is the time in which the loop
+    did not turn, which is left out where Redis is judged.
+    """
+
+    lags: list[int]
+    total: float
+    longest: float
+    last: float
+    lost: float
+
+
 class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
@@ -211,3 +227,5 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """None where the newest audit records in memory are all there are."""
     sealing: SealingStatus | None = None
     """None where nothing is encrypted."""
+    loop: LoopStatus | None = None
+    """None where nobody watches the event loop."""

@@ -116,11 +116,14 @@ async def link_to(
 
 @asynccontextmanager
 async def store_at(
-    *nodes: tuple[str, int], on_back: OnBack = lambda shard, accesses: None, **changes: Any
+    *nodes: tuple[str, int],
+    on_back: OnBack = lambda shard, accesses: None,
+    listened: Clock | None = None,
+    **changes: Any,
 ) -> AsyncIterator[RedisStore]:
     """Start a store that asks ``nodes`` first, under settings with ``changes``; close it."""
     settings = _settings({"nodes": tuple(Address(*node) for node in nodes), **changes})
-    store = RedisStore(settings, monotonic, on_back)
+    store = RedisStore(settings, monotonic, on_back, listened)
     try:
         await store.start()
         yield store
@@ -128,10 +131,20 @@ async def store_at(
         await asyncio.wait_for(store.close(), _CLOSING)
 
 
-def guarded(store: RedisStore, *, min_budget: float = 0.0) -> Guard[ShardRoute]:
+def guarded(
+    store: RedisStore,
+    *,
+    min_budget: float = 0.0,
+    open_seconds: float = 10.0,
+    probe_budget: float = 0.8,
+    listened: Clock | None = None,
+) -> Guard[ShardRoute]:
     """Return a guard around ``store``, as the service has one."""
-    breaker = BreakerSettings(failures=5, open_seconds=10.0, probe_seconds=2.0)
-    return Guard(store, GuardSettings(breaker, min_budget), monotonic)
+    breaker = BreakerSettings(
+        failures=5, open_seconds=open_seconds, open_max_seconds=open_seconds, probe_seconds=2.0
+    )
+    settings = GuardSettings(breaker, min_budget, probe_budget=probe_budget)
+    return Guard(store, settings, monotonic, listened)
 
 
 def open_sockets() -> int:

@@ -3,8 +3,10 @@
 Each shard has a circuit for each `Access`: reads, writes, and reads that its fallback answers.
 What counts for a circuit: no answer, or a refusal that says Redis is not well. What does not: a
 client's mistake (Redis answered it), a call that Redis declines though it is well, a cancellation,
-and a timeout of a call that was given so little time that it proves nothing: else one client with
-``deadlineMs: 1`` could open the circuit for all.
+and a timeout of a call that gave Redis so little time that it proves nothing. Else one client with
+``deadlineMs: 1`` could open the circuit for all, and so could whatever holds the event loop up: the
+time in which nobody listened is not Redis's time (`LoopWatch.listened`). How slow calls are is
+judged by the same clock, and so is when to hedge.
 
 A read has a second chance where the shard has a fallback, which is a replica (or, where reads go to
 replicas, the primary). There are three cases:
@@ -16,6 +18,12 @@ replicas, the primary). There are three cases:
   slow for all has its p95 there soon; this is for one that answers nobody.
 
 The first attempt goes on when another reply was faster, and settles its permit when it ends.
+
+A probe must not depend on its caller's patience: a shard whose callers have all too short deadlines
+would never be seen to be well again, and a flood of them would take the probe's place from callers
+who can wait. So the probe of a call with a short deadline is sent at once and awaited beside the
+call for ``probe_budget``. Its caller is answered at its own deadline, and after that nothing is
+sent for it any more.
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ import structlog
 
 from flowcache.budget import Budget
 from flowcache.errors import (
+    AnsweredLate,
     CircuitOpen,
     DeadlineExceeded,
     Declined,
@@ -45,6 +54,7 @@ from flowcache.ports import (
     ShardT,
     Slow,
     Store,
+    unanswered,
 )
 from flowcache.resilience.breaker import (
     Breaker,
@@ -64,6 +74,9 @@ _log = structlog.get_logger(__name__)
 _SOON = 0.5
 """Seconds after which a circuit is probed again that opened for a reason that passes by itself."""
 
+_MOMENT = 0.001
+"""Seconds that are not worth waiting for."""
+
 _AILING = "Redis has not been answering for this key; it is given time to recover."
 _ORDERED = "Redis is not asked for this key, by order of an operator, until that is taken back."
 
@@ -71,13 +84,15 @@ _ORDERED = "Redis is not asked for this key, by order of an operator, until that
 class GuardSettings(NamedTuple):
     """What a guard needs to know.
 
-    ``min_budget`` is the least time, in seconds, that a call must have been given for its timeout
-    to count; ``hedge_share`` the share of reads that may be hedged, 0 for none.
+    ``min_budget`` is the least time, in seconds, that Redis must have had for a call's timeout to
+    count; ``hedge_share`` the share of reads that may be hedged, 0 for none.
     """
 
     breaker: BreakerSettings
     min_budget: float
     hedge_share: float = 0.1
+    probe_budget: float = 0.8
+    """Seconds that Redis has to answer a probe, however little time its caller has."""
     mode: Mode = Mode.AUTO
     """Who decides about circuits until somebody switches them."""
 
@@ -102,11 +117,19 @@ class _Circuits:
 class Guard(Generic[ShardT]):
     """A store that is not asked while it is known not to answer. A `ports.Executor`."""
 
-    def __init__(self, store: Store[ShardT], settings: GuardSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store[ShardT],
+        settings: GuardSettings,
+        clock: Clock,
+        listened: Clock | None = None,
+    ) -> None:
+        """``listened`` is the clock that Redis is judged by; ``clock`` where nobody watches."""
         self._store = store
         self._settings = settings
         self._min_budget = settings.min_budget
         self._clock = clock
+        self._listened = listened or clock
         self._circuits: dict[str, _Circuits] = {}
         self._hedges = Budget(settings.hedge_share)
         self._orders: Sequence[Order] = ()
@@ -132,14 +155,14 @@ class Guard(Generic[ShardT]):
             Failure: as `Store.execute_at`.
         """
         circuits = self._circuits.get(shard.name) or self._new_circuits(shard.name)
-        clock = self._clock
-        began = clock()
+        clock, listened = self._clock, self._listened
+        began, heard = clock(), listened()
         if command.writes:
             circuit, slow_at, second_chance = circuits.write, None, False
         else:
             self._hedges.deposit()
             circuit, second_chance = circuits.read, shard.has_fallback()
-            slow_at = began + circuits.patience.seconds() if second_chance else None
+            slow_at = heard + circuits.patience.seconds() if second_chance else None
         permit = circuit.acquire(began)
         if isinstance(permit, Refused):
             why = _ORDERED if permit.is_ordered else _AILING
@@ -147,22 +170,52 @@ class Guard(Generic[ShardT]):
             if second_chance:
                 return await _whole(self._elsewhere(shard, circuits, command, deadline, refusal))
             raise refusal
+        if deadline - began < self._min_budget and circuit.is_probe(permit):
+            probe = self._send_probe(circuit, permit, shard, command, deadline, heard)
+            return await _whole(
+                self._with_hedge(probe, shard, circuits, command, deadline, heard, is_patient=True)
+                if second_chance
+                else self._until(deadline, probe, command)
+            )
         try:
             reply = await self._store.execute_at(shard, command, deadline, slow_at)
         except BaseException as fault:
-            self._settle_failed(circuit, permit, fault, began, deadline)
+            self._settle_failed(circuit, permit, fault, deadline, heard)
             if second_chance and isinstance(fault, RedisUnavailable):
                 return await _whole(self._elsewhere(shard, circuits, command, deadline, fault))
             raise
         if isinstance(reply, Slow):
-            rest = self._judged(reply.rest, circuits, permit, began, deadline)
+            rest = self._judged(reply.rest, circuit, permit, deadline, heard, circuits.patience)
             first = self._beside_call(_as_value(rest))
-            return await _whole(self._with_hedge(first, shard, circuits, command, began, deadline))
-        now = clock()
-        circuit.succeed(permit, now, now - began)
+            return await _whole(self._with_hedge(first, shard, circuits, command, deadline, heard))
+        seconds = listened() - heard
+        circuit.succeed(permit, clock(), seconds)
         if slow_at is not None:
-            circuits.patience.observe(now - began)
+            circuits.patience.observe(seconds)
         return await reply.fetch() if reply.__class__ is Large else reply
+
+    def _send_probe(
+        self,
+        circuit: Breaker,
+        permit: Permit,
+        shard: ShardT,
+        command: Command,
+        deadline: float,
+        heard: float,
+    ) -> asyncio.Task[Reply | Failure]:
+        """Send a probe whose caller has little time, and wait for its reply beside the call."""
+        until = self._clock() + self._settings.probe_budget
+        attempt = self._store.execute_at(shard, command, deadline, None, until)
+        return self._beside_call(_as_value(self._judged(attempt, circuit, permit, deadline, heard)))
+
+    async def _until(
+        self, deadline: float, attempt: asyncio.Task[Reply | Failure], command: Command
+    ) -> Reply:
+        """Return the reply of an attempt that may take longer than its caller waits."""
+        await asyncio.wait((attempt,), timeout=max(0.0, deadline - self._clock()))
+        if attempt.done():
+            return _as_reply(attempt.result())
+        raise unanswered(command)
 
     # -- second chances ---------------------------------------------------------------------------
 
@@ -179,20 +232,19 @@ class Guard(Generic[ShardT]):
         Raises:
             Failure: ``why`` the first place had no reply, if this one has none either.
         """
-        began = self._clock()
+        heard = self._listened()
         circuit = circuits.fallback
-        permit = circuit.acquire(began)
+        permit = circuit.acquire(self._clock())
         if isinstance(permit, Refused):
             raise why
         try:
             reply = await self._store.read_elsewhere(shard, command, deadline)
         except BaseException as fault:
-            self._settle_failed(circuit, permit, fault, began, deadline)
+            self._settle_failed(circuit, permit, fault, deadline, heard)
             if _is_no_answer(fault):
                 raise why from None
             raise
-        now = self._clock()
-        circuit.succeed(permit, now, now - began)
+        circuit.succeed(permit, self._clock(), self._listened() - heard)
         self._elsewheres += 1
         return reply
 
@@ -202,18 +254,21 @@ class Guard(Generic[ShardT]):
         shard: ShardT,
         circuits: _Circuits,
         command: Command,
-        began: float,
         deadline: float,
+        heard: float,
+        *,
+        is_patient: bool = False,
     ) -> Reply | Large:
-        """Have a read whose first attempt takes long answered by whoever is faster."""
-        now = self._clock()
-        if not self._hedges.withdraw(now):
-            halfway = began + (deadline - began) / 2
-            await asyncio.wait((first,), timeout=max(0.0, halfway - now))
+        """Have a read whose first attempt takes long answered by whoever is faster.
+
+        ``is_patient``: the first attempt may take longer than until the deadline.
+        """
+        if not self._hedges.withdraw(self._clock()):
+            await self._wait_halfway(first, deadline, heard)
             if first.done() and not _is_no_answer(first.result()):
                 return _as_reply(first.result())
             self._rescues += not first.done()
-        late = DeadlineExceeded("Redis did not answer in time.")
+        late = unanswered(command)
         second = self._beside_call(
             _as_value(self._elsewhere(shard, circuits, command, deadline, late))
         )
@@ -224,25 +279,40 @@ class Guard(Generic[ShardT]):
             for attempt in attempts:  # of two that are done the first has the newer reply
                 if attempt in done and not _is_no_answer(attempt.result()):
                     return _as_reply(attempt.result())
+            if is_patient and second in done:
+                return await self._until(deadline, first, command)
         return _as_reply(first.result())
+
+    async def _wait_halfway(
+        self, first: asyncio.Task[Reply | Failure], deadline: float, heard: float
+    ) -> None:
+        """Wait for an attempt until half of its time is over; what the loop lost comes on top."""
+        clock, listened = self._clock, self._listened
+        left = (deadline - clock() - (listened() - heard)) / 2
+        while left > _MOMENT and not first.done():
+            lost = clock() - listened()
+            await asyncio.wait((first,), timeout=left)
+            left = clock() - listened() - lost
 
     async def _judged(
         self,
         rest: Awaitable[Reply],
-        circuits: _Circuits,
+        circuit: Breaker,
         permit: Permit,
-        began: float,
         deadline: float,
+        heard: float,
+        patience: Patience | None = None,
     ) -> Reply | Large:
-        """Await the rest of a first attempt and settle its permit, wanted or not."""
+        """Await the rest of an attempt and settle its permit, wanted or not."""
         try:
             reply = await rest
         except BaseException as fault:
-            self._settle_failed(circuits.read, permit, fault, began, deadline)
+            self._settle_failed(circuit, permit, fault, deadline, heard)
             raise
-        now = self._clock()
-        circuits.read.succeed(permit, now, now - began)
-        circuits.patience.observe(now - began)
+        seconds = self._listened() - heard
+        circuit.succeed(permit, self._clock(), seconds)
+        if patience is not None:
+            patience.observe(seconds)
         return reply
 
     def _beside_call(
@@ -254,18 +324,23 @@ class Guard(Generic[ShardT]):
         return task
 
     def _settle_failed(
-        self, circuit: Breaker, permit: Permit, fault: BaseException, began: float, deadline: float
+        self, circuit: Breaker, permit: Permit, fault: BaseException, deadline: float, heard: float
     ) -> None:
-        """Give a permit back after a call that has no reply."""
+        """Give a permit back after a call that has no reply.
+
+        ``heard`` is when the call began, on the clock that Redis is judged by.
+        """
         now = self._clock()
-        seconds = now - began
+        seconds = self._listened() - heard
         was_open = circuit.state(now) is State.OPEN
         if isinstance(fault, Declined):
             circuit.ignore(permit, now)
         elif isinstance(fault, RedisUnavailable):
             circuit.fail(permit, now, seconds)
-        elif isinstance(fault, DeadlineExceeded):
-            enough = deadline - began >= self._min_budget
+        elif isinstance(fault, DeadlineExceeded) and not isinstance(fault, AnsweredLate):
+            # What was left until the deadline counts as well: a write that replicas did not confirm
+            # fails a moment before it.
+            enough = seconds + max(0.0, deadline - now) >= self._min_budget
             (circuit.fail if enough else circuit.ignore)(permit, now, seconds)
         elif isinstance(fault, Failure):  # Redis answered, and well
             circuit.succeed(permit, now, seconds)
@@ -322,6 +397,7 @@ class Guard(Generic[ShardT]):
 
     async def close(self) -> None:
         """End the attempts that nobody waits for any more."""
+        await asyncio.sleep(0)  # a task that never had its turn would not give its permit back
         for attempt in self._beside:
             attempt.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)

@@ -131,6 +131,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
             _breaker(v, probe_seconds=deadline + 1.0),
             deadline * 0.9 if budget is None else min(budget / 1000, deadline),
             v["redis.hedge_share"],
+            deadline,
             Mode(v["breaker.mode"]),
         ),
         known.principals,

@@ -407,7 +407,7 @@ SETTINGS: tuple[Setting, ...] = (
         "min_budget_ms",
         read.number(0, 60_000),
         None,
-        "a timeout of a call that was given less than this does not count; "
+        "a timeout counts only if Redis had at least this long; "
         "nine tenths of the deadline by default",
     ),
     Setting(

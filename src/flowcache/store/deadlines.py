@@ -5,8 +5,14 @@ A timer a request costs more than the request's own work, so deadlines are put i
 whose wheel is a heap of the buckets in use, since there are few. A deadline is met late by up to
 a tick and a millisecond, never early.
 
-There are two such wheels: one for the deadlines, and one for the moments from which on a reply is
-called slow.
+There are two such wheels: one for the deadlines, on the clock that callers go by, and one for the
+moments from which on a reply is called slow, on a clock that stands still while the loop does
+(`LoopWatch.listened`).
+
+A loop looks at its timers before its sockets. So a sweep that comes late first lets the loop read
+what came in the meantime: a reply that lies in a socket is handed to its caller, however late it
+is. Where replies are called slow it waits a little longer: a command may have left only when the
+loop went on.
 
 A `Waiter` lets go of its future when the reply comes, so that a bucket that still lies ahead keeps
 no reply alive.
@@ -28,8 +34,12 @@ __all__ = ["TICK", "Deadlines", "Waiter"]
 TICK = 0.005
 """Seconds."""
 
-_LATE_TICKS = 4
-"""A sweep that is later than this was held up."""
+_GRACE = 2
+"""How many times a late sweep is put off.
+
+Once is not enough: uvloop takes a delay of 0 for ``call_soon``, and runs what is ready in the same
+turn as its timers, before it reads the sockets.
+"""
 _PER_SECOND = round(1 / TICK)
 
 
@@ -63,16 +73,21 @@ class Waiter:
 
 
 class Deadlines:
-    """Do something about each waiter when its moment has passed: `Waiter.expire` as a rule."""
+    """Do something about each waiter when its moment has passed: `Waiter.expire` as a rule.
 
-    __slots__ = ("_act", "_buckets", "_clock", "_loop", "_order", "_timer")
+    ``pause`` are the seconds by which a late sweep is put off each time: 0 is a turn of the loop.
+    """
+
+    __slots__ = ("_act", "_buckets", "_clock", "_loop", "_order", "_pause", "_timer")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         act: Callable[[Waiter], None] = Waiter.expire,
+        pause: float = 0.0,
     ) -> None:
+        self._pause = pause
         self._loop = loop
         self._clock = clock
         self._act = act
@@ -100,13 +115,11 @@ class Deadlines:
         # at once, again and again until the moment has come.
         self._timer = self._loop.call_later(ceil(max(0.0, delay) * 1000) / 1000, self._sweep)
 
-    def _sweep(self, had_grace: bool = False) -> None:
+    def _sweep(self, grace: int = _GRACE) -> None:
         self._timer = None
         now = int(self._clock() * _PER_SECOND)
-        if self._order[0] + _LATE_TICKS < now and not had_grace:
-            # The loop itself was held up: replies that came in time may lie unread in a socket,
-            # and a loop looks at its timers first. One more turn, and they have been read.
-            self._timer = self._loop.call_later(0, self._sweep, True)
+        if self._order[0] < now and grace:
+            self._timer = self._loop.call_later(self._pause, self._sweep, grace - 1)
             return
         while self._order and self._order[0] <= now:
             for waiter in self._buckets.pop(heappop(self._order)):

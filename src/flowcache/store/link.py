@@ -138,6 +138,8 @@ class _Wire(asyncio.Protocol):
 class Link:
     """A connection to one server that keeps itself up.
 
+    ``listened`` is the clock that the server is judged by (`LoopWatch.listened`): moments at which
+    replies become slow or overdue are given and taken by it; deadlines are not.
     ``readonly`` makes a cluster's replica answer reads (the command READONLY), until `promote`.
     """
 
@@ -147,7 +149,7 @@ class Link:
         settings: StoreSettings,
         deadlines: Deadlines,
         slowness: Deadlines,
-        clock: Clock,
+        listened: Clock,
         *,
         readonly: bool = False,
         on_change: Callable[[Link], None] = lambda link: None,
@@ -158,7 +160,7 @@ class Link:
         self._settings = settings
         self._deadlines = deadlines
         self._slowness = slowness
-        self._clock = clock
+        self._listened = listened
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
@@ -191,7 +193,7 @@ class Link:
 
         ``after`` is a command that has to stand right before it; its own reply is dropped. The
         result is the reply, or a `Fault`: it never raises. It is a `SlowReply` when there is no
-        other by ``slow_at``.
+        other by ``slow_at``, on the clock ``listened``.
         """
         future = self._loop.create_future()
         wire = self._wire
@@ -201,10 +203,10 @@ class Link:
         if wire.congested or len(wire.waiting) >= self._settings.max_pending:
             future.set_result(FULL)
             return future
-        now = self._clock()
+        since = self._listened()
         if after is not None:
-            self._put(wire, after, Waiter(None, now))
-        waiter = Waiter(future, now)
+            self._put(wire, after, Waiter(None, since))
+        waiter = Waiter(future, since)
         self._put(wire, data, waiter)
         self._deadlines.add(waiter, deadline)
         if slow_at is not None:
@@ -228,7 +230,7 @@ class Link:
         if self.readonly:
             self.readonly = False
             if self._wire is not None:
-                self._put(self._wire, _READWRITE, Waiter(None, self._clock()))
+                self._put(self._wire, _READWRITE, Waiter(None, self._listened()))
 
     def is_stuck(self, now: float) -> bool:
         """Tell whether it is not connected, or has not been answering for a while."""
@@ -280,9 +282,9 @@ class Link:
 
     async def drain(self) -> None:
         """Let those who wait have their replies, for as long as a reply may take; then close."""
-        until = self._clock() + self._settings.reply_timeout
+        until = self._listened() + self._settings.reply_timeout
         # Polled, because it is rare: an event would cost every reply.
-        while self._wire is not None and self._wire.waiting and self._clock() < until:  # noqa: ASYNC110
+        while self._wire is not None and self._wire.waiting and self._listened() < until:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_POLL)
         await self.close()
 

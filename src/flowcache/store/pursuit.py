@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import structlog
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, Declined, RedisUnavailable
-from flowcache.ports import Clock, Command, Reply
+from flowcache.errors import AnsweredLate, DeadlineExceeded, Declined, RedisUnavailable
+from flowcache.ports import Clock, Command, Reply, unanswered
 from flowcache.store.commands import ASKING, Packed
 from flowcache.store.link import Link, LinkState
 from flowcache.store.replies import (
@@ -46,7 +46,7 @@ from flowcache.store.settings import Address
 from flowcache.store.slots import SLOTS
 from flowcache.store.topology import Kind, address_of
 
-__all__ = ["TRIES", "Means", "Pursuit", "Refusals", "is_repeatable"]
+__all__ = ["TRIES", "Means", "Pursuit", "Refusals"]
 
 TRIES = 3
 _AGAIN_DELAY = 0.02
@@ -88,9 +88,10 @@ class Means(NamedTuple):
 class Pursuit:
     """One command on its way to a reply.
 
-    ``link`` is where it was sent last, right behind the command ``after`` if there is one. Without
-    ``patience`` nothing is waited for and nothing sent again after a failure: somebody else can be
-    asked, or this was the somebody else.
+    ``link`` is where it was sent last, right behind the command ``after`` if there is one. Nothing
+    is sent after ``deadline``; the reply to what was sent is awaited until ``until``, which is
+    ``deadline`` by default. Without ``patience`` nothing is waited for and nothing sent again after
+    a failure: somebody else can be asked, or this was the somebody else.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class Pursuit:
         "_means",
         "_packed",
         "_tries",
+        "_until",
         "after",
         "deadline",
         "link",
@@ -115,6 +117,7 @@ class Pursuit:
         *,
         patience: bool,
         after: bytes | None = None,
+        until: float | None = None,
     ) -> None:
         self.link = link
         self._means = means
@@ -123,6 +126,7 @@ class Pursuit:
         self._data = packed.data
         self.after = after
         self.deadline = deadline
+        self._until = deadline if until is None else until
         self.patience = patience
         self._tries = 1
 
@@ -135,7 +139,7 @@ class Pursuit:
                 await self._prepare(fault)
                 if self._means.clock() >= self.deadline:
                     raise DeadlineExceeded("Redis did not take the command in time.")
-                reply = await self.link.send(self._data, self.deadline, after=self.after)
+                reply = await self.link.send(self._data, self._until, after=self.after)
             if not isinstance(reply, Fault):
                 return reply
             fault = reply
@@ -148,7 +152,7 @@ class Pursuit:
             await self._on_loss(fault)
         elif fault is OVERSIZED:
             # Nothing that is asked for on a link is large: it is not the answer to what was asked.
-            unsure = self._command.writes and not is_repeatable(self._command)
+            unsure = self._command.writes and not self._command.is_repeatable
             raise RedisUnavailable(
                 "Redis sent a reply that can't be right"
                 + ("; whether the write was done is unknown." if unsure else "."),
@@ -157,7 +161,7 @@ class Pursuit:
         elif fault is FULL:
             raise Declined("Too many calls wait for Redis; this one was not sent.")
         else:
-            self._raise_expired()
+            raise unanswered(self._command)
 
     async def _on_error(self, error: ErrorReply) -> None:
         what, failure, message = reaction(error)
@@ -166,7 +170,7 @@ class Pursuit:
         if what is Reaction.REFUSE:
             self._means.refusals.note(error.code, self.link.address)
             # What nobody foresaw may have come after a part of the write was done.
-            unsure = error.code not in REACTIONS and not is_repeatable(self._command)
+            unsure = error.code not in REACTIONS and not self._command.is_repeatable
             raise failure(message, retryable=False if unsure else None)
         if what is Reaction.AGAIN:  # there, and as it was: elsewhere it would be led back here
             self._means.routes.refresh_soon()
@@ -182,6 +186,8 @@ class Pursuit:
             self._means.refusals.note(error.code, self.link.address)
             raise failure(message)
         if what is Reaction.SCRIPT:
+            if self._means.clock() >= self.deadline:
+                raise AnsweredLate("Redis did not take the command in time.")
             self._data = self._packed.with_script()
             return
         if what is Reaction.REFRESH and not self._may_retry():
@@ -209,7 +215,7 @@ class Pursuit:
 
     async def _on_loss(self, loss: LostReply) -> None:
         message = "The connection to Redis was lost"
-        if loss.sent and not is_repeatable(self._command):
+        if loss.sent and not self._command.is_repeatable:
             raise RedisUnavailable(
                 f"{message}; whether the write was done is unknown.", retryable=False
             )
@@ -229,14 +235,6 @@ class Pursuit:
     def _may_retry(self) -> bool:
         return self.patience and self._means.retries.withdraw(self._means.clock())
 
-    def _raise_expired(self) -> NoReturn:
-        if self._command.writes:
-            raise DeadlineExceeded(
-                "Redis did not answer in time; whether the write was done is unknown.",
-                retryable=is_repeatable(self._command),
-            )
-        raise DeadlineExceeded("Redis did not answer in time.")
-
     def _halfway(self) -> float:
         now = self._means.clock()
         return now + (self.deadline - now) / 2
@@ -247,11 +245,6 @@ class Pursuit:
                 await what
         except TimeoutError:
             pass  # the send that follows says what is wrong
-
-
-def is_repeatable(command: Command) -> bool:
-    """Tell whether running ``command`` twice does no more than running it once."""
-    return not command.writes or command.once is not None
 
 
 def _redirect_target(error: ErrorReply, link: Link) -> tuple[int, Address]:

@@ -16,7 +16,13 @@ from functools import partial
 from typing import NamedTuple
 
 from flowcache.budget import Budget
-from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge, Unconfirmed
+from flowcache.errors import (
+    AnsweredLate,
+    DeadlineExceeded,
+    RedisUnavailable,
+    TooLarge,
+    Unconfirmed,
+)
 from flowcache.ports import Clock, Command, Large, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import (
@@ -28,7 +34,7 @@ from flowcache.store.commands import (
     pack_whole,
 )
 from flowcache.store.link import Link, LinkState
-from flowcache.store.pursuit import Means, Pursuit, Refusals, is_repeatable
+from flowcache.store.pursuit import Means, Pursuit, Refusals
 from flowcache.store.replies import TOO_LARGE, ErrorReply, Fault, SlowReply
 from flowcache.store.routes import OnBack, Routes, ShardRoute
 from flowcache.store.settings import StoreSettings
@@ -59,8 +65,11 @@ class RedisStore:
         settings: StoreSettings,
         clock: Clock,
         on_back: OnBack = lambda shard, accesses: None,
+        listened: Clock | None = None,
     ) -> None:
-        self._routes = Routes(settings, clock, on_back)
+        """``listened`` is the clock that replies are judged by; ``clock`` where nobody watches."""
+        self._listened = listened or clock
+        self._routes = Routes(settings, clock, on_back, self._listened)
         self._retries = Budget(settings.retry_share)
         self._confirm = settings.confirm_replicas
         self._clock = clock
@@ -84,21 +93,29 @@ class RedisStore:
         return await reply.fetch() if reply.__class__ is Large else reply
 
     async def execute_at(
-        self, shard: ShardRoute, command: Command, deadline: float, slow_at: float | None = None
+        self,
+        shard: ShardRoute,
+        command: Command,
+        deadline: float,
+        slow_at: float | None = None,
+        wait_until: float | None = None,
     ) -> Reply | Slow | Large:
         """Run ``command``; see `ports.Store.execute_at`."""
         self._retries.deposit()
         packed = pack(command)
+        until = deadline if wait_until is None else wait_until
         if command.writes:
             if self._confirm:
-                return await self._confirmed(shard, command, packed, deadline)
+                return await self._confirmed(shard, command, packed, deadline, until)
             link = shard.primary
         else:
             link = shard.reader()
-        reply = await link.send(packed.data, deadline, slow_at=slow_at)
+        reply = await link.send(packed.data, until, slow_at=slow_at)
         if isinstance(reply, Fault):
             patience = command.writes or not shard.has_fallback()
-            pursuit = Pursuit(self._means, command, packed, link, deadline, patience=patience)
+            pursuit = Pursuit(
+                self._means, command, packed, link, deadline, patience=patience, until=until
+            )
             rest = self._follow(pursuit, command, packed, reply)
             return Slow(rest) if isinstance(reply, SlowReply) else await rest
         most = packed.most
@@ -122,6 +139,8 @@ class RedisStore:
         """Return the value that is read, of which ``reply`` may be a part."""
         command, most = reading.command, reading.most
         if reply == b"":
+            if self._clock() >= reading.deadline:
+                raise AnsweredLate("Redis did not answer all of it in time.")
             if not await self._ask_more(reading, pack_exists(command.key)):
                 return None
             # It is empty, or was written a moment ago.
@@ -158,7 +177,7 @@ class RedisStore:
         return _as_hash(reply) if reply.__class__ is list else reply
 
     async def _confirmed(
-        self, shard: ShardRoute, command: Command, packed: Packed, deadline: float
+        self, shard: ShardRoute, command: Command, packed: Packed, deadline: float, until: float
     ) -> Reply:
         """Run a write, and answer when enough replicas have it.
 
@@ -166,24 +185,26 @@ class RedisStore:
             Failure: as for any write; or it is done, and not confirmed in time.
         """
         link = shard.writer
-        reply, replicas = link.send(packed.data, deadline), self._wait(link, deadline)
+        reply, replicas = link.send(packed.data, until), self._wait(link, until)
         done = await reply
         if isinstance(done, Fault):
-            pursuit = Pursuit(self._means, command, packed, link, deadline, patience=True)
+            pursuit = Pursuit(
+                self._means, command, packed, link, deadline, patience=True, until=until
+            )
             try:
                 done = await pursuit.follow(done)
             except DeadlineExceeded as late:
-                if shard.primary.is_stuck(self._clock()):
+                if shard.primary.is_stuck(self._listened()):
                     raise
                 # What stood in its way was the wait of a write before it.
                 raise Unconfirmed(late.message, retryable=late.retryable) from None
-            replicas = self._wait(pursuit.link, deadline)  # what was waited for is not what is done
+            replicas = self._wait(pursuit.link, until)  # what was waited for is not what is done
         confirmed = await replicas
         if type(confirmed) is int and confirmed >= self._confirm:
             return done
         raise Unconfirmed(
             "Redis did the write, but its replicas did not confirm in time that they have it.",
-            retryable=is_repeatable(command),
+            retryable=command.is_repeatable,
         )
 
     def _wait(self, link: Link, deadline: float) -> Awaitable[Reply | Fault]:

@@ -152,7 +152,7 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
     "CLUSTERDOWN": (Reaction.REFRESH, NotYet, "The Redis cluster is down."),
     "MASTERDOWN": (Reaction.REFRESH, NotYet, "The replica lost its primary."),
     "LOADING": (Reaction.REFUSE, NotYet, "Redis is loading its data."),
-    "BUSY": (Reaction.REFUSE, RedisUnavailable, "Redis is busy with a script."),
+    "BUSY": (Reaction.REFUSE, NotYet, "Redis is busy with a script."),
     "OOM": (Reaction.REFUSE, Declined, "Redis is out of memory."),
     "MISCONF": (Reaction.REFUSE, Declined, "Redis can't save to disk and takes no writes."),
     "NOREPLICAS": (Reaction.REFUSE, Declined, "Redis has too few replicas to write."),

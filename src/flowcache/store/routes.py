@@ -23,7 +23,7 @@ from flowcache.store.bulk import Bulk
 from flowcache.store.cancelling import cancel
 from flowcache.store.commands import PING
 from flowcache.store.connection import ConnectFault
-from flowcache.store.deadlines import Deadlines, Waiter
+from flowcache.store.deadlines import TICK, Deadlines, Waiter
 from flowcache.store.discovery import discover
 from flowcache.store.link import Link, LinkState
 from flowcache.store.settings import Address, ReadFrom, StoreSettings
@@ -134,7 +134,9 @@ class ShardRoute:
 class Routes:
     """All links, and which of them leads to a key. Created inside a running event loop."""
 
-    def __init__(self, settings: StoreSettings, clock: Clock, on_back: OnBack) -> None:
+    def __init__(
+        self, settings: StoreSettings, clock: Clock, on_back: OnBack, listened: Clock
+    ) -> None:
         self.kind: Kind | None = None
         """None until a server told the topology."""
         self.shards: dict[str, ShardRoute] = {}
@@ -142,10 +144,11 @@ class Routes:
         """Why the topology could not be asked for the last time."""
         self._settings = settings
         self._clock = clock
+        self._listened = listened
         self._on_back = on_back
         loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(loop, clock)
-        self._slowness = Deadlines(loop, clock, Waiter.tell_slow)
+        self._slowness = Deadlines(loop, listened, Waiter.tell_slow, pause=TICK)
         self._links: dict[_Place, Link] = {}
         self._shard_by_slot: list[ShardRoute | None] = [None]
         """The shard of each slot; outside a cluster the only shard, under 0."""
@@ -312,39 +315,44 @@ class Routes:
         """Return servers beside the configured ones that may tell of a cluster: the live first."""
         if self.kind is not Kind.CLUSTER:
             return []
-        now = self._clock()
-        links = sorted(self._links.values(), key=lambda link: link.is_stuck(now))
+        heard = self._listened()
+        links = sorted(self._links.values(), key=lambda link: link.is_stuck(heard))
         return [link.address for link in links]
 
     async def _watcher(self) -> None:
-        stuck: dict[Link, int] = {}  # and how often each had been connected
+        unwell: dict[Link, int] = {}  # and how often each had been connected
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-            now = self._clock()
+            heard = self._listened()
             links = tuple(self._links.values())
             for link in links:
-                link.reset_if_overdue(now)
+                link.reset_if_overdue(heard)
             for place, bulk in tuple(self._bulks.items()):
-                bulk.link.reset_if_overdue(now)
-                if bulk.is_idle(now):
+                bulk.link.reset_if_overdue(heard)
+                if bulk.is_idle(self._clock()):
                     self._drain(self._bulks.pop(place).link)
-            still = {link: link.connects for link in links if link.is_stuck(now)}
-            for link, connects in stuck.items():
-                if link not in still and link.connects == connects:
-                    await self._ask_after(link)
-            stuck = still
-            if now - self._refreshed_at >= _FAILOVER_INTERVAL and any(
-                link.is_stuck(now) for shard in self.shards.values() for link in shard.essential()
+            stuck = {link: link.connects for link in links if link.is_stuck(heard)}
+            for link, connects in tuple(unwell.items()):
+                if link not in stuck and (
+                    link not in links or link.connects != connects or await self._is_back(link)
+                ):
+                    del unwell[link]
+            unwell |= stuck
+            if self._clock() - self._refreshed_at >= _FAILOVER_INTERVAL and any(
+                link.is_stuck(heard) for shard in self.shards.values() for link in shard.essential()
             ):
                 self._refresh_wanted.set()
 
-    async def _ask_after(self, link: Link) -> None:
-        """Tell that a server is back that had stopped answering, if it answers at once again.
+    async def _is_back(self, link: Link) -> bool:
+        """Tell whether a server that had stopped answering serves again, and report it if so.
 
-        One that takes longer than its callers wait is no longer stuck each time it answers, either.
+        Not every answer proves it. A server that takes longer than its callers wait is not stuck
+        each time it answers, and one that runs a script answers that it is busy.
         """
-        if await link.send(PING, self._clock() + _WELL) == b"PONG":
+        is_back: bool = await link.send(PING, self._clock() + _WELL) == b"PONG"
+        if is_back:
             self._tell_back(link)
+        return is_back
 
     def _apply(self, topology: Topology) -> None:
         """Take up a topology: open what is new, close what is gone, point the slots."""
@@ -414,7 +422,7 @@ class Routes:
             settings,
             self._deadlines,
             self._slowness,
-            self._clock,
+            self._listened,
             readonly=readonly,
             on_change=on_change,
         )

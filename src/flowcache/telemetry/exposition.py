@@ -83,8 +83,24 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "Audit records made.",
         value=sum(worker.audit_total for worker in workers),
     )
+    yield from _loops(workers)
     yield from _journal(workers)
     yield from _sealing(workers)
+
+
+def _loops(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    loops = [worker.loop for worker in workers if worker.loop is not None]
+    lag = HistogramMetricFamily(
+        "flowcache_event_loop_lag_seconds", "How late the timer was that watches the event loop."
+    )
+    lags = [sum(counts) for counts in zip(*(loop.lags for loop in loops), strict=True)]
+    lag.add_metric([], _buckets(lags), sum(loop.total for loop in loops))
+    yield lag
+    yield CounterMetricFamily(
+        "flowcache_event_loop_lost_seconds",
+        "Time in which the event loop did not turn; Redis is not judged by it.",
+        value=sum(loop.lost for loop in loops),
+    )
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["BUCKETS", "bucket_of", "count_until", "percentile_ms", "upper_bound_us"]
+__all__ = ["BUCKETS", "Histogram", "bucket_of", "count_until", "percentile_ms", "upper_bound_us"]
 
 _SUB = 16
 _TOP_POWER = 26
@@ -25,6 +25,21 @@ def bucket_of(latency_ms: float) -> int:
     if power >= _TOP_POWER:
         return BUCKETS - 1
     return _SUB + (power - 4) * _SUB + ((us >> (power - 4)) - _SUB)
+
+
+class Histogram:
+    """Count seconds by bucket, and add them up."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * BUCKETS
+        self.total = 0.0
+
+    def record(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bucket_of(seconds * 1000)] += 1
+        self.total += seconds
 
 
 def upper_bound_us(bucket: int) -> int:

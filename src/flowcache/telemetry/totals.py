@@ -9,6 +9,7 @@ from msgspec import structs
 from flowcache.status import (
     CircuitStatus,
     JournalStatus,
+    LoopStatus,
     ReadStats,
     SealingKeyStatus,
     SealingStatus,
@@ -63,6 +64,7 @@ def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
         journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
         overload_refusals=sum(worker.overload_refusals for worker in workers),
         sealing=merge_sealing(workers),
+        loop=_loop([worker.loop for worker in workers if worker.loop is not None]),
     )
 
 
@@ -93,6 +95,19 @@ def _key(uses: Sequence[tuple[bool, SealingKeyStatus]]) -> SealingKeyStatus:
         any(alive and use.active for alive, use in uses),
         sum(use.sealed for _, use in uses),
         sum(use.opened for _, use in uses),
+    )
+
+
+def _loop(loops: Sequence[LoopStatus]) -> LoopStatus | None:
+    """Add up how late loops were; one that has ended is not late any more."""
+    if not loops:
+        return None
+    return LoopStatus(
+        lags=[sum(counts) for counts in zip(*(each.lags for each in loops), strict=True)],
+        total=sum(each.total for each in loops),
+        longest=max(each.longest for each in loops),
+        last=0.0,
+        lost=sum(each.lost for each in loops),
     )
 
 

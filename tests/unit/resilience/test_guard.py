@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowcache.errors import (
+    AnsweredLate,
     CircuitOpen,
     Conflict,
     DeadlineExceeded,
@@ -36,8 +37,8 @@ from flowcache.errors import (
     WrongType,
     all_failures,
 )
-from flowcache.ports import Access, Command, Mode, Order, Reply, Slow, Stale
-from flowcache.resilience.breaker import BreakerSettings
+from flowcache.ports import Access, Command, Mode, Once, Order, Reply, Slow, Stale
+from flowcache.resilience.breaker import BreakerSettings, Unit, Window
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.status import CircuitStatus
 
@@ -76,6 +77,7 @@ class FakeStore:
         self.calls: list[Command] = []
         self.read_elsewheres = 0
         self.slow_at: list[float | None] = []
+        self.wait_until: list[float | None] = []
         self.gates: list[asyncio.Future[Reply]] = []
         self.holds = False
         self.meanwhile: Callable[[], None] = lambda: None
@@ -92,9 +94,15 @@ class FakeStore:
         return self.names
 
     async def execute_at(
-        self, shard: FakeShard, command: Command, deadline: float, slow_at: float | None = None
+        self,
+        shard: FakeShard,
+        command: Command,
+        deadline: float,
+        slow_at: float | None = None,
+        wait_until: float | None = None,
     ) -> Reply:
         self.calls.append(command)
+        self.wait_until.append(wait_until)
         self.slow_at.append(slow_at)
         self.meanwhile()
         if self.holds:
@@ -118,8 +126,15 @@ class Guarded:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.lost = 0.0
+        """Seconds in which the event loop did not turn."""
         self.store = FakeStore()
-        self.guard = Guard(self.store, GuardSettings(SETTINGS, MIN_BUDGET), lambda: self.now)
+        self.guard = Guard(
+            self.store,
+            GuardSettings(SETTINGS, MIN_BUDGET),
+            lambda: self.now,
+            lambda: self.now - self.lost,
+        )
 
     async def call(
         self, outcome: Reply | BaseException = b"reply", key: bytes = b"a", budget: float = PATIENCE
@@ -265,6 +280,63 @@ async def test_the_time_given_counts_and_not_the_time_left(guarded: Guarded) -> 
     assert guarded.circuit().state == "open"
 
 
+async def test_time_that_the_loop_lost_is_not_redis_time(guarded: Guarded) -> None:
+    """A timeout counts for the time in which somebody listened, not for that of a held-up loop."""
+
+    def held_up() -> None:
+        guarded.now += PATIENCE
+        guarded.lost += PATIENCE - MIN_BUDGET / 2
+
+    guarded.store.meanwhile = held_up
+    await guarded.fail(50, LATE)
+    assert guarded.circuit().failures == 0
+    guarded.takes(PATIENCE)
+    await guarded.fail(5, LATE)
+    assert guarded.circuit().state == "open"
+
+
+async def test_a_probe_that_was_held_up_proves_nothing(guarded: Guarded) -> None:
+    """A paused worker's probe leaves the circuit half-open, and its place to the next caller."""
+    await guarded.fail(5)
+    guarded.now += 10.0
+
+    def held_up() -> None:
+        guarded.now += 5.0
+        guarded.lost += 5.0
+
+    guarded.store.meanwhile = held_up
+    await guarded.fail(1, LATE)
+    assert guarded.circuit().state == "half-open"
+    guarded.takes(0.0)
+    assert await guarded.call() == b"reply"
+    assert guarded.circuit().state == "closed"
+
+
+async def test_slow_calls_are_judged_without_what_the_loop_lost() -> None:
+    """A call is slow when Redis was, not when our loop was held up."""
+    guarded = Guarded()
+    breaker = BreakerSettings(window=Window(10, Unit.CALLS), slow_seconds=0.1, slow_rate=0.5)
+    guarded.guard = Guard(
+        guarded.store,
+        GuardSettings(breaker, MIN_BUDGET),
+        lambda: guarded.now,
+        lambda: guarded.now - guarded.lost,
+    )
+
+    def held_up() -> None:
+        guarded.now += 1.0
+        guarded.lost += 0.95
+
+    guarded.store.meanwhile = held_up
+    for _ in range(20):
+        await guarded.call()
+    assert guarded.circuit().slow_rate == 0
+    guarded.takes(1.0)
+    for _ in range(5):
+        await guarded.call()
+    assert guarded.circuit().state == "open"
+
+
 async def test_no_connection_counts_at_any_budget(guarded: Guarded) -> None:
     """Where Redis isn't to be reached, it isn't for want of time."""
     await guarded.fail(5, DOWN, budget=0.001)
@@ -341,12 +413,139 @@ async def test_probe_that_proves_nothing_against_redis(
     assert await guarded.call() == b"reply"
 
 
-async def test_impatient_probe(guarded: Guarded) -> None:
-    """Nor does one that had too little time."""
-    await guarded.fail(5)
-    guarded.now += 10.0
-    await guarded.fail(1, LATE, budget=0.001)
-    assert await guarded.call() == b"reply"
+class TestImpatientProbe:
+    """A probe whose caller has too little time to prove anything."""
+
+    @pytest.fixture
+    async def half_open(self, guarded: Guarded) -> Guarded:
+        """A guard whose next call is a probe, and whose store answers when told."""
+        await guarded.fail(5)
+        guarded.now += 10.0
+        guarded.store.holds = True
+        return guarded
+
+    async def gives_up(self, guarded: Guarded) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await guarded.guard.execute(Command(b"GET", b"a"), guarded.now + 0.001)
+
+    async def settled(self, guarded: Guarded) -> None:
+        await asyncio.gather(*guarded.guard._beside, return_exceptions=True)
+
+    async def test_it_is_awaited_beside_its_call(self, half_open: Guarded) -> None:
+        """The caller is answered at its deadline; the reply that comes later closes the circuit."""
+        await self.gives_up(half_open)
+        assert half_open.store.wait_until[-1] == half_open.now + 0.8
+        await half_open.refused()
+        half_open.store.gates[-1].set_result(b"at last")
+        await self.settled(half_open)
+        assert half_open.circuit().state == "closed"
+
+    async def test_silence_opens_the_circuit_again(self, half_open: Guarded) -> None:
+        """Redis had the time of a whole call, however little its caller had."""
+        await self.gives_up(half_open)
+        half_open.now += 0.8
+        half_open.store.gates[-1].set_exception(LATE)
+        await self.settled(half_open)
+        assert half_open.circuit().state == "open"
+
+    async def test_a_probe_that_could_not_be_sent_again_proves_nothing(
+        self, half_open: Guarded
+    ) -> None:
+        """When a redirection comes after the caller's deadline, the next caller may probe."""
+        await self.gives_up(half_open)
+        half_open.now += 0.05
+        half_open.store.gates[-1].set_exception(LATE)
+        await self.settled(half_open)
+        assert half_open.circuit().state == "half-open"
+        half_open.store.holds = False
+        assert await half_open.call() == b"reply"
+
+    async def test_an_answer_that_came_late_proves_that_redis_is_well(
+        self, half_open: Guarded
+    ) -> None:
+        """A probe that was answered too late to ask for the rest closes the circuit."""
+        await self.gives_up(half_open)
+        half_open.store.gates[-1].set_exception(AnsweredLate("late"))
+        await self.settled(half_open)
+        assert half_open.circuit().state == "closed"
+
+    async def test_a_reply_in_time_is_the_reply(self, half_open: Guarded) -> None:
+        """A probe that is answered within its caller's patience answers its caller."""
+        half_open.store.holds = False
+        assert await half_open.call(budget=0.001) == b"reply"
+        assert half_open.circuit().state == "closed"
+
+    async def test_a_failure_in_time_is_the_failure(self, half_open: Guarded) -> None:
+        """So is one that fails."""
+        half_open.store.holds = False
+        await half_open.fail(1, DOWN, budget=0.001)
+        assert half_open.circuit().state == "open"
+
+    @pytest.mark.parametrize("once", [None, Once(b"t", b"f", 1000)])
+    async def test_a_write_of_unknown_fate(self, half_open: Guarded, once: Once | None) -> None:
+        """Whoever gives a write up learns whether it may be repeated."""
+        command = Command(b"SET", b"a", (b"1",), 60, True, once)
+        for _ in range(5):  # the circuit of writes is another
+            half_open.store.holds = False
+            half_open.store.outcome = DOWN
+            with pytest.raises(RedisUnavailable):
+                await half_open.guard.execute(command, half_open.now + PATIENCE)
+        half_open.now += 10.0
+        half_open.store.holds = True
+        with pytest.raises(DeadlineExceeded, match="unknown") as caught:
+            await half_open.guard.execute(command, half_open.now + 0.001)
+        assert caught.value.retryable is (once is not None)
+        half_open.store.gates[-1].set_result(b"OK")
+        await self.settled(half_open)
+
+    async def test_a_caller_who_leaves(self, half_open: Guarded) -> None:
+        """A probe goes on when its caller is cancelled, and is settled."""
+        call = asyncio.create_task(half_open.call(budget=MIN_BUDGET / 2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        half_open.store.gates[-1].set_result(b"at last")
+        await self.settled(half_open)
+        assert half_open.circuit().state == "closed"
+
+    async def test_shutdown(self, half_open: Guarded) -> None:
+        """A guard that is closed gives the permit back, even of a probe that never had its turn."""
+        call = asyncio.create_task(half_open.call(budget=MIN_BUDGET / 2))
+        await asyncio.sleep(0)
+        assert half_open.guard._beside
+        await half_open.guard.close()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        half_open.store.holds = False
+        assert await half_open.call() == b"reply"
+
+    async def test_a_second_server_answers(self, half_open: Guarded) -> None:
+        """A read that could be answered elsewhere is, while the probe is awaited."""
+        half_open.store.elsewhere = b"replica"
+        reply = await half_open.call(budget=MIN_BUDGET / 2)
+        assert isinstance(reply, Stale)
+        assert half_open.circuit().state == "half-open"
+        half_open.store.gates[-1].set_result(b"at last")
+        await self.settled(half_open)
+        assert half_open.circuit().state == "closed"
+
+    async def test_no_server_answers(self, half_open: Guarded) -> None:
+        """A read whose second server fails is answered at its own deadline, not at the probe's."""
+        half_open.store.elsewhere = DOWN
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(half_open.call(budget=MIN_BUDGET / 2), 10)
+        half_open.store.gates[-1].set_result(b"at last")
+        await self.settled(half_open)
+        assert half_open.circuit().state == "closed"
+
+    async def test_short_calls_of_a_closed_circuit_are_calls_like_any(
+        self, guarded: Guarded
+    ) -> None:
+        """Only probes are awaited for longer than their callers wait."""
+        await guarded.call(budget=0.001)
+        assert guarded.store.wait_until == [None]
 
 
 async def test_cancelled_call_returns_its_permit(guarded: Guarded) -> None:

@@ -174,12 +174,27 @@ class TestExpiry:
         deadlines = deadlines_on(loop)
         lucky, unlucky = (Watched(loop, deadlines, 0.1) for _ in range(2))
         loop.now = 5.0  # something blocked the loop all this time
-        loop.turn()
-        assert lucky.at is None
+        for _ in range(2):  # the sweep itself, and what was ready before the sockets are read
+            loop.turn()
+            assert lucky.at is None
         lucky.waiter.answer(b"reply")  # as the loop reads the socket in the next turn
         loop.turn()
         assert lucky.result == b"reply"
         assert unlucky.result is EXPIRED
+
+    def test_a_command_that_left_late_is_not_slow(self) -> None:
+        """Where replies are called slow a late sweep waits, so that one may still come."""
+        loop = HandLoop()
+        slowness = Deadlines(
+            cast(asyncio.AbstractEventLoop, loop), loop.clock, Waiter.tell_slow, pause=TICK
+        )
+        lucky, unlucky = (Watched(loop, slowness, 0.01) for _ in range(2))
+        loop.now = 1.0
+        loop.run_until(1.0 + TICK)
+        lucky.waiter.answer(b"reply")
+        loop.run_until(1.0 + 3 * TICK)
+        assert lucky.result == b"reply"
+        assert isinstance(unlucky.result, SlowReply)
 
     def test_past_deadlines(self) -> None:
         """A deadline that is over when it is set is met at the next sweeps, not forgotten."""

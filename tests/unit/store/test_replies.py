@@ -48,7 +48,7 @@ from flowcache.store.replies import (
         ("CLUSTERDOWN The cluster is down", Reaction.REFRESH, NotYet),
         ("MASTERDOWN Link with MASTER is down", Reaction.REFRESH, NotYet),
         ("LOADING Redis is loading the dataset in memory", Reaction.REFUSE, NotYet),
-        ("BUSY Redis is busy running a script.", Reaction.REFUSE, RedisUnavailable),
+        ("BUSY Redis is busy running a script.", Reaction.REFUSE, NotYet),
         ("OOM command not allowed when used memory > 'maxmemory'.", Reaction.REFUSE, Declined),
         ("MISCONF Redis is configured to save RDB snapshots", Reaction.REFUSE, Declined),
         ("NOREPLICAS Not enough good replicas to write.", Reaction.REFUSE, Declined),

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowcache.ports import Mode
-from flowcache.status import SealingKeyStatus, SealingStatus, WorkerStatus
+from flowcache.status import LoopStatus, SealingKeyStatus, SealingStatus, WorkerStatus
 from flowcache.telemetry.exposition import exposition
+from flowcache.telemetry.latency import Histogram
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -66,6 +67,21 @@ def test_a_histogram_is_cumulative_and_complete() -> None:
     assert value(samples, f"{name}_sum", operation="GET") == pytest.approx(100.005)
     assert dict(buckets)[0.000512] == 1
     assert dict(buckets)[0.002048] == 2
+
+
+def test_lags_of_all_workers_add_up() -> None:
+    """How late event loops were is one histogram, and the time they lost one counter."""
+    lags = Histogram()
+    for seconds in (0.0001, 0.0001, 0.3):
+        lags.record(seconds)
+    loop = LoopStatus(lags=lags.counts, total=lags.total, longest=0.3, last=0.0, lost=0.25)
+    samples = parsed([worker(1, loop=loop), worker(2, loop=loop), worker(3)])
+    name = "event_loop_lag_seconds"
+    assert value(samples, f"{name}_count") == 6
+    assert value(samples, f"{name}_sum") == pytest.approx(0.6004)
+    assert value(samples, f"{name}_bucket", le="0.262144") == 4
+    assert value(samples, f"{name}_bucket", le="0.524288") == 6
+    assert value(samples, "event_loop_lost_seconds_total") == 0.5
 
 
 def test_circuits_are_counted_by_state_over_all_workers() -> None:

@@ -10,6 +10,7 @@ from msgspec import structs
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.status import (
     JournalStatus,
+    LoopStatus,
     ReadStats,
     SealingKeyStatus,
     SealingStatus,
@@ -22,6 +23,13 @@ from flowcache.telemetry.totals import fold, merge_sealing, once_each
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 CALLS = [("GET", "ok", True, 0.5), ("GET", "ok", False, 1.5), ("SET", "conflict", None, 3.0)]
+
+
+def counts(pid: int) -> list[int]:
+    """Return a histogram that has observations in one bucket."""
+    made = [0] * BUCKETS
+    made[pid] = pid
+    return made
 
 
 def ended(pid: int, **fields: Any) -> WorkerStatus:
@@ -40,6 +48,7 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         at_work=1,
         overload_refusals=pid,
         reads=ReadStats(pid, 10 * pid, 100 * pid, 1000 * pid),
+        loop=LoopStatus(lags=counts(pid), total=pid / 8, longest=pid / 16, last=1.0, lost=pid / 4),
         sealing=SealingStatus(
             {
                 "k1": SealingKeyStatus(False, pid, 10 * pid),
@@ -49,8 +58,6 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         ),
     )
     store = StoreStatus("ready", "cluster", None, told.store.shards, pid, 10 * pid)
-    commits = [0] * BUCKETS
-    commits[pid] = pid
     journal = JournalStatus(
         path="/a.db",
         mode="strict",
@@ -61,7 +68,7 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         lost=10 * pid,
         let_go=100 * pid,
         let_go_early=1000 * pid,
-        commits=commits,
+        commits=counts(pid),
         commit_ms=pid / 4,
     )
     return structs.replace(told, store=store, journal=journal, **fields)

@@ -16,7 +16,13 @@ import msgspec
 
 from flowcache.errors import InvalidRequest
 from flowcache.ports import FAILED, AuditRecord, has_failed
-from flowcache.status import CIRCUIT_STATES, DeliveryStatus, OperationStats, WorkerStatus
+from flowcache.status import (
+    CIRCUIT_STATES,
+    DeliveryStatus,
+    LoopStatus,
+    OperationStats,
+    WorkerStatus,
+)
 from flowcache.telemetry.latency import percentile_ms
 from flowcache.telemetry.metrics import merge
 from flowcache.telemetry.totals import merge_sealing
@@ -167,11 +173,20 @@ def view(
                 "startedAt": iso(worker.started_at),
                 "inFlight": worker.in_flight,
                 "auditRecords": worker.audit_total,
+                "eventLoop": None if worker.loop is None else _loop(worker.loop),
             }
             for worker in workers
         ],
         "configuration": configuration,
         "version": version,
+    }
+
+
+def _loop(loop: LoopStatus) -> dict[str, Any]:
+    return {
+        "lagMs": round(loop.last * 1000, 3),
+        "longestLagMs": round(loop.longest * 1000, 3),
+        "lostSeconds": round(loop.lost, 3),
     }
 
 

@@ -84,6 +84,15 @@ def inspector_schemas() -> dict[str, Schema]:
         "startedAt": text | {"format": "date-time"},
         "inFlight": whole,
         "auditRecords": whole,
+        "eventLoop": obj(
+            {
+                "lagMs": number | {"description": "How late the event loop was a moment ago."},
+                "longestLagMs": number | {"description": "The most since the worker started."},
+                "lostSeconds": number
+                | {"description": "Time in which it did not turn; Redis is not judged by it."},
+            },
+            type=["object", "null"],
+        ),
     }
     key = {
         "active": {"type": "boolean", "description": "Whether it encrypts what is written."},

@@ -190,6 +190,10 @@ class Breaker:
             return standing
         return self._acquire_probe(now)
 
+    def is_probe(self, permit: Permit) -> bool:
+        """Tell whether ``permit`` is that of a probe whose result counts."""
+        return permit in self._out
+
     def succeed(self, permit: Permit, now: float, seconds: float) -> None:
         """Settle a call that Redis answered. ``seconds`` is how long that took."""
         if permit == self._standing or self._returns(permit, now):

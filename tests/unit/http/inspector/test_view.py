@@ -11,7 +11,7 @@ import pytest
 from flowcache.errors import InvalidRequest
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.ports import AuditRecord
-from flowcache.status import WorkerStatus
+from flowcache.status import LoopStatus, WorkerStatus
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 CALLS = [
@@ -341,6 +341,13 @@ def test_every_workers_view_of_redis_is_shown() -> None:
     assert redis["shards"][0]["replicas"][0]["address"] == "b:1"
 
 
+def test_how_late_a_workers_event_loop_is() -> None:
+    """Of each worker: a moment ago, at most, and the time in which it answered nobody."""
+    loop = LoopStatus(lags=[], total=1.0, longest=0.98, last=0.0005, lost=0.95)
+    (told,) = shown(worker(1, loop=loop))["workers"]
+    assert told["eventLoop"] == {"lagMs": 0.5, "longestLagMs": 980.0, "lostSeconds": 0.95}
+
+
 def test_workers_configuration_and_version_are_shown() -> None:
     """Who serves, since when, with which settings."""
     document = shown(worker(1, audit=RECORDS, in_flight=2), worker(2))
@@ -349,6 +356,7 @@ def test_workers_configuration_and_version_are_shown() -> None:
         "startedAt": "1970-01-01T00:00:00.000Z",
         "inFlight": 2,
         "auditRecords": 4,
+        "eventLoop": None,
     }
     assert [each["pid"] for each in document["workers"]] == [1, 2]
     assert document["configuration"] == {"http": {"port": 3000}}
