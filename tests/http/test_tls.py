@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.contract.wire import post
 from tests.http.callers import calling
 from tests.servers import eventually
 from tests.servers.certificates import Certificates, Pair, make_certificates
@@ -247,6 +248,56 @@ def test_old_tls_is_not_spoken(running: Service, made: Certificates) -> None:
     for context in (old, static):
         with pytest.raises(ssl.SSLError):
             ask(running, context)
+
+
+async def test_a_crowd_of_handshakes_gets_in_and_keeps_no_caller_out(
+    running: Service, made: Certificates
+) -> None:
+    """Two hundred who connect at once are all answered, though only a few handshakes get on in one
+    turn; who is connected already is answered meanwhile."""
+    context, call = trusting(made, made.client), post(GET, authorization=None)
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", running.port, ssl=context, server_hostname="localhost"
+        )
+
+    async def ask_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(call)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        return head[:13]
+
+    async def newcomer() -> bytes:
+        reader, writer = await connect()
+        try:
+            return await ask_once(reader, writer)
+        finally:
+            writer.close()
+
+    reader, writer = await connect()
+    crowd = asyncio.gather(*(newcomer() for _ in range(200)))
+    answered = 0
+    while not crowd.done():
+        assert await ask_once(reader, writer) == b"HTTP/1.1 200 "
+        answered += 1
+    writer.close()
+    assert set(await crowd) == {b"HTTP/1.1 200 "}
+    assert answered > 1
+
+
+def test_who_sends_on_before_the_handshake_is_not_read_without_end(
+    running: Service, made: Certificates
+) -> None:
+    """What is no TLS, and however much of it, is answered by an end and not kept."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection:
+        with suppress(ConnectionError):
+            for _ in range(64):
+                connection.sendall(b"\x16\x03\x01\xff\xff" * 20_000)
+        with suppress(ConnectionError):
+            while connection.recv(65536):
+                pass
+    assert ask(running, trusting(made, made.client)).status == 200
 
 
 def test_a_session_is_resumed(running: Service, made: Certificates) -> None:

@@ -23,6 +23,7 @@ from flowcache.http.asgi import ASGIApp
 from flowcache.http.connection import Connection, Patience, Site, State
 from flowcache.http.envelope import request_ids
 from flowcache.http.tls import TlsWire
+from flowcache.http.turns import Turnstile
 from flowcache.ports import Clock, Now
 
 __all__ = ["ConnectionLimits", "Listener"]
@@ -34,6 +35,8 @@ _SWEEP_DRAINING = 0.05
 """Seconds between two looks at all connections."""
 _ACCEPTS_A_TURN = 16
 """Of a burst of connections a worker takes some, and leaves the rest to its siblings."""
+_HANDSHAKES_A_TURN = 2
+"""Steps of TLS handshakes in one turn of the loop: up to two milliseconds."""
 _ROOM_SHARE = 128
 """Room is made for this share of all connections at once: to find whom to close takes a look at
 each."""
@@ -81,7 +84,9 @@ class Listener:
         scheme = "http" if tls is None else "https"
         self._site = Site(app, loop, clock, request_ids(), self._on_gone, scheme)
         self._protocol: Callable[[Connection], asyncio.Protocol] = (
-            _as_it_is if tls is None else partial(TlsWire, context=tls)
+            _as_it_is
+            if tls is None
+            else partial(TlsWire, context=tls, turns=Turnstile(_HANDSHAKES_A_TURN))
         )
         self._accepts = False
         self._accepts_a_turn = max(1, min(_ACCEPTS_A_TURN, limits.connections // 4))

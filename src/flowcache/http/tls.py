@@ -14,8 +14,9 @@ still sends when it closes, and sets a timer for each handshake (docs/decisions/
 
 What is no TLS is told so, in an alert, or in plain HTTP if that is what it was.
 
-Known weakness: what OpenSSL computes, for a handshake with an RSA key a millisecond, holds up the
-loop.
+What OpenSSL computes for a handshake, with an RSA key a millisecond, holds up the loop. So only a
+few handshakes get on in one turn of it, in the order they came (`turns`): thousands of new
+connections delay those that are open by a bounded time.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import structlog
 
 from flowcache.errors import InvalidRequest
 from flowcache.http.connection import Connection
+from flowcache.http.turns import Turnstile
 from flowcache.http.wire import Wire
 
 __all__ = ["TlsWire"]
@@ -37,6 +39,8 @@ _log = structlog.get_logger(__name__)
 
 _RECORD = 16 * 1024
 """Bytes that a record carries at most (RFC 8446, 5.1)."""
+_UNREAD = 64 * 1024
+"""Bytes that are read of a client whose handshake waits for its turn."""
 _PLAIN_HTTP = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 """What OpenSSL calls the beginning of an HTTP request."""
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -53,15 +57,20 @@ class TlsWire(asyncio.Protocol):
         "_is_shut",
         "_outgoing",
         "_tls",
+        "_turns",
+        "_waits",
         "_wire",
     )
 
-    def __init__(self, connection: Connection, context: ssl.SSLContext) -> None:
+    def __init__(self, connection: Connection, context: ssl.SSLContext, turns: Turnstile) -> None:
         self._connection = connection
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._wire: Wire
+        self._turns = turns
+        self._waits = False
+        """Whether the handshake waits for its turn."""
         self._is_open = False
         """Whether hands have been shaken."""
         self._is_over = False
@@ -83,6 +92,22 @@ class TlsWire(asyncio.Protocol):
             self._connection.drop(len(data))
             return
         self._incoming.write(data)
+        if self._is_open:
+            self._advance()
+        elif not self._waits:
+            self._waits = True
+            self._turns.enter(self._take_turn)
+        elif self._incoming.pending > _UNREAD:
+            self._wire.pause_reading()
+
+    def _take_turn(self) -> None:
+        self._waits = False
+        if not self._wire.is_closing():
+            self._wire.resume_reading()
+            self._advance()
+
+    def _advance(self) -> None:
+        """Take the handshake a step on, or hand over what can be decrypted."""
         try:
             if not self._is_open:
                 self._shake_hands()
