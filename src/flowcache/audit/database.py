@@ -35,6 +35,7 @@ __all__ = [
     "heads",
     "identity",
     "links",
+    "make_private",
     "number",
     "unreadable",
     "writers",
@@ -182,6 +183,17 @@ class _Lock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
+def make_private(path: Path) -> None:
+    """Create an empty file that only its owner may read, unless there is one.
+
+    SQLite would leave the mode to the umask; its -wal and -shm take the mode of the file. A file
+    that exists is not opened: SQLite may have it open in this process, and closing it here would
+    release SQLite's locks (fcntl(2)).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open the journal for writing; make it where there is none. Have the turn while you do.
 
@@ -189,8 +201,7 @@ def connect(path: Path) -> sqlite3.Connection:
         JournalFault: it is of another kind or version.
         sqlite3.Error, OSError: it can't be opened.
     """
-    # SQLite would leave the mode to the umask; its -wal and -shm take the mode of the file.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
     connection.text_factory = _text
     try:

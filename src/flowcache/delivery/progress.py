@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import structlog
 
+from flowcache.audit.database import make_private
 from flowcache.delivery.batch import Batch
 
 __all__ = ["Place", "Progress", "State", "progress_path", "read_states"]
@@ -196,7 +197,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
