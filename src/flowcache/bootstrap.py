@@ -32,6 +32,7 @@ from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
 from flowcache.http.pages import PagesSettings, nothing_delivered, pages
+from flowcache.http.standing_lag import StandingLag
 from flowcache.http.supervisor import Service
 from flowcache.http.turns import Turnstile
 from flowcache.issuer.refreshing import KeyRefresh
@@ -111,7 +112,13 @@ class Worker:
         tls = settings.server.tls
         self._certificate_expires = None if tls is None else tls.not_after
         self._lags = Histogram()
-        self._loop = LoopWatch(monotonic, self._lags.record)
+        lag = StandingLag(settings.data_action.deadline)
+
+        def record(seconds: float) -> None:
+            self._lags.record(seconds)
+            lag.record(seconds)
+
+        self._loop = LoopWatch(monotonic, record)
         self._store = RedisStore(
             settings.store,
             monotonic,
@@ -159,7 +166,7 @@ class Worker:
             self._counters,
             self._audit,
             monotonic,
-            Admission(settings.data_action.max_in_flight, _callers(settings)),
+            Admission(settings.data_action.max_in_flight, _callers(settings), lag),
             turns,
         )
         self.pages = pages(

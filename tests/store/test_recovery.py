@@ -65,12 +65,12 @@ async def test_callers_without_patience_are_seen_to_be_served_again(
         async with store_at(proxy.address) as store:
             guard = guarded(store, min_budget=BUDGET, open_seconds=0.2, probe_budget=BUDGET)
             await guard.execute(command, in_time())
-            proxy.drop()
+            proxy.delay(SHORT * 4)
+            fresh_standalone.pause()
             await tripped(guard, command)
             async with calling(guard, command, budget=SHORT):
                 await soon(lambda: reopened(guard, access) >= 2, what="two probes in vain")
-                proxy.restore()
-                proxy.delay(SHORT * 4)
+                fresh_standalone.resume()
                 await soon(lambda: state(guard, access) == "closed", what="the circuit to close")
             await guard.close()
 

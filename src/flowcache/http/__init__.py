@@ -2,6 +2,7 @@
 
 - `data_action`  the way of a request; read this first
 - `admission`    whether there is room for one more call
+- `standing_lag` which calls to refuse while the event loop is too slow for all
 - `body`         a request's body, bounded in size and time
 - `app`          one ASGI application: the data action, and `pages` for everything else
 - `pages`        health, metrics, documentation, the inspector

@@ -12,9 +12,11 @@ of those for all. What else may refuse a call before anything is spent on it bel
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from sys import maxsize
 
 from flowcache.errors import Overloaded, RateLimited
+from flowcache.http.standing_lag import StandingLag
 from flowcache.policy.principals import Principal
 
 __all__ = ["Admission", "Share"]
@@ -35,11 +37,18 @@ class Admission:
     """Count the calls at work, of each client and in all; refuse those there is no room for.
 
     ``principals`` are those that may call; of others, which only tests have, nothing is kept.
+    ``lag`` tells when calls are to be refused because the event loop is too slow.
     """
 
-    __slots__ = ("_free", "_shares", "at_work", "refusals")
+    __slots__ = ("_free", "_lag", "_shares", "at_work", "refusals")
 
-    def __init__(self, max_in_flight: int, principals: Iterable[Principal] = ()) -> None:
+    def __init__(
+        self,
+        max_in_flight: int,
+        principals: Iterable[Principal] = (),
+        lag: StandingLag | None = None,
+    ) -> None:
+        self._lag = lag or StandingLag(inf)
         clients = list(principals)
         kept = _kept(max_in_flight, clients)
         self._free = max_in_flight - sum(kept)
@@ -58,8 +67,10 @@ class Admission:
 
         Raises:
             RateLimited: the client has as many calls at work as it may have.
-            Overloaded: its own places are taken, and so are those for all.
+            Overloaded: its own places are taken, and so are those for all; or the event loop lags.
         """
+        if self._lag.share and self._lag.refuses():
+            raise Overloaded("flowcache is too busy to answer in time; this call was not begun.")
         share = self._shares.get(client) or self._stranger(client)
         at_work = share.at_work
         if at_work >= share.most:
