@@ -96,3 +96,56 @@ async def test_endless_redirections_open_few_connections() -> None:
             with pytest.raises((RedisUnavailable, DeadlineExceeded)):
                 await store.execute(WRITE, in_time(1.0))
             assert next(ports) <= 20_003
+
+
+@pytest.mark.parametrize("code", ["MOVED", "ASK"])
+async def test_who_is_no_cluster_redirects_nobody(code: str) -> None:
+    """Only a cluster works by redirections: no other server can send us, and our password, away."""
+    async with stranger(BANNERS[0]) as (elsewhere, heard), Scripted() as server:
+        server.script = always(error(f"{code} {SLOT} {elsewhere}"))
+        async with store_at(server.address, password=Secret("of-redis")) as store:
+            with pytest.raises(RedisUnavailable, match="is not a cluster"):
+                await store.execute(WRITE, in_time())
+    assert not heard.heard
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "127.0.0.1:0",
+        "/run/redis.sock:0",
+        "/run/redis.sock:1",
+        "127.0.0.1:65536",
+        "127.0.0.1",
+        "me@127.0.0.1:1",
+        "h" * 60_000 + ":1",
+        "127.0.0.1:" + "1" * 5000,
+    ],
+)
+async def test_a_redirection_to_what_is_no_address(place: str) -> None:
+    """A redirection leads to a host and a port, or nowhere."""
+    async with (
+        Scripted(always(error(f"MOVED {SLOT} {place}")), mode="cluster") as server,
+        store_at(server.address) as store,
+    ):
+        with pytest.raises(RedisUnavailable, match="redirects to nowhere"):
+            await store.execute(WRITE, in_time())
+        assert len(store.status().shards) == 1
+
+
+async def test_many_calls_are_led_to_few_servers() -> None:
+    """Redirections of all calls together lead to so many servers off the map, and no more."""
+    async with Scripted(mode="cluster") as server:
+        ports = iter(range(20_000, 60_000))
+        server.script = lambda peer, request: peer.say(error(f"ASK {SLOT} 127.9.9.9:{next(ports)}"))
+        before = open_tasks()
+        async with store_at(server.address, connect_timeout=0.1) as store:
+            for _ in range(200):
+                with pytest.raises((RedisUnavailable, DeadlineExceeded)):
+                    await store.execute(WRITE, in_time(1.0))
+            assert open_tasks() - before < 80
+
+
+def open_tasks() -> int:
+    """Return how many links there are, among other tasks."""
+    return sum(task.get_name().startswith("link ") for task in asyncio.all_tasks())

@@ -19,7 +19,17 @@ from hiredis import pack_command
 from flowcache.ports import APPEND, TAKE, Command
 from flowcache.store.slots import once_key
 
-__all__ = ["ASKING", "PING", "SMALL", "Packed", "pack", "pack_exists", "pack_wait", "pack_whole"]
+__all__ = [
+    "ASKING",
+    "HELLO",
+    "PING",
+    "SMALL",
+    "Packed",
+    "pack",
+    "pack_exists",
+    "pack_wait",
+    "pack_whole",
+]
 
 SMALL = 64 * 1024
 """Bytes of a value up to which it may travel on the connection that all calls share."""
@@ -72,6 +82,8 @@ _SENT_AS = {b"DEL": b"UNLINK"}
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
+HELLO = _pack((b"HELLO",))
+"""Asks who the server is. Whoever may connect may ask it; the protocol stays as it is."""
 
 
 def pack_wait(replicas: int, milliseconds: int) -> bytes:

@@ -129,6 +129,11 @@ class _Bounded:
     def has_data(self) -> bool:
         return bool(self._replies)
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether the beginning of a reply has come, and not its end."""
+        return self._parser.is_torn
+
 
 class _BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # it is chosen at import
     """redis-py's parser of a stream, with bounds."""
@@ -138,6 +143,11 @@ class _BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # it is 
         # An empty reader tells by which object redis-py knows that it needs more.
         reader = getattr(self, "_reader")  # noqa: B009 - of no declared type
         self._reader = _Bounded(self.parse_error, reader.gets())
+
+    async def read_from_socket(self) -> bool:
+        if self._reader.is_torn:
+            await asyncio.sleep(0)  # a reply of megabytes may have been received: one piece a turn
+        return bool(await super().read_from_socket())
 
 
 async def connect(
@@ -223,6 +233,9 @@ def take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> obj
     writer = connection._writer
     if writer is None:
         raise ConnectFault("no connection: it was lost during the handshake")
+    if connection._reader is not None and connection._reader.at_eof():
+        # Its end was told to the stream; the protocol would not hear of it.
+        raise ConnectFault("no connection: the server hung up after the handshake")
     connection._writer = connection._reader = None
     transport = writer.transport
     transport.set_protocol(protocol)

@@ -24,8 +24,8 @@ from flowcache.store.topology import (
     Kind,
     Role,
     ShardMap,
+    SlotsReader,
     Topology,
-    from_cluster_slots,
     from_hello,
     from_master_address,
     from_masters,
@@ -72,8 +72,7 @@ async def _ask_seed(seed: Address, settings: StoreSettings) -> Topology:
     try:
         kind, is_replica = _told(from_hello, await ask(connection, "HELLO"))
         if kind is Kind.CLUSTER:
-            slots = await ask(connection, "CLUSTER", "SLOTS")
-            topology = _told(lambda reply: from_cluster_slots(reply, seed), slots)
+            topology = await _read_slots(await ask(connection, "CLUSTER", "SLOTS"), seed)
             if not topology.shards:
                 raise ConnectFault("this cluster node knows of no slots; is the cluster created?")
             return topology
@@ -94,6 +93,15 @@ def _told(read: Callable[[Any], _T], reply: Any) -> _T:
         return read(reply)
     except ValueError as fault:
         raise ConnectFault(str(fault)) from None
+
+
+async def _read_slots(reply: Any, seed: Address) -> Topology:
+    """Read a map in pieces, so that calls get their turn in between."""
+    reader = SlotsReader(seed)
+    for piece in _told(reader.pieces, reply):
+        _told(reader.read, piece)
+        await asyncio.sleep(0)
+    return _told(lambda _: reader.topology(), None)
 
 
 async def _role(connection: AbstractConnection) -> Role:

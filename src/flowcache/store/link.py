@@ -141,6 +141,7 @@ class Link:
     ``listened`` is the clock that the server is judged by (`LoopWatch.listened`): moments at which
     replies become slow or overdue are given and taken by it; deadlines are not.
     ``readonly`` makes a cluster's replica answer reads (the command READONLY), until `promote`.
+    ``delay`` is how many seconds the first attempt to connect waits.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Link:
         *,
         readonly: bool = False,
         on_change: Callable[[Link], None] = lambda link: None,
+        delay: float = 0.0,
     ) -> None:
         self.address = address
         self.readonly = readonly
@@ -162,6 +164,7 @@ class Link:
         self._slowness = slowness
         self._listened = listened
         self._on_change = on_change
+        self._delay = delay
         self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
         self._stream: object = None
@@ -232,6 +235,11 @@ class Link:
             if self._wire is not None:
                 self._put(self._wire, _READWRITE, Waiter(None, self._listened()))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is connected, and nothing waits for a reply."""
+        return self._wire is not None and not self._wire.waiting
+
     def is_stuck(self, now: float) -> bool:
         """Tell whether it is not connected, or has not been answering for a while."""
         wire = self._wire
@@ -299,6 +307,8 @@ class Link:
         self._ready.set()  # nobody need wait any longer: the state tells
 
     async def _keep_connected(self) -> None:
+        if self._delay:
+            await asyncio.sleep(self._delay)
         # Asked each time, too: on Python 3.11 asyncio.wait_for, which redis-py uses, may lose a
         # cancellation.
         while not self._closing:

@@ -89,6 +89,11 @@ class Parser:
         self._is_plain = True
         """Whether nothing is held back, and the last read ended a line outside of long strings."""
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether a read has brought a part of a reply, and no whole one since."""
+        return self._size > 0
+
     def parse(self, data: bytes) -> list[Any]:
         """Return the replies that ``data`` completes. Afterwards look at `fault`."""
         replies: list[Any] = []

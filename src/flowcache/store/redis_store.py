@@ -99,7 +99,7 @@ class RedisStore:
         deadline: float,
         slow_at: float | None = None,
         wait_until: float | None = None,
-    ) -> Reply | Slow | Large:
+    ) -> Reply | Stale | Slow | Large:
         """Run ``command``; see `ports.Store.execute_at`."""
         self._retries.deposit()
         packed = pack(command)
@@ -110,6 +110,8 @@ class RedisStore:
             link = shard.primary
         else:
             link = shard.reader()
+            if shard.is_demoted:
+                return await self._read_at(shard, link, command, deadline)
         reply = await link.send(packed.data, until, slow_at=slow_at)
         if isinstance(reply, Fault):
             patience = command.writes or not shard.has_fallback()
@@ -220,6 +222,12 @@ class RedisStore:
         link = shard.fallback()
         if link is None:
             raise RedisUnavailable("Redis is not to be reached.")
+        return await self._read_at(shard, link, command, deadline)
+
+    async def _read_at(
+        self, shard: ShardRoute, link: Link, command: Command, deadline: float
+    ) -> Reply | Stale | Large:
+        """Have a certain server of ``shard`` answer, and say if that may be old."""
         packed = pack(command)
         reply = await link.send(packed.data, deadline)
         after = None
@@ -229,7 +237,7 @@ class RedisStore:
         if packed.most is not None:
             reading = _Reading(command, packed.most, link, after, deadline, False)
             reply = await self._finish(reading, reply)
-        if link not in shard.replicas:
+        if not shard.is_stale(link):
             return reply
         if reply.__class__ is Large:
             return Large(partial(_fetch_stale, reply))

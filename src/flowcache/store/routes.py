@@ -2,9 +2,11 @@
 
 Topology is asked for on redirections, on lost links, on a refusal that says another server took
 over, every `refresh_interval` seconds (twice a second with Sentinel), and four times a second while
-a primary does not answer: a failover is then under way, or will be. One refresh at a time
-(`_refresher`). A link that is no longer part of the topology is drained, and one that a redirection
-led to is kept for a while: a server that is about to take slots over belongs to no map yet.
+a primary does not answer: a failover is then under way, or will be. The primary of a standalone
+set-up is itself asked twice a second whether it still is one, for nobody else would tell. One
+refresh at a time (`_refresher`). A link that is no longer part of the topology is drained, and one
+that a redirection led to is kept for a while: a server that is about to take slots over belongs to
+no map yet.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Set
 from enum import StrEnum
+from functools import partial
 from itertools import count
+from typing import Any
 
 import structlog
 from msgspec import structs
@@ -21,14 +25,14 @@ from flowcache.errors import RedisUnavailable
 from flowcache.ports import Access, Clock
 from flowcache.store.bulk import Bulk
 from flowcache.store.cancelling import cancel
-from flowcache.store.commands import PING
+from flowcache.store.commands import HELLO, PING
 from flowcache.store.connection import ConnectFault
 from flowcache.store.deadlines import TICK, Deadlines, Waiter
 from flowcache.store.discovery import discover
 from flowcache.store.link import Link, LinkState
 from flowcache.store.settings import Address, ReadFrom, StoreSettings
 from flowcache.store.slots import SLOTS, key_slot
-from flowcache.store.topology import Kind, ShardMap, Topology
+from flowcache.store.topology import Kind, ShardMap, Topology, is_replica
 
 __all__ = ["OnBack", "Routes", "ShardRoute"]
 
@@ -43,9 +47,20 @@ _WATCH_INTERVAL = 0.1
 """Seconds between two looks at the links for an overdue reply."""
 _WELL = 0.1
 """Seconds within which a server answers a PING that is well again."""
+_ROLE_INTERVAL = 0.5
+"""Seconds after which a standalone primary is asked for its role, when nothing waits for it."""
+_ROLE_LATEST = 0.8
+"""Seconds after which it is asked in any case."""
+_AT_ONCE = 32
+"""Links that may be opened at once; each further one waits `_OPEN_PAUSE` longer."""
+_OPEN_PAUSE = 0.003
+_SHARDS_A_TURN = 8
+"""Shards of a map that are taken up in one turn of the loop."""
 _REDIRECTED_KEPT = 30.0
 """Seconds that a link outside of the map is kept after a redirection led to it."""
 
+_MOST_ASKED = 16
+"""Servers beside the configured ones that are asked for the map: each has its share of the time."""
 _MOST_REDIRECTED = 64
 """Servers on no map that redirections may lead to, until the oldest are forgotten."""
 
@@ -73,7 +88,16 @@ class ShardRoute:
     ``writer`` is the link for writes, which is the primary's own unless they wait for replicas.
     """
 
-    __slots__ = ("_from_replica", "name", "primary", "replicas", "slots", "turn", "writer")
+    __slots__ = (
+        "_from_replica",
+        "is_demoted",
+        "name",
+        "primary",
+        "replicas",
+        "slots",
+        "turn",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -91,6 +115,8 @@ class ShardRoute:
         self.writer = writer
         self.replicas = replicas
         self._from_replica = read_from is ReadFrom.REPLICA
+        self.is_demoted = False
+        """Whether the primary has said that it is one no longer, and none has taken its place."""
         self.turn = turn or count()
         """Whose turn it is among the replicas; it outlives a refresh."""
 
@@ -115,6 +141,10 @@ class ShardRoute:
             if link.state is LinkState.READY:
                 return True
         return False
+
+    def is_stale(self, link: Link) -> bool:
+        """Tell whether what ``link`` answers in the primary's place may be old."""
+        return link in self.replicas or (self.is_demoted and link is self.primary)
 
     def accesses_by(self, link: Link) -> Set[Access]:
         """Return what ``link`` is for."""
@@ -157,6 +187,8 @@ class Routes:
         """By server, and whether it is asked as a replica."""
         self._redirected: dict[_Place, float] = {}
         """When a redirection last led to a link."""
+        self._open_at = 0.0
+        """When all links that are waiting to be opened will have been."""
         self._mapped: frozenset[_Place] = frozenset()
         """What the map wants links to."""
         self._refresh_wanted = asyncio.Event()
@@ -164,7 +196,7 @@ class Routes:
         """Pulsed at the end of each refresh."""
         self._refreshes = 0
         """How many have begun."""
-        self._refreshed_at = clock()
+        self._refreshed_at = self._role_asked_at = clock()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._draining: dict[asyncio.Task[None], Link] = {}
         self._closed = False
@@ -287,7 +319,9 @@ class Routes:
                 topology = await discover(self._settings, self._known(), seconds=patience)
                 if self._closed:
                     return
-                self._apply(topology)
+                await self._apply(topology)
+                if self._closed:
+                    return
                 self.fault, failed = None, False
             except ConnectFault as fault:
                 failed = True
@@ -317,7 +351,7 @@ class Routes:
             return []
         heard = self._listened()
         links = sorted(self._links.values(), key=lambda link: link.is_stuck(heard))
-        return [link.address for link in links]
+        return [link.address for link in links[:_MOST_ASKED]]
 
     async def _watcher(self) -> None:
         unwell: dict[Link, int] = {}  # and how often each had been connected
@@ -338,6 +372,8 @@ class Routes:
                 ):
                     del unwell[link]
             unwell |= stuck
+            if self.kind is Kind.STANDALONE:
+                self._look_at_role(self._clock())
             if self._clock() - self._refreshed_at >= _FAILOVER_INTERVAL and any(
                 link.is_stuck(heard) for shard in self.shards.values() for link in shard.essential()
             ):
@@ -354,15 +390,44 @@ class Routes:
             self._tell_back(link)
         return is_back
 
-    def _apply(self, topology: Topology) -> None:
-        """Take up a topology: open what is new, close what is gone, point the slots."""
+    def _look_at_role(self, now: float) -> None:
+        """Ask the primary whether it still is one: an operator may have made it a replica.
+
+        HELLO tells, and who may connect may ask it. A reply that says nothing changes nothing.
+        """
+        since = now - self._role_asked_at
+        for shard in self.shards.values():
+            link = shard.primary
+            if since > _ROLE_LATEST or (since > _ROLE_INTERVAL and link.is_idle):
+                self._role_asked_at = now
+                told = asyncio.ensure_future(link.send(HELLO, now + _ROLE_LATEST))
+                told.add_done_callback(partial(self._hear_role, shard))
+
+    def _hear_role(self, shard: ShardRoute, told: asyncio.Future[Any]) -> None:
+        if told.cancelled() or not isinstance(told.result(), dict):
+            return
+        was_demoted, shard.is_demoted = shard.is_demoted, is_replica(told.result())
+        if shard.is_demoted:
+            self._refresh_wanted.set()
+        if shard.is_demoted and not was_demoted:
+            _log.warning("redis primary demoted", address=shard.name)
+
+    async def _apply(self, topology: Topology) -> None:
+        """Take up a topology: open what is new, close what is gone, point the slots.
+
+        A large one is taken up in pieces, so that calls get their turn in between.
+        """
         if topology.kind is not self.kind:
             _log.info("redis topology", kind=topology.kind.value, shards=len(topology.shards))
         self.kind = topology.kind
         in_cluster = topology.kind is Kind.CLUSTER
         by_slot: list[ShardRoute | None] = [None] * (SLOTS if in_cluster else 1)
         shards: dict[str, ShardRoute] = {}
-        for shard_map in topology.shards:
+        for number, shard_map in enumerate(topology.shards, 1):
+            if number % _SHARDS_A_TURN == 0:
+                await asyncio.sleep(0)
+                if self._closed:
+                    return
             shard = shards[str(shard_map.primary)] = self._adopt(shard_map)
             for first, last in shard_map.slots if in_cluster else ((0, 0),):
                 by_slot[first : last + 1] = [shard] * (last - first + 1)
@@ -417,6 +482,8 @@ class Routes:
         settings: StoreSettings,
         on_change: Callable[[Link], None] = lambda link: None,
     ) -> Link:
+        now = self._clock()
+        self._open_at = max(self._open_at, now) + _OPEN_PAUSE
         return Link(
             address,
             settings,
@@ -425,6 +492,7 @@ class Routes:
             self._listened,
             readonly=readonly,
             on_change=on_change,
+            delay=max(0.0, self._open_at - now - _AT_ONCE * _OPEN_PAUSE),
         )
 
     def _promoted(self, address: Address) -> Link | None:

@@ -23,10 +23,10 @@ __all__ = [
     "Layout",
     "Role",
     "ShardMap",
+    "SlotsReader",
     "Topology",
     "address_of",
     "from_cluster_nodes",
-    "from_cluster_slots",
     "from_hello",
     "from_master_address",
     "from_masters",
@@ -37,6 +37,7 @@ __all__ = [
 
 _MOST_PRIMARIES = 1000
 _MOST_REPLICAS = 32
+_PIECE = 500
 _HOST = re.compile(r"[^\s\x00-\x20\x7f-\xa0/@,\[\]]{1,255}")
 
 _P = ParamSpec("_P")
@@ -126,51 +127,75 @@ def from_cluster_nodes(reply: Any) -> Layout:
     return Layout(frozenset(owners), is_moving)
 
 
-@_reader("CLUSTER SLOTS")
-def from_cluster_slots(reply: Any, asked: Address) -> Topology:
-    """Read the reply to CLUSTER SLOTS (Redis command reference).
+class SlotsReader:
+    """Reads the reply to CLUSTER SLOTS (Redis command reference), a piece at a time.
 
     A node that does not know its own address leaves it empty: then it is the one that was asked.
-
-    Raises:
-        ValueError: the reply has another shape, or says what can't be.
     """
-    if len(_list(reply)) > SLOTS:
-        raise _Unfit("more ranges than there are slots")
-    slots: dict[Address, list[tuple[int, int]]] = {}
-    replicas: dict[Address, dict[Address, None]] = {}
-    known: dict[tuple[Any, Any], Address] = {}
 
-    def address(node: Any) -> Address:
+    def __init__(self, asked: Address) -> None:
+        self._asked = asked
+        self._slots: dict[Address, list[tuple[int, int]]] = {}
+        self._replicas: dict[Address, dict[Address, None]] = {}
+        self._known: dict[tuple[Any, Any], Address] = {}
+
+    @_reader("CLUSTER SLOTS")
+    def pieces(self, reply: Any) -> list[list[Any]]:
+        """Return the ranges that are to be read, in pieces of a millisecond or less.
+
+        Raises:
+            ValueError: the reply has another shape, or more ranges than there are slots.
+        """
+        if len(_list(reply)) > SLOTS:
+            raise _Unfit("more ranges than there are slots")
+        return [reply[start : start + _PIECE] for start in range(0, len(reply), _PIECE)]
+
+    @_reader("CLUSTER SLOTS")
+    def read(self, ranges: list[Any]) -> None:
+        """Read a piece.
+
+        Raises:
+            ValueError: it has another shape, or says what can't be.
+        """
+        for first, last, primary, *others in ranges:
+            if not 0 <= _integer(first) <= _integer(last) < SLOTS:
+                raise _Unfit("a range of slots that can't be")
+            owner = self._address(primary)
+            if owner not in self._slots:
+                self._slots[owner], self._replicas[owner] = [], {}
+                if len(self._slots) > _MOST_PRIMARIES:
+                    raise _Unfit(f"more than {_MOST_PRIMARIES} primaries")
+            self._slots[owner].append((first, last))
+            replicas = self._replicas[owner]
+            if len(others) <= _MOST_REPLICAS:
+                replicas.update(dict.fromkeys(map(self._address, others)))
+            if len(others) > _MOST_REPLICAS or len(replicas) > _MOST_REPLICAS:
+                raise _Unfit(f"more than {_MOST_REPLICAS} replicas of one primary")
+
+    @_reader("CLUSTER SLOTS")
+    def topology(self) -> Topology:
+        """Return what all pieces together say.
+
+        Raises:
+            ValueError: a slot has two owners.
+        """
+        end = -1
+        for first, last in sorted(held for each in self._slots.values() for held in each):
+            if first <= end:
+                raise _Unfit("a slot that has two owners")
+            end = last
+        shards = (
+            ShardMap(owner, tuple(self._replicas[owner]), tuple(sorted(self._slots[owner])))
+            for owner in sorted(self._slots)
+        )
+        return Topology(Kind.CLUSTER, tuple(shards))
+
+    def _address(self, node: Any) -> Address:
         place = node[0], node[1]
-        found = known.get(place)
+        found = self._known.get(place)
         if found is None:
-            found = known[place] = address_of(*place, asked)
+            found = self._known[place] = address_of(*place, self._asked)
         return found
-
-    for first, last, primary, *others in reply:
-        if not 0 <= _integer(first) <= _integer(last) < SLOTS:
-            raise _Unfit("a range of slots that can't be")
-        owner = address(primary)
-        if owner not in slots:
-            slots[owner], replicas[owner] = [], {}
-            if len(slots) > _MOST_PRIMARIES:
-                raise _Unfit(f"more than {_MOST_PRIMARIES} primaries")
-        slots[owner].append((first, last))
-        if len(others) > _MOST_REPLICAS:
-            raise _Unfit(f"more than {_MOST_REPLICAS} replicas of one primary")
-        replicas[owner].update(dict.fromkeys(map(address, others)))
-    if any(len(each) > _MOST_REPLICAS for each in replicas.values()):
-        raise _Unfit(f"more than {_MOST_REPLICAS} replicas of one primary")
-    end = -1
-    for first, last in sorted(held for each in slots.values() for held in each):
-        if first <= end:
-            raise _Unfit("a slot that has two owners")
-        end = last
-    return Topology(
-        Kind.CLUSTER,
-        tuple(ShardMap(a, tuple(replicas[a]), tuple(sorted(slots[a]))) for a in sorted(slots)),
-    )
 
 
 @_reader("HELLO")

@@ -13,9 +13,9 @@ from flowcache.store.topology import (
     Layout,
     Role,
     ShardMap,
+    SlotsReader,
     Topology,
     from_cluster_nodes,
-    from_cluster_slots,
     from_hello,
     from_master_address,
     from_masters,
@@ -29,6 +29,13 @@ A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
 
 def node(address: Address, *more: Any) -> list[Any]:
     return [address.host.encode(), address.port, b"id", *more]
+
+
+def from_cluster_slots(reply: Any, asked: Address) -> Topology:
+    reader = SlotsReader(asked)
+    for piece in reader.pieces(reply):
+        reader.read(piece)
+    return reader.topology()
 
 
 def shards(reply: list[Any]) -> tuple[ShardMap, ...]:
