@@ -27,7 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def main() -> None:
     """Serve until a signal comes."""
-    service = Service(lambda: app, ServerSettings("127.0.0.1", int(sys.argv[1]), 1, 1.0))
+    service = Service(lambda: (app,), ServerSettings("127.0.0.1", int(sys.argv[1]), 1, 1.0))
     sys.exit(serve(service, reread=lambda: None, on_listening=lambda: None))
 
 

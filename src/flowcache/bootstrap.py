@@ -25,13 +25,13 @@ from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
 from flowcache.errors import Unrecorded
 from flowcache.http.admission import Admission
-from flowcache.http.app import App
+from flowcache.http.app import App, Parts
 from flowcache.http.asgi import ASGIApp
 from flowcache.http.data_action import DataAction
 from flowcache.http.envelope import request_ids
 from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
 from flowcache.http.inspector.view import AuditFilter
-from flowcache.http.pages import PagesSettings, nothing_delivered, pages
+from flowcache.http.pages import PROBES, PagesSettings, nothing_delivered, pages
 from flowcache.http.standing_lag import StandingLag
 from flowcache.http.supervisor import Service
 from flowcache.http.turns import Turnstile
@@ -78,7 +78,7 @@ def service(settings: Settings, fleet_directory: Path) -> Service:
     """Return what a supervisor starts workers of, and the delivery of the audit beside them."""
     delivery = settings.delivery
     return Service(
-        lambda: application(settings, fleet_directory),
+        lambda: _applications(settings, fleet_directory),
         settings.server,
         None if delivery is None else partial(_deliver, delivery, settings),
     )
@@ -92,13 +92,22 @@ def _deliver(delivery: DeliverySettings, settings: Settings) -> int:
     return deliver(delivery, settings.store)
 
 
+def _applications(settings: Settings, fleet_directory: Path) -> tuple[ASGIApp, ...]:
+    """Return an application for each address of the server."""
+    app = application(settings, fleet_directory)
+    return (app,) if settings.server.admin is None else (app, app.admin)
+
+
 def application(settings: Settings, fleet_directory: Path) -> App:
     """Return a worker's application. Nothing is opened before its lifespan begins."""
 
-    def build() -> tuple[ASGIApp, ASGIApp, Worker]:
+    def build() -> Parts:
         logs.configure(settings.log_level)
         worker = Worker(settings, fleet_directory)
-        return worker.data_action, worker.pages, worker
+        pages = worker.pages
+        if settings.server.admin is None:
+            return Parts(worker.data_action, pages, pages, worker)
+        return Parts(worker.data_action, pages.only(PROBES), pages.without_data_action(), worker)
 
     return App(build)
 
@@ -170,7 +179,9 @@ class Worker:
             turns,
         )
         self.pages = pages(
-            PagesSettings(__version__, settings.shown, settings.data_action),
+            PagesSettings(
+                __version__, settings.shown, settings.data_action, settings.pages_need_credential
+            ),
             gate,
             self._gather,
             self._ready,

@@ -140,7 +140,7 @@ def main() -> None:
         struck.extend(wanted["struck"])
         supervisor._START_SECONDS = wanted["start_seconds"]
         settings = ServerSettings("127.0.0.1", wanted["port"], wanted["workers"], wanted["grace"])
-        return Service(lambda: chosen, settings, companion)
+        return Service(lambda: (chosen,), settings, companion)
 
     sys.exit(serve(read(), reread=read, on_listening=lambda: print("listens", flush=True)))
 

@@ -185,7 +185,7 @@ def test_an_address_changes_only_at_a_restart(tmp_path: Path) -> None:
         before = eventually(running.worker, what="a worker", ignoring=(OSError,))
         running.reload(port=1)
         eventually(lambda: running.worker() != before, what="a new worker")
-        assert "http.host and http.port change only at a restart" in running.log
+        assert "admin.host, admin.port change only at a restart" in running.log
 
 
 def test_a_killed_worker_is_replaced_in_the_middle_of_a_reload(tmp_path: Path) -> None:

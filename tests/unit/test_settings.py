@@ -235,6 +235,9 @@ ROWS: dict[str, tuple[str, Read, object]] = {
         lambda s: s.gate.certificate_header,
         b"client-cert",
     ),
+    "admin.host": ("10.0.0.1", lambda s: s.server.admin, ("10.0.0.1", 3001)),
+    "admin.port": ("3001", lambda s: s.server.admin, ("127.0.0.1", 3001)),
+    "admin.pages": ("credential", lambda s: s.pages_need_credential, True),
     "auth.failures_per_minute": ("90", lambda s: s.gate.failures, Rate(1.5, 90)),
     "auth.shared_rates": ("true", lambda s: s.gate.shared_rates, True),
     "auth.token": ("other-token", lambda s: has_token(s, "other-token"), True),
@@ -375,6 +378,8 @@ NEEDS = {
     "http.tls_client_auth": CALLERS,
     "http.tls_client_ca_file": CALLERS,
     "http.client_certificate_header": {"FLOWCACHE_HTTP_TRUSTED_PROXIES": "10.0.0.0/8"},
+    "admin.host": {"FLOWCACHE_ADMIN_PORT": "3001"},
+    "admin.pages": {"FLOWCACHE_INSPECTOR_TOKEN": "x" * 32},
     "redis.tls_ca_file": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_verify_hostname": {"FLOWCACHE_REDIS_TLS": "true"},
     "redis.tls_cert_file": PAIR,
@@ -620,6 +625,9 @@ BAD: dict[str, str] = {
     "jwt.audience": " ",
     "jwt.refresh_seconds": "0",
     "jwt.leeway_seconds": "61",
+    "admin.host": "  ",
+    "admin.port": "0",
+    "admin.pages": "closed",
     "auth.failures_per_minute": "0",
     "auth.shared_rates": "sometimes",
     "http.host": "  ",
@@ -787,6 +795,39 @@ def test_a_fault_of_the_window_is_told_once() -> None:
     assert fault.startswith("breaker.window (FLOWCACHE_BREAKER_WINDOW) = 'many'")
 
 
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        ({"HOST": "10.0.0.1"}, 'admin.host = "10.0.0.1": says nothing without admin.port'),
+        (
+            {"PORT": "3000"},
+            "admin.port = 3000: the same address as http.port; take another port",
+        ),
+        (
+            {"HOST": "0.0.0.0", "PORT": "3000"},
+            "admin.port = 3000: the same address as http.port; take another port",
+        ),
+        (
+            {"PAGES": "credential"},
+            'admin.pages = "credential": nobody may inspect; set inspector.token, or give a client '
+            "inspect:read",
+        ),
+    ],
+)
+def test_an_address_for_operators_that_makes_no_sense_is_a_fault(
+    variables: dict[str, str], fault: str
+) -> None:
+    """One sentence that names the key, its value, and what to do."""
+    environment = {f"FLOWCACHE_ADMIN_{key}": text for key, text in variables.items()}
+    assert faults(None, TOKEN | environment) == [fault]
+
+
+def test_operators_may_have_the_same_port_at_another_address() -> None:
+    """Two addresses of a machine are two."""
+    environment = {"FLOWCACHE_ADMIN_HOST": "127.0.0.2", "FLOWCACHE_ADMIN_PORT": "3000"}
+    assert loaded(environment).server.admin == ("127.0.0.2", 3000)
+
+
 def test_an_error_reads_as_all_of_its_faults() -> None:
     """Whatever prints the error prints each fault."""
     told = faults(None, {"FLOWCACHE_PORT": "x", "FLOWCACHE_WORKERS": "y"})
@@ -876,7 +917,7 @@ def test_no_setting_can_be_taken_for_what_kubernetes_says() -> None:
     assert service_links(dict.fromkeys(names, "3000")) == []
     assert service_links(dict.fromkeys(names, "10.96.0.12")) == []
     linked = service_links(dict.fromkeys(names, "tcp://10.96.0.12:3000"))
-    assert linked == ["FLOWCACHE_HTTP_PORT", "FLOWCACHE_PORT"]
+    assert linked == ["FLOWCACHE_ADMIN_PORT", "FLOWCACHE_HTTP_PORT", "FLOWCACHE_PORT"]
 
 
 @pytest.mark.parametrize("setting", ["auth.token", "inspector.token", "inspector.control_token"])

@@ -130,6 +130,11 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
     scheme = "http" if server.tls is None else "https"
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"flowcache {__version__} serves on {url}", file=out, flush=True)
+    pages = url
+    if server.admin is not None:
+        host, port = server.admin
+        pages = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        print(f"operators  {pages}", file=out, flush=True)
     if made is None:
         return
     known = {credential.token.digest for credential in settings.credentials}
@@ -144,9 +149,9 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
   token      {flow}
   try it     curl -s {url}/data-action/redis -H "Authorization: Bearer {flow}" \\
                -d '{{"operation":"SET","key":"hello","value":{{"from":"flowcache"}},"ttl":60}}'
-  inspector  curl -s {url}/inspector -H "Authorization: Bearer {inspector}"
-  circuits   curl -s {url}/inspector/circuits -H "Authorization: Bearer {control}"
-  docs       {url}/docs
+  inspector  curl -s {pages}/inspector -H "Authorization: Bearer {inspector}"
+  circuits   curl -s {pages}/inspector/circuits -H "Authorization: Bearer {control}"
+  docs       {pages}/docs
 """,
         file=out,
         flush=True,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from flowcache.http.asgi import ASGIApp, Receive, Scope, Send
 
-__all__ = ["ROUTE", "App", "Lifespan"]
+__all__ = ["ROUTE", "App", "Lifespan", "Parts"]
 
 ROUTE = "/data-action/redis"
 """A slash at its end changes nothing: a redirect would lose the body of a POST."""
@@ -29,13 +29,23 @@ class Lifespan(Protocol):
         """Finish what is in flight, then let go of everything."""
 
 
+class Parts(NamedTuple):
+    """What a worker serves. ``admin`` are the pages at the address for operators."""
+
+    data_action: ASGIApp
+    pages: ASGIApp
+    admin: ASGIApp
+    lifespan: Lifespan
+
+
 class App:
     """Dispatch by path. ``build`` is called in the worker, inside its event loop."""
 
-    def __init__(self, build: Callable[[], tuple[ASGIApp, ASGIApp, Lifespan]]) -> None:
+    def __init__(self, build: Callable[[], Parts]) -> None:
         self._build = build
         self._data_action: ASGIApp
         self._pages: ASGIApp
+        self._admin: ASGIApp
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
@@ -46,10 +56,14 @@ class App:
             return self._lifespan(receive, send)
         raise ValueError(f"nothing here serves {scope['type']}")
 
+    def admin(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve the address for operators; it begins and ends with the other."""
+        return self._admin(scope, receive, send)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._data_action, self._pages, lifespan = self._build()
+            self._data_action, self._pages, self._admin, lifespan = self._build()
             await lifespan.start()
         except Exception as fault:
             # Raised, it would be taken for a server without lifespan, which would go on to serve.

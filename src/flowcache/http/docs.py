@@ -26,9 +26,11 @@ _URL = f"$FLOWCACHE{ROUTE}"
 may be anything, the address would not be the same for all readers, nor always the service's."""
 
 
-def page(version: str, settings: DataActionSettings | None = None) -> str:
+def page(
+    version: str, settings: DataActionSettings | None = None, need_credential: bool = False
+) -> str:
     """Return the document as an HTML page that needs nothing from elsewhere, scripts included."""
-    contract = document(version, settings)
+    contract = document(version, settings, need_credential)
     call = contract["paths"][ROUTE]["post"]
     asked = call["requestBody"]["content"][JSON]["examples"]
     told = call["responses"]["200"]["content"][JSON]["examples"]

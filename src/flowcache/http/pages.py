@@ -43,7 +43,7 @@ from flowcache.http.inspector.circuits import (
 from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.http.line import Line
 from flowcache.http.openapi import JSON, document
-from flowcache.http.routing import Request, Response, Router, as_json, shielded
+from flowcache.http.routing import Page, Request, Response, Router, as_json, shielded
 from flowcache.http.shared import Shared
 from flowcache.http.turns import Turnstile
 from flowcache.policy.gate import Gate
@@ -54,7 +54,10 @@ from flowcache.status import DeliveryStatus, WorkerStatus
 from flowcache.telemetry.exposition import CONTENT_TYPE, exposition
 from flowcache.telemetry.fleet import Question
 
-__all__ = ["Deliveries", "PagesSettings", "nothing_delivered", "pages"]
+__all__ = ["PROBES", "Deliveries", "PagesSettings", "nothing_delivered", "pages"]
+
+PROBES = frozenset({"/healthz", "/readyz"})
+"""What load balancers and orchestrators ask for: served at each address."""
 
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
@@ -96,6 +99,8 @@ class PagesSettings(msgspec.Struct, frozen=True):
     version: str
     configuration: dict[str, Any]
     data_action: DataActionSettings = DataActionSettings()
+    need_credential: bool = False
+    """Whether metrics and documentation are shown only to whoever may inspect."""
 
 
 def pages(
@@ -222,16 +227,29 @@ def pages(
         return as_json(told(order) | switched._asdict())
 
     def openapi() -> Content:
-        body = msgspec.json.encode(document(settings.version, settings.data_action))
+        body = msgspec.json.encode(
+            document(settings.version, settings.data_action, settings.need_credential)
+        )
         return Content(body, {b"content-type": JSON.encode()})
 
     def docs() -> Content:
-        html = page(settings.version, settings.data_action)
+        html = page(settings.version, settings.data_action, settings.need_credential)
         about = {
             b"content-type": b"text/html; charset=utf-8",
             b"content-security-policy": policy(html).encode(),
         }
         return Content(html.encode(), about)
+
+    def guarded(page: Page) -> Page:
+        """Show ``page`` to whoever may inspect, if the configuration says so."""
+        if not settings.need_credential:
+            return page
+
+        async def show(request: Request) -> Response:
+            allowed(request, Permission.INSPECT_READ)
+            return await page(request)
+
+        return show
 
     def misdirected(request: Request, failure: Failure) -> None:
         """Put on record who asks for what is not there, if it is somebody known: a credential that
@@ -246,11 +264,11 @@ def pages(
         {
             "/healthz": {"GET": healthz},
             "/readyz": {"GET": readyz},
-            "/metrics": {"GET": metrics},
+            "/metrics": {"GET": guarded(metrics)},
             "/inspector": {"GET": inspector},
             "/inspector/circuits": {"GET": circuits, "POST": switch},
-            "/openapi.json": {"GET": constant(openapi)},
-            "/docs": {"GET": constant(docs)},
+            "/openapi.json": {"GET": guarded(constant(openapi))},
+            "/docs": {"GET": guarded(constant(docs))},
         },
         misdirected,
         _in_time,

@@ -6,7 +6,7 @@ like, and has to cost next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -27,6 +27,8 @@ _log = structlog.get_logger(__name__)
 _MOST_SHOWN = 80
 """Characters of an unknown method or path that a refusal repeats."""
 _WHOLE_ANSWER = 1 << 20
+
+_DATA_ACTION = {ROUTE: b"POST", ROUTE + "/": b"POST"}
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -90,7 +92,7 @@ class Router:
 
     ``misdirected`` hears of requests for what is not there, ``settle`` waits for the record of a
     refused attempt, ``next_id`` names answers that have no record. ``turns`` says when a page may
-    begin.
+    begin. ``elsewhere`` names routes that are served beside this application, and their methods.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Router:
         settle: Callable[[Awaitable[bool]], Awaitable[None]],
         next_id: Callable[[], str],
         turns: Turnstile,
+        elsewhere: Mapping[str, bytes] = _DATA_ACTION,
     ) -> None:
         self.routes = routes
         self._misdirected = misdirected
@@ -107,7 +110,17 @@ class Router:
         self._next_id = next_id
         self._turns = turns
         self._allowed = {path: _allowed(methods) for path, methods in routes.items()}
-        self._allowed |= {ROUTE: b"POST", ROUTE + "/": b"POST"}
+        self._allowed |= elsewhere
+        self._parts = (misdirected, settle, next_id, turns)
+
+    def only(self, paths: Set[str]) -> Router:
+        """Return an application of these pages, which are shared with this one."""
+        chosen = {path: methods for path, methods in self.routes.items() if path in paths}
+        return Router(chosen, *self._parts)
+
+    def without_data_action(self) -> Router:
+        """Return an application of all pages, where no data action is served beside them."""
+        return Router(self.routes, *self._parts, elsewhere={})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._turns.wait()

@@ -1,4 +1,4 @@
-"""The supervisor: one listening socket, the workers that share it, and the signals that end them.
+"""The supervisor: the listening sockets, the workers that share them, the signals that end them.
 
 The supervisor binds the socket, so that a port in use is found before anything else starts, and
 all workers accept from it, so that a worker's end loses no connection that waits to be accepted.
@@ -22,8 +22,8 @@ from __future__ import annotations
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
@@ -60,12 +60,12 @@ class PortInUse(Exception):
 
 
 class Service(msgspec.Struct, frozen=True, eq=False):
-    """What is served, and how, as a configuration says; each worker calls ``build_app``.
+    """What is served, and how, as a configuration says; each worker calls ``build_apps``.
 
     ``companion`` is what runs beside the workers until SIGTERM, and returns an exit code.
     """
 
-    build_app: Callable[[], ASGIApp]
+    build_apps: Callable[[], Sequence[ASGIApp]]
     settings: ServerSettings
     companion: Callable[[], int] | None = None
 
@@ -84,8 +84,11 @@ def serve(
     Raises:
         PortInUse: somebody listens there already, or the address is not this machine's.
     """
-    listening = _listen(service.settings.host, service.settings.port)
-    with listening, _signals() as signals:
+    with ExitStack() as stack:
+        listening = [
+            stack.enter_context(_listen(*address)) for address in service.settings.addresses
+        ]
+        signals = stack.enter_context(_signals())
         return _Supervisor(service, listening, reread, on_listening).run(signals)
 
 
@@ -108,7 +111,7 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Worker(Child):
     """A worker process, as its supervisor knows it."""
 
-    def __init__(self, service: Service, listening: socket.socket) -> None:
+    def __init__(self, service: Service, listening: Sequence[socket.socket]) -> None:
         self.service = service
         self.is_serving = False
         self.readiness, ready = get_context("fork").Pipe(duplex=False)
@@ -133,22 +136,25 @@ class _Worker(Child):
         return super().forget()
 
 
-def _work(service: Service, listening: socket.socket, ready: Pipe) -> int:
+def _work(service: Service, listening: Sequence[socket.socket], ready: Pipe) -> int:
     def on_serving() -> None:
         ready.send_bytes(b"serving")
         ready.close()
 
-    return worker.run(service.build_app, listening, service.settings, on_serving)
+    return worker.run(service.build_apps, listening, service.settings, on_serving)
 
 
 class _Companion(Child):
     """The process of a service's companion, as its supervisor knows it."""
 
-    def __init__(self, service: Service, run: Callable[[], int], listening: socket.socket) -> None:
+    def __init__(
+        self, service: Service, run: Callable[[], int], listening: Sequence[socket.socket]
+    ) -> None:
         self.service = service
 
         def main() -> int:
-            listening.close()  # it accepts nobody
+            for each in listening:
+                each.close()  # it accepts nobody
             return run()
 
         super().__init__("companion", main)
@@ -160,7 +166,7 @@ class _Supervisor:
     def __init__(
         self,
         service: Service,
-        listening: socket.socket,
+        listening: Sequence[socket.socket],
         reread: Callable[[], Service | None],
         on_listening: Callable[[], None],
     ) -> None:
@@ -304,8 +310,11 @@ class _Supervisor:
             _log.error("the configuration has faults; the one before stays, nothing is restarted")
             return
         before, now = self._service.settings, service.settings
-        if (before.host, before.port) != (now.host, now.port):
-            _log.warning("http.host and http.port change only at a restart")
+        if len(before.addresses) != len(now.addresses):
+            _log.error("admin.port is set or removed only at a restart; nothing is restarted")
+            return
+        if before.addresses != now.addresses:
+            _log.warning("http.host, http.port, admin.host, admin.port change only at a restart")
         _log.info("the workers are replaced", workers=now.workers)
         self._service = service
         self._next_start = self._next_companion = 0.0
@@ -319,7 +328,8 @@ class _Supervisor:
         self._is_ending = True
         self._end_by = monotonic() + self._service.settings.grace
         # The workers have it open still. They accept who has connected, and close it.
-        self._listening.close()
+        for bound in self._listening:
+            bound.close()
         for each in self._workers:
             if not each.is_draining:
                 each.drain(each.service.settings.grace)

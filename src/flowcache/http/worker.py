@@ -12,10 +12,10 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic, time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -25,7 +25,7 @@ from flowcache.http.asgi import ASGIApp, Message
 from flowcache.http.certificate import ServerTls
 from flowcache.http.listener import ConnectionLimits, Listener
 
-__all__ = ["CLOSING_SECONDS", "ServerSettings", "run"]
+__all__ = ["CLOSING_SECONDS", "Address", "ServerSettings", "run"]
 
 _log = structlog.get_logger(__name__)
 
@@ -38,8 +38,17 @@ A call leaves no reference cycles behind (tests/unit/http/test_cycles.py), so re
 frees what it used, and the collector only finds what rare paths leave. Python's own thresholds
 (700, 10, 10) would make it go through each large value while that is decoded: up to 30 ms.
 """
+_ADMIN_CONNECTIONS = 64
+"""Connections to the address for operators: a few scrapers and people."""
 CLOSING_SECONDS = 2.0
 """What a worker has beyond its grace, to let go of everything."""
+
+
+class Address(NamedTuple):
+    """Where connections are accepted."""
+
+    host: str
+    port: int
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -55,30 +64,41 @@ class ServerSettings(msgspec.Struct, frozen=True):
     limits: ConnectionLimits = ConnectionLimits()
     tls: ServerTls | None = None
     """None: plain HTTP is spoken."""
+    admin: Address | None = None
+    """Where the second application is served; None: there is one only."""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Return where each application is served, in their order."""
+        public = Address(self.host, self.port)
+        return (public,) if self.admin is None else (public, self.admin)
 
 
 def run(
-    build_app: Callable[[], ASGIApp],
-    listening: socket.socket,
+    build_apps: Callable[[], Sequence[ASGIApp]],
+    listening: Sequence[socket.socket],
     settings: ServerSettings,
     on_serving: Callable[[], None],
 ) -> int:
-    """Serve until SIGTERM; return the exit code. ``on_serving`` is called at the first moment."""
+    """Serve until SIGTERM; return the exit code. ``on_serving`` is called at the first moment.
+
+    There is an application for each socket; the first of them has the lifespan.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(build_app, listening, settings, on_serving))
+        return runner.run(_serve(build_apps, listening, settings, on_serving))
 
 
 async def _serve(
-    build_app: Callable[[], ASGIApp],
-    listening: socket.socket,
+    build_apps: Callable[[], Sequence[ASGIApp]],
+    listening: Sequence[socket.socket],
     settings: ServerSettings,
     on_serving: Callable[[], None],
 ) -> int:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.set_exception_handler(_log_stray)
-    app = build_app()
-    lifespan = _Lifespan(app)
+    apps = build_apps()
+    lifespan = _Lifespan(apps[0])
     if not await lifespan.start():
         return 1
     # Until now SIGTERM just ends the process: nobody waits for an answer, and the start may hang.
@@ -88,13 +108,18 @@ async def _serve(
         settings.limits, connections=_within_files(settings.limits.connections)
     )
     tls = None if settings.tls is None else settings.tls.context
-    listener = Listener(app, listening, limits, clock=monotonic, now=time, tls=tls)
-    listener.start()
+    few = msgspec.structs.replace(limits, connections=min(limits.connections, _ADMIN_CONNECTIONS))
+    listeners = [
+        Listener(app, bound, which, clock=monotonic, now=time, tls=tls)
+        for app, bound, which in zip(apps, listening, (limits, few), strict=False)
+    ]
+    for listener in listeners:
+        listener.start()
     _settle_memory()
     on_serving()
     await ended.wait()
     began = monotonic()
-    await listener.drain(settings.drain, settings.grace)
+    await asyncio.gather(*(each.drain(settings.drain, settings.grace) for each in listeners))
     with suppress(TimeoutError):
         async with asyncio.timeout(
             max(0.0, began + settings.grace - monotonic()) + CLOSING_SECONDS

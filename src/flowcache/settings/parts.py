@@ -17,7 +17,7 @@ from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
 from flowcache.http.connection import Patience
 from flowcache.http.data_action import DataActionSettings
 from flowcache.http.listener import ConnectionLimits
-from flowcache.http.worker import ServerSettings
+from flowcache.http.worker import Address, ServerSettings
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.policy.clients import Clients, read_clients, shown_clients
 from flowcache.policy.gate import GateSettings
@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Where the audit goes; None: it stays in the journal."""
     sealing: SealingSettings | None
     """What is encrypted in Redis; None: nothing."""
+    pages_need_credential: bool
+    """Whether metrics and documentation are for whoever may inspect."""
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
@@ -73,6 +75,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
     _check_jwt(v, known, faults)
     tls = _server_tls(v, faults)
     _check_certificates(v, known, faults)
+    admin = _admin(v, known, faults)
     files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
     if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
         faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
@@ -113,6 +116,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
                 ),
             ),
             tls,
+            admin,
         ),
         DataActionSettings(
             limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
@@ -146,6 +150,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         audit,
         delivery,
         sealing,
+        v["admin.pages"] == "credential",
         v["log.level"],
         _shown(v) | {"clients": shown_clients(clients)},
         (*_short_tokens(v), *_no_room_kept(v, known), *_unreadable(v)),
@@ -175,6 +180,26 @@ def _server_tls(v: dict[str, Any], faults: list[str]) -> ServerTls | None:
         except ValueError as fault:
             faults.append(str(fault))
     return None
+
+
+def _admin(v: dict[str, Any], known: Clients, faults: list[str]) -> Address | None:
+    """Return where operators are served apart from callers, if they are."""
+    host, port, public = v["admin.host"], v["admin.port"], (v["http.host"], v["http.port"])
+    if v["admin.pages"] == "credential" and not any(
+        Permission.INSPECT_READ in who.permissions for who in known.principals
+    ):
+        faults.append(
+            'admin.pages = "credential": nobody may inspect; set inspector.token, or give a client '
+            "inspect:read"
+        )
+    if port is None:
+        if host is not None and not any(fault.startswith("admin.port") for fault in faults):
+            faults.append(f'admin.host = "{host}": says nothing without admin.port')
+        return None
+    host = host or "127.0.0.1"
+    if port == public[1] and (host == public[0] or {host, public[0]} & {"0.0.0.0", "::"}):  # noqa: S104
+        faults.append(f"admin.port = {port}: the same address as http.port; take another port")
+    return Address(host, port)
 
 
 def _check_certificates(v: dict[str, Any], known: Clients, faults: list[str]) -> None:

@@ -168,6 +168,29 @@ SETTINGS: tuple[Setting, ...] = (
         "header in which trusted proxies hand on a caller's certificate, as `Client-Cert`; none",
     ),
     Setting(
+        "admin",
+        "host",
+        read.text,
+        None,
+        "address for operators to listen on, with `admin.port`; 127.0.0.1 by default",
+    ),
+    Setting(
+        "admin",
+        "port",
+        read.number(1, 65535),
+        None,
+        "port for operators: metrics, documentation and the inspector are then served there, and "
+        "not on `http.port`; none",
+    ),
+    Setting(
+        "admin",
+        "pages",
+        read.one_of("open", "credential"),
+        "open",
+        "who sees `/metrics`, `/docs` and `/openapi.json`: open: anybody; credential: whoever has "
+        "inspect:read",
+    ),
+    Setting(
         "auth",
         "failures_per_minute",
         read.number(1, 1_000_000),

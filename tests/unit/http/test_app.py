@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from flowcache.http.app import ROUTE, App
+from flowcache.http.app import ROUTE, App, Parts
 from flowcache.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from tests.unit.http.asgi import Script, call, chunk
 
@@ -26,9 +26,9 @@ class House:
         self.fault: Exception | None = None
         self.started = asyncio.Event()
 
-    def build(self) -> tuple[ASGIApp, ASGIApp, House]:
+    def build(self) -> Parts:
         self.events.append("build")
-        return self.named(b"data action"), self.named(b"pages"), self
+        return Parts(self.named(b"data action"), self.named(b"pages"), self.named(b"admin"), self)
 
     def named(self, name: bytes) -> ASGIApp:
         async def answer(_: Scope, __: Receive, send: Send) -> None:

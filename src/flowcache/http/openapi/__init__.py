@@ -24,8 +24,13 @@ from flowcache.policy.permissions import Permission
 __all__ = ["JSON", "Schema", "document", "field_name"]
 
 
-def document(version: str, settings: DataActionSettings | None = None) -> dict[str, Any]:
-    """Return the OpenAPI document; its limits are those of ``settings``, or else the defaults."""
+def document(
+    version: str, settings: DataActionSettings | None = None, need_credential: bool = False
+) -> dict[str, Any]:
+    """Return the OpenAPI document; its limits are those of ``settings``, or else the defaults.
+
+    ``need_credential`` is whether metrics and documentation are for whoever may inspect.
+    """
     settings = settings or DataActionSettings()
     return {
         "openapi": "3.1.0",
@@ -42,7 +47,7 @@ def document(version: str, settings: DataActionSettings | None = None) -> dict[s
             {"name": "operation", "description": "For those who run the service."},
             {"name": "documentation", "description": "The contract, for programs and people."},
         ],
-        "paths": paths(settings),
+        "paths": paths(settings, need_credential),
         "components": {
             "schemas": data_schemas(settings) | inspector_schemas(),
             "securitySchemes": {

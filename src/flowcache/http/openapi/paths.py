@@ -14,9 +14,11 @@ from flowcache.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     RateLimited,
     TooLarge,
     Unauthorized,
+    Unrecorded,
     all_failures,
 )
 from flowcache.http.app import ROUTE
@@ -47,11 +49,16 @@ _QUERIES: dict[str, tuple[str, Schema]] = {
 }
 """Parameter of ``/inspector`` -> what it does. Each is a field of `AuditFilter`."""
 
+_INSPECTOR = {"inspector": [Permission.INSPECT_READ.value]}
+
+_REFUSALS: list[type[Failure]] = [Unauthorized, Forbidden, RateLimited, Overloaded]
+"""Failures of a page that takes a credential."""
+
 _MISROUTED = {NotFound, MethodNotAllowed}
 """Failures that a request with this path and method can't get."""
 
 
-def paths(settings: DataActionSettings) -> dict[str, Any]:
+def paths(settings: DataActionSettings, need_credential: bool) -> dict[str, Any]:
     """Return what is served, by route and method."""
     status = obj({"status": {"const": "ok"}})
     ready = obj({"status": {"const": "ready"}})
@@ -78,18 +85,25 @@ def paths(settings: DataActionSettings) -> dict[str, Any]:
                 "operation",
                 "Return the metrics of all workers, for Prometheus",
                 {CONTENT_TYPE: {"schema": {"type": "string"}}},
+                need_credential=need_credential,
             )
         },
         "/inspector": {"get": _inspect()},
         "/inspector/circuits": {"get": _list_circuits(), "post": _switch_circuits()},
         "/openapi.json": {
-            "get": _get("documentation", "Return this document", _json({"type": "object"}))
+            "get": _get(
+                "documentation",
+                "Return this document",
+                _json({"type": "object"}),
+                need_credential=need_credential,
+            )
         },
         "/docs": {
             "get": _get(
                 "documentation",
                 "Show this document as a page",
                 {"text/html": {"schema": {"type": "string"}}},
+                need_credential=need_credential,
             )
         },
     }
@@ -100,16 +114,21 @@ def _json(schema: Schema) -> dict[str, Any]:
 
 
 def _get(
-    tag: str, summary: str, content: dict[str, Any], more: dict[str, Any] | None = None
+    tag: str,
+    summary: str,
+    content: dict[str, Any],
+    more: dict[str, Any] | None = None,
+    need_credential: bool = False,
 ) -> dict[str, Any]:
-    """Describe a page that is open to anybody."""
+    """Describe a page that is the same for everybody who may see it."""
+    refusals = _REFUSALS if need_credential else []
     return {
         "tags": [tag],
         "summary": summary,
-        "security": [],
+        "security": [_INSPECTOR] if need_credential else [],
         "responses": {"200": {"description": "As asked for.", "content": content}}
         | (more or {})
-        | _failures([Internal]),
+        | _failures([*refusals, Internal]),
     }
 
 
@@ -119,14 +138,14 @@ def _inspect() -> dict[str, Any]:
         "summary": "Show metrics, the newest audit records, circuits and Redis",
         "description": "Unknown parameters are refused.",
         "operationId": "inspect",
-        "security": [{"inspector": [Permission.INSPECT_READ.value]}],
+        "security": [_INSPECTOR],
         "parameters": [
             {"name": name, "in": "query", "description": description, "schema": schema}
             for name, (description, schema) in _QUERIES.items()
         ],
         "responses": {
             "200": {"description": "As asked for.", "content": _json(ref("Inspector"))},
-            **_failures([InvalidRequest, Unauthorized, Forbidden, RateLimited, Internal]),
+            **_failures([InvalidRequest, *_REFUSALS, Internal]),
         },
     }
 
@@ -136,10 +155,10 @@ def _list_circuits() -> dict[str, Any]:
         "tags": ["operation"],
         "summary": "Show the circuits of all workers and the orders in force",
         "operationId": "listCircuits",
-        "security": [{"inspector": [Permission.INSPECT_READ.value]}],
+        "security": [_INSPECTOR],
         "responses": {
             "200": {"description": "As asked for.", "content": _json(ref("Circuits"))},
-            **_failures([Unauthorized, Forbidden, RateLimited, Internal]),
+            **_failures([*_REFUSALS, Internal]),
         },
     }
 
@@ -155,7 +174,7 @@ def _switch_circuits() -> dict[str, Any]:
         "requestBody": {"required": True, "content": _json(ref("CircuitOrder"))},
         "responses": {
             "200": {"description": "Done.", "content": _json(ref("CircuitsSwitched"))},
-            **_failures([InvalidRequest, Unauthorized, Forbidden, TooLarge, RateLimited, Internal]),
+            **_failures([InvalidRequest, TooLarge, *_REFUSALS, Unrecorded, Internal]),
         },
     }
 
