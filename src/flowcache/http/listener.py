@@ -36,7 +36,7 @@ _SWEEP_DRAINING = 0.05
 _ACCEPTS_A_TURN = 16
 """Of a burst of connections a worker takes some, and leaves the rest to its siblings."""
 _HANDSHAKES_A_TURN = 2
-"""Steps of TLS handshakes in one turn of the loop: up to two milliseconds."""
+"""TLS handshakes that begin in one turn of the loop: up to two milliseconds."""
 _ROOM_SHARE = 128
 """Room is made for this share of all connections at once: to find whom to close takes a look at
 each."""

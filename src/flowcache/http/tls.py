@@ -15,8 +15,8 @@ still sends when it closes, and sets a timer for each handshake (docs/decisions/
 What is no TLS is told so, in an alert, or in plain HTTP if that is what it was.
 
 What OpenSSL computes for a handshake, with an RSA key a millisecond, holds up the loop. So only a
-few handshakes get on in one turn of it, in the order they came (`turns`): thousands of new
-connections delay those that are open by a bounded time.
+few handshakes begin in one turn of it, in the order they came (`turns`): thousands of new
+connections delay those that are open by a bounded time, and each other.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class TlsWire(asyncio.Protocol):
 
     __slots__ = (
         "_connection",
+        "_has_begun",
         "_incoming",
         "_is_open",
         "_is_over",
@@ -71,6 +72,8 @@ class TlsWire(asyncio.Protocol):
         self._turns = turns
         self._waits = False
         """Whether the handshake waits for its turn."""
+        self._has_begun = False
+        """Whether it had its turn: what follows is cheap, and is done at once."""
         self._is_open = False
         """Whether hands have been shaken."""
         self._is_over = False
@@ -92,7 +95,7 @@ class TlsWire(asyncio.Protocol):
             self._connection.drop(len(data))
             return
         self._incoming.write(data)
-        if self._is_open:
+        if self._has_begun:
             self._advance()
         elif not self._waits:
             self._waits = True
@@ -101,7 +104,7 @@ class TlsWire(asyncio.Protocol):
             self._wire.pause_reading()
 
     def _take_turn(self) -> None:
-        self._waits = False
+        self._waits, self._has_begun = False, True
         if not self._wire.is_closing():
             self._wire.resume_reading()
             self._advance()
