@@ -10,7 +10,7 @@
 - `turns`        what takes a bounded part of each turn of the event loop
 - `fair`         turns for what is dear, one client after the other
 - `constant`     pages that are made once
-- `shared`       pages that are made once for all who ask at the same time
+- `shared`       pages that are made once for all who ask at the same time, always anew
 - `line`         work that is done one by one
 - `inspector`    what the service knows of itself, for people
 - `openapi`      the contract as a document, made from the catalogue

@@ -61,8 +61,8 @@ PROBES = frozenset({"/healthz", "/readyz"})
 
 _RECORD_SECONDS = 1.0
 """How long the refusal of a page waits for its record."""
-_KEPT_SECONDS = 0.5
-"""How long the metrics and the readiness of this moment are shown."""
+_PAUSE = 0.1
+"""Seconds between two looks at the metrics, and at the readiness, however many ask."""
 _MOST_IN_LINE = 8
 """Requests for the inspector that are answered or wait, others are refused."""
 
@@ -185,8 +185,8 @@ def pages(
         text = exposition(workers, settings.version, await deliveries())
         return Response(200, _METRICS, text)
 
-    readiness = Shared(look_ready, _KEPT_SECONDS, clock)
-    measured = Shared(look_metrics, _KEPT_SECONDS, clock)
+    readiness = Shared(look_ready, _PAUSE, clock)
+    measured = Shared(look_metrics, _PAUSE, clock)
 
     async def readyz(_: Request) -> Response:
         return await readiness()

@@ -1,4 +1,9 @@
-"""One piece of work for all who ask for it at the same time, whose result is kept for a moment."""
+"""One piece of work for all who ask for it at the same time.
+
+What somebody gets was begun after they asked, so it is never out of date: an operator who breaks
+something and looks at ``/readyz`` sees it. Those who ask while the work goes on share the next one,
+and there is a pause between two. So however many ask, the work is done a bounded number of times.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +19,43 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Call it for what ``make`` returns; it runs at most once at a time, and once in ``seconds``.
+    """Call it for what ``make`` returns; ``make`` runs at most once at a time.
 
-    A failure is shared and kept like a result: work that fails is as dear as work that succeeds.
+    ``pause`` seconds pass from the end of a run to the begin of the next. A failure is shared like
+    a result.
     """
 
-    __slots__ = ("_clock", "_good_until", "_make", "_seconds", "_task")
+    __slots__ = ("_clock", "_free_at", "_make", "_next", "_pause", "_turn")
 
-    def __init__(self, make: Callable[[], Awaitable[T]], seconds: float, clock: Clock) -> None:
+    def __init__(self, make: Callable[[], Awaitable[T]], pause: float, clock: Clock) -> None:
         self._make = make
-        self._seconds = seconds
+        self._pause = pause
         self._clock = clock
-        self._task: asyncio.Task[T] | None = None
-        self._good_until = 0.0
+        self._next: asyncio.Task[T] | None = None
+        """The run that has not begun yet."""
+        self._turn = asyncio.Lock()
+        self._free_at = clock()
 
     async def __call__(self) -> T:
-        task = self._task
-        if task is None or (task.done() and self._clock() >= self._good_until):
-            task = self._task = asyncio.create_task(self._run())
-        if task.done():
-            return task.result()
+        task = self._next
+        if task is None:
+            task = self._next = asyncio.create_task(self._run())
+            task.add_done_callback(_heard)
         # shield: whoever is cancelled must not cancel the work for the others.
         return await asyncio.shield(task)
 
     async def _run(self) -> T:
-        try:
-            return await self._make()
-        finally:
-            self._good_until = self._clock() + self._seconds
+        async with self._turn:
+            if (pause := self._free_at - self._clock()) > 0:
+                await asyncio.sleep(pause)
+            self._next = None
+            try:
+                return await self._make()
+            finally:
+                self._free_at = self._clock() + self._pause
+
+
+def _heard(task: asyncio.Task[T]) -> None:
+    """Look at a failure that nobody waits for any more, or asyncio would log it as forgotten."""
+    if not task.cancelled():
+        task.exception()
