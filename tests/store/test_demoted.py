@@ -57,7 +57,7 @@ async def test_where_no_primary_is_found() -> None:
         reply = await reads(store)
         assert isinstance(reply, Stale)
         assert reply.reply == b"old"
-        assert "no connection" in str(store.status().fault)
+        await soon(lambda: "no connection" in str(store.status().fault))
         server.handshake |= {b"HELLO": well, b"ROLE": role}
         await soon(lambda: not store.shard(b"k").is_demoted)
         assert await store.execute(READ, in_time()) == b"old"
