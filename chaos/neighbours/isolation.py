@@ -82,8 +82,6 @@ class Cost:
     """Latency from when a call should have left, less what the generator itself was late; of the
     calls that may not be late."""
     worst: float
-    raw: float
-    """The 99.9th percentile of the same without any correction."""
     generator_late: float
     """The 99.9th percentile of what was taken off."""
     recovered: float | None
@@ -111,7 +109,6 @@ def cost_of(
         for call in calls
         if not (isolation.worker_is_stopped and any(_overlaps(call, s, 0.0) for s in strikes))
     ]
-    raw = [call.answered - call.scheduled for call in timed]
     served = [call.answered - call.scheduled - late[id(call)] for call in timed]
     return Cost(
         calls=len(calls),
@@ -119,7 +116,6 @@ def cost_of(
         excused=excused,
         p999=percentile(served, 0.999),
         worst=max(served, default=0.0),
-        raw=percentile(raw, 0.999),
         generator_late=percentile(late.values(), 0.999),
         recovered=_recovered(calls, strikes),
     )

@@ -23,6 +23,7 @@ HEAD = (
     "neighbours' calls",
     "failed",
     "excused",
+    "recovered",
     "p99.9 ms",
     "longest ms",
     "generator late p99.9 ms",
@@ -49,6 +50,8 @@ class Row(msgspec.Struct, frozen=True):
     opened: int | None
     peak_mib: int
     holds: bool
+    recovered_s: float | None = None
+    """How long after a strike calls failed; None where there was none."""
     attacked: dict[str, int] = {}
     """What came of the attackers' requests."""
 
@@ -89,6 +92,7 @@ def _row(result: Attacked, cost: Cost, vitals: Vitals) -> Row:
         opened=vitals.opened,
         peak_mib=vitals.peak_mib,
         holds=not result.broken,
+        recovered_s=None if cost.recovered is None else round(cost.recovered, 2),
         attacked=dict(result.attacked),
     )
 
@@ -117,6 +121,7 @@ def _line(row: Row, before: Row | None) -> Sequence[str]:
         str(row.calls),
         _codes(row.failed),
         _codes(row.excused),
+        NONE if row.recovered_s is None else f"{row.recovered_s:.2f} s",
         f"{row.p999_ms:.0f}",
         f"{row.longest_ms:.0f}",
         f"{row.generator_late_ms:.0f}",

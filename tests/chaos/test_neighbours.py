@@ -31,7 +31,6 @@ COST = Cost(
     excused=Counter(),
     p999=0.1,
     worst=0.1,
-    raw=0.1,
     generator_late=0.01,
     recovered=None,
 )
@@ -83,7 +82,6 @@ class TestCost:
     def test_latency_counts_from_when_a_call_should_have_left(self) -> None:
         """What the generator was late to send is taken off, and is shown beside it."""
         cost = cost_of([call(1.0, 1.5, woken=1.2)], [(1.6, 0.0)], (), Isolation())
-        assert cost.raw == pytest.approx(0.5)
         assert cost.p999 == cost.worst == pytest.approx(0.3)
         assert cost.generator_late == pytest.approx(0.2)
 
@@ -169,7 +167,7 @@ def test_the_table_shows_what_an_attack_cost_before(tmp_path: Path) -> None:
     keep([old], tmp_path / "before.json")
     *_, row = table([new], tmp_path / "before.json").splitlines()
     assert row == (
-        "| flood | `200` 9 | 100 | - | - | 30 | 40 | 5 | 0 | 60 | hold | 40 | 900 | 7 | 300 |"
+        "| flood | `200` 9 | 100 | - | - | - | 30 | 40 | 5 | 0 | 60 | hold | 40 | 900 | 7 | 300 |"
     )
     *_, row = table([replace_name(new)], tmp_path / "before.json").splitlines()
     assert row.endswith("| hold | - | - | - | - |")
