@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.service import ROUTE
 
-__all__ = ["FLAT", "NESTED", "call", "page", "post"]
+__all__ = ["BODY_BYTES", "NESTED", "WITHIN", "call", "flat", "nested", "page", "post", "within"]
 
 BODY_BYTES = 255 * 1024
 """Just under the limit of a body."""
@@ -48,10 +48,27 @@ def nested(token: str) -> bytes:
     return post(token, b'{"operation":"SET","key":"nested","value":' + NESTED + b"}")
 
 
+def within(token: str) -> tuple[bytes, ...]:
+    """Return the dearest calls that are within `data.max_elements` and as long as may be."""
+    return tuple(
+        post(token, b'{"operation":"SET","key":"within","value":' + value + b"}")
+        for value in WITHIN
+    )
+
+
 def flat(token: str) -> bytes:
     """Return a legal call that is one long text."""
     return post(token, b'{"operation":"SET","key":"flat","value":' + FLAT + b"}")
 
 
 NESTED = b"[" + b",".join([b"[]"] * ((BODY_BYTES - 100) // 3)) + b"]"
+ELEMENTS = 9_900
+"""A little fewer than `data.max_elements`."""
+WITHIN = (
+    b"[" + b",".join([b"[]"] * ELEMENTS) + b"]",
+    b"{" + b",".join(b'"%020d":{}' % n for n in range(ELEMENTS // 2)) + b"}",
+    b"[" + b",".join([b"123456.789012"] * ELEMENTS) + b"]",
+    b"[" + b",".join([b'"\\u0416\\u0416\\u0416"'] * ELEMENTS) + b"]",
+)
+"""Values that are dear to decode for their bytes, and yet allowed."""
 FLAT = b'"' + b"x" * (BODY_BYTES - 100) + b'"'

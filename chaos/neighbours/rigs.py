@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from chaos.neighbours.liar import Liar
-from chaos.neighbours.requests import NESTED
+from chaos.neighbours.requests import NESTED, WITHIN
 from chaos.rigs import Rig
 from flowcache.store.settings import Address
 from tests.servers import Proxy, RedisProcess, cluster, standalone
@@ -23,6 +23,7 @@ __all__ = [
     "proxied",
     "server",
     "value_of_400_kb",
+    "values_within",
 ]
 
 NAMESPACES = "flowcache:ns:"
@@ -113,6 +114,11 @@ def large_hashes(running: RedisProcess) -> None:
 
 def nested_value(running: RedisProcess) -> None:
     running.cli("SET", f"{ATTACKERS}nested", NESTED, "EX", LIFE)
+
+
+def values_within(running: RedisProcess) -> None:
+    for number, value in enumerate(WITHIN):
+        running.cli("SET", f"{ATTACKERS}within:{number}", value, "EX", LIFE)
 
 
 def value_of_400_kb(running: RedisProcess) -> None:

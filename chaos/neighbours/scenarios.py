@@ -10,7 +10,17 @@ from typing import Any
 from chaos.neighbours import acts, rigs
 from chaos.neighbours.attacker import Attack
 from chaos.neighbours.isolation import Isolation
-from chaos.neighbours.requests import BODY_BYTES, NESTED, call, flat, nested, page, post
+from chaos.neighbours.requests import (
+    BODY_BYTES,
+    NESTED,
+    WITHIN,
+    call,
+    flat,
+    nested,
+    page,
+    post,
+    within,
+)
 from chaos.rigs import Rig
 from chaos.stage import Scenario
 from flowcache.policy.tokens import show_digest
@@ -159,19 +169,23 @@ ODD_PAGES = (
 PAGES = (page("/docs"), page("/openapi.json"), page("/metrics"), page("/readyz"), *ODD_PAGES)
 
 ODD_REPLIES = (
-    error("NOSCRIPT No matching script."),
-    b"%1\r\n*1\r\n+a\r\n+b\r\n",  # a map with a key that is a list
-    b"%1\r\n%1\r\n+a\r\n+b\r\n+c\r\n",
     integer(1),
     array(array(), array(bulk("a"), NULL)),
-    error("X" * 5000),
-    error("MOVED 0 nowhere"),
-    error("ASK -1 :0"),
     b",nan\r\n",
     b"(" + b"9" * 400 + b"\r\n",
     b"~1\r\n*0\r\n",  # a set of a list
     b"=5\r\ntxt:x\r\n",
 )
+"""Replies of a shape that the command does not have."""
+ODD_ERRORS = (
+    error("NOSCRIPT No matching script."),
+    error("X" * 5000),
+    error("MOVED 0 nowhere"),
+    error("ASK -1 :0"),
+    b"%1\r\n*1\r\n+a\r\n+b\r\n",  # a map with a key that is a list
+    b"%1\r\n%1\r\n+a\r\n+b\r\n+c\r\n",
+)
+"""What only a server that is not well says: circuits open for it."""
 IMPOSSIBLE_REPLIES = (
     b"*1000000000\r\n",
     b"$2000000000\r\n",
@@ -203,6 +217,7 @@ def false_maps(liar: tuple[str, int]) -> Sequence[bytes]:
 # -- the table -------------------------------------------------------------------------------------
 
 REDIS_STOPPED = Isolation(redis_is_ill=True)
+REDIS_LIES = Isolation(codes=frozenset({"redis_unavailable", "circuit_open"}), redis_is_ill=True)
 LACKS_RIGHTS = Isolation(codes=frozenset({"forbidden"}))
 
 SCENARIOS: tuple[Scenario[Any], ...] = (
@@ -236,6 +251,11 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         "nested bodies",
         "32 connections write 255 KB of `[[],[],...]`.",
         flood(nested(ATTACKER), connections=32),
+    ),
+    against(
+        "bodies just allowed",
+        "32 connections write lists and objects of almost `data.max_elements` elements.",
+        flood(*within(ATTACKER), connections=32),
     ),
     against(
         "long texts",
@@ -280,6 +300,12 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         "16 connections read 255 KB of `[[],[],...]`.",
         reading("nested", connections=16),
         partial(rigs.server, fill=rigs.nested_value),
+    ),
+    against(
+        "values just allowed",
+        "16 connections read lists and objects of almost `data.max_elements` elements.",
+        reading(*(f"within:{number}" for number in range(len(WITHIN))), connections=16),
+        partial(rigs.server, fill=rigs.values_within),
     ),
     against("/docs", "200 connections without a credential.", flood(page("/docs"))),
     against("/openapi.json", "200 connections without a credential.", flood(page("/openapi.json"))),
@@ -367,17 +393,24 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
     ),
     against(
         "odd replies",
-        "A proxy answers commands about the attacker's keys with replies that no Redis gives.",
+        "A proxy answers commands about the attacker's keys with replies of odd shapes.",
         acts.lies_to_the_attacker(ODD_REPLIES, reading("a", connections=8)),
         rigs.lying,
-        environment=QUICK_CIRCUITS,
+    ),
+    against(
+        "odd errors",
+        "The same, with errors that no Redis gives, and maps that no dictionary takes.",
+        acts.lies_to_the_attacker(ODD_ERRORS, reading("a", connections=8)),
+        rigs.lying,
+        REDIS_LIES,
+        QUICK_CIRCUITS,
     ),
     against(
         "impossible replies",
         "The same, with replies that announce a thousand million elements, or are no protocol.",
         acts.lies_to_the_attacker(IMPOSSIBLE_REPLIES, reading("a", connections=2)),
         rigs.lying,
-        Isolation(codes=frozenset({"redis_unavailable", "circuit_open"}), redis_is_ill=True),
+        REDIS_LIES,
         QUICK_CIRCUITS,
     ),
     against(
