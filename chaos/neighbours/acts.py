@@ -52,15 +52,18 @@ NOTICED_SECONDS = 8.0
 LINGER_SECONDS = 20
 
 
-def attacks(*these: Attack, first: Attack | None = None) -> Act:
-    """Return an act: some attacks at once, when ``first`` has been done to its end."""
+def attacks(*these: Attack, first: Attack | None = None, share: float = ATTACK) -> Act:
+    """Return an act: some attacks at once, when ``first`` has been done to its end.
+
+    They last for ``share`` of what was asked for on the command line.
+    """
 
     def act(stage: Stage[Any]) -> None:
         if first is not None:
             with attacked(stage, first) as (process,):
                 process.wait(first.seconds + LINGER_SECONDS)
         with attacked(stage, *these):
-            stage.calm(ATTACK)
+            stage.calm(share)
 
     return act
 

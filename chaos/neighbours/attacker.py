@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import sys
 import threading
@@ -32,6 +33,7 @@ AGAIN_SECONDS = 0.02
 CONNECTING = 100
 """How many connections are opened at once."""
 UNREAD_BYTES = 4 << 20
+RECEIVED_BYTES = 4096
 
 
 class Attack(msgspec.Struct, frozen=True):
@@ -89,9 +91,7 @@ class Attacker:
         while self._left > 0:
             try:
                 async with self._opening:
-                    reader, writer = await asyncio.open_connection(
-                        "127.0.0.1", self._attack.port, ssl=self._tls
-                    )
+                    reader, writer = await self._connect()
             except OSError:
                 self.outcomes["no connection"] += 1
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -103,6 +103,24 @@ class Attacker:
                 await asyncio.sleep(AGAIN_SECONDS)
             finally:
                 writer.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = socket.socket()
+        connection.setblocking(False)
+        if self._attack.manner == "do not read":
+            # What the kernel doesn't take waits in flowcache's memory.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
+        try:
+            await asyncio.get_running_loop().sock_connect(
+                connection, ("127.0.0.1", self._attack.port)
+            )
+            named = None if self._tls is None else "127.0.0.1"
+            return await asyncio.open_connection(
+                sock=connection, ssl=self._tls, server_hostname=named
+            )
+        except BaseException:
+            connection.close()
+            raise
 
     async def turn(self) -> bool:
         """Wait until a request may be sent; return whether there is one left."""

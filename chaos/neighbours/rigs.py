@@ -22,7 +22,7 @@ __all__ = [
     "nested_value",
     "proxied",
     "server",
-    "value_of_400_kb",
+    "value_of_500_kb",
     "values_within",
 ]
 
@@ -121,11 +121,11 @@ def values_within(running: RedisProcess) -> None:
         running.cli("SET", f"{ATTACKERS}within:{number}", value, "EX", LIFE)
 
 
-def value_of_400_kb(running: RedisProcess) -> None:
-    running.cli("SET", f"{ATTACKERS}400 KB", "x" * 400_000, "EX", LIFE)
+def value_of_500_kb(running: RedisProcess) -> None:
+    running.cli("SET", f"{ATTACKERS}500 KB", "x" * 500_000, "EX", LIFE)
 
 
 def everything_large(running: RedisProcess) -> None:
     large_strings(running)
     large_hashes(running)
-    value_of_400_kb(running)
+    value_of_500_kb(running)
