@@ -341,7 +341,7 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         "slow readers",
         "600 connections ask for answers of 500 KB and don't read them.",
         # The kernel takes some megabytes of each before anything waits in flowcache.
-        acts.attacks(replace(UNREAD, connections=600, rate=1900), share=1.75),
+        acts.attacks(replace(UNREAD, connections=600, rate=1900), share=3.0),
         partial(rigs.server, fill=rigs.value_of_500_kb),
     ),
     against(
