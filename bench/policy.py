@@ -10,17 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from timeit import Timer
 
+from flowcache.authn.gate import Gate, GateSettings
+from flowcache.authn.principals import Credential, Principals
+from flowcache.authn.tokens import Token, digest, new_token
+from flowcache.authz.keys import ALL_KEYS, namespace_prefix, read_patterns
+from flowcache.authz.networks import Networks, read_network
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.authz.verdict import ALLOW, judge, placed
 from flowcache.errors import RateLimited, Unauthorized
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.gate import Gate, GateSettings
-from flowcache.policy.keys import ALL_KEYS, namespace_prefix, read_patterns
-from flowcache.policy.networks import Networks, read_network
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.policy.rates import Bucket, Rate
-from flowcache.policy.tokens import Token, digest, new_token
-from flowcache.policy.verdict import ALLOW, judge, placed
 from flowcache.ports import Command, SizeLimits
+from flowcache.ratelimit.buckets import Bucket, Rate
 
 _CALLS, _ROUNDS = 20_000, 15
 _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})

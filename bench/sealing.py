@@ -14,23 +14,24 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from flowcache.api.data_action import DataAction, DataActionSettings
 from flowcache.audit.ring import AuditRing
-from flowcache.http.asgi import ASGIApp, Message
-from flowcache.http.data_action import DataAction, DataActionSettings
+from flowcache.authn.gate import Gate, GateSettings
+from flowcache.authn.principals import Credential, Principals
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.keys import ALL_KEYS, namespace_prefix
+from flowcache.authz.networks import Networks
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.encryption.keys import WrittenKeys, new_key
+from flowcache.encryption.settings import SealingSettings
+from flowcache.encryption.vault import Vault
+from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.gate import Gate, GateSettings
-from flowcache.policy.keys import ALL_KEYS, namespace_prefix
-from flowcache.policy.networks import Networks
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.policy.rates import Rate
-from flowcache.policy.tokens import Token, digest
 from flowcache.ports import Command, Reply, ShardedExecutor
-from flowcache.sealing.keys import WrittenKeys, new_key
-from flowcache.sealing.settings import SealingSettings
-from flowcache.sealing.vault import Vault
+from flowcache.ratelimit.buckets import Rate
 from flowcache.secret import Secret
-from flowcache.telemetry.metrics import Counters
+from flowcache.server.asgi import ASGIApp, Message
 
 _ROUNDS = 15
 _ROUND_SECONDS = 0.05

@@ -15,14 +15,15 @@ from contextlib import suppress
 from statistics import median, quantiles
 from time import perf_counter_ns
 
+from flowcache.authn.gate import Gate, GateSettings
+from flowcache.authn.principals import Credential, Principals
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.networks import Networks
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import RateLimited, Unauthorized
-from flowcache.policy.gate import Gate, GateSettings
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.networks import Networks
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.policy.rates import Rate
-from flowcache.policy.tokens import Token, digest
+from flowcache.ratelimit.buckets import Rate
 
 _BATCH, _BATCHES = 50, 6_000
 _CLIENTS = 1_000

@@ -1,4 +1,4 @@
-"""Sealed values by the book: written from `flowcache.sealing.envelope`'s page, not from its code.
+"""Sealed values by the book: from the page of `flowcache.encryption.envelope`, not from its code.
 
 The tests seal and open with this behind flowcache's back: both would have to be wrong in the same
 way to agree.

@@ -3,7 +3,7 @@
 Checked: relative links lead somewhere, the tables of settings, of clients and of chaos scenarios
 are the code's, every failure code and every metric is documented, and every environment variable
 that is named exists. So do the files that a page names in backticks, and the names that stand
-behind one: `policy/gate.py` `Gate.admit`, `Gate.identify`.
+behind one: `authn/gate.py` `Gate.admit`, `Gate.identify`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from chaos.report import about_table, write
 from chaos.scenarios import SCENARIOS
 from flowcache.errors import all_failures
-from flowcache.policy.clients import CLIENT_SETTINGS
+from flowcache.metrics.exposition import exposition
 from flowcache.settings import SETTINGS, Setting
-from flowcache.telemetry.exposition import exposition
+from flowcache.settings.clients import CLIENT_SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 
 from bench.peers import bare_asgi
-from flowcache.http.asgi import Receive, Scope, Send
-from flowcache.http.supervisor import Service, serve
-from flowcache.http.worker import ServerSettings
+from flowcache.server.asgi import Receive, Scope, Send
+from flowcache.server.supervisor import Service, serve
+from flowcache.server.worker import ServerSettings
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

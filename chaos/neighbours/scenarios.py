@@ -25,7 +25,7 @@ from chaos.neighbours.requests import (
 )
 from chaos.rigs import Rig
 from chaos.stage import Scenario
-from flowcache.policy.tokens import show_digest
+from flowcache.authn.tokens import show_digest
 from flowcache.secret import Secret
 from tests.servers.tls import FLOWCACHE_ACL
 from tests.store.resp import NULL, array, bulk, error, integer

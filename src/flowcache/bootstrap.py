@@ -15,51 +15,52 @@ import msgspec
 import structlog
 
 from flowcache import __version__
+from flowcache.admin.inspector.circuits import SWITCH, Control, Switched, told
+from flowcache.admin.inspector.view import AuditFilter
+from flowcache.admin.pages import PROBES, PagesSettings, nothing_delivered, pages
+from flowcache.api.app import App, Parts
+from flowcache.api.data_action import DataAction
+from flowcache.api.envelope import refusals, request_ids
 from flowcache.audit.chain import Kind
 from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
 from flowcache.audit.reading import Query
 from flowcache.audit.redaction import redaction
 from flowcache.audit.ring import AuditRing
+from flowcache.authn.certificates import Certificates
+from flowcache.authn.gate import Gate, ShowsCertificate, no_certificate
+from flowcache.authn.principals import Principals
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.calls.admission import Admission
+from flowcache.calls.standing_lag import StandingLag
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
 from flowcache.errors import Unrecorded
-from flowcache.http.admission import Admission
-from flowcache.http.app import App, Parts
-from flowcache.http.asgi import ASGIApp
-from flowcache.http.data_action import DataAction
-from flowcache.http.envelope import request_ids
-from flowcache.http.inspector.circuits import SWITCH, Control, Switched, told
-from flowcache.http.inspector.view import AuditFilter
-from flowcache.http.pages import PROBES, PagesSettings, nothing_delivered, pages
-from flowcache.http.standing_lag import StandingLag
-from flowcache.http.supervisor import Service
-from flowcache.http.turns import Turnstile
+from flowcache.fleet.messages import Fleet, Question
+from flowcache.fleet.overrides import Wishes
 from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.loop_watch import LoopWatch
+from flowcache.metrics import logs
+from flowcache.metrics.counters import Counters
+from flowcache.metrics.latency import Histogram
+from flowcache.metrics.totals import fold, once_each
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.certificates import Certificates
-from flowcache.policy.gate import Gate, ShowsCertificate, no_certificate
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal, Principals
-from flowcache.policy.rates import Bucket, Limiter
 from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
+from flowcache.ratelimit.buckets import Bucket, Limiter
+from flowcache.ratelimit.shared import SharedBucket
 from flowcache.resilience.guard import Guard
-from flowcache.resilience.shared_rates import SharedBucket
+from flowcache.server.asgi import ASGIApp
+from flowcache.server.supervisor import Service
+from flowcache.server.turns import Turnstile
 from flowcache.settings import Settings
 from flowcache.status import LoopStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.routes import ShardRoute
-from flowcache.telemetry import logs
-from flowcache.telemetry.fleet import Fleet, Question
-from flowcache.telemetry.latency import Histogram
-from flowcache.telemetry.metrics import Counters
-from flowcache.telemetry.totals import fold, once_each
-from flowcache.telemetry.wishes import Wishes
 
 if TYPE_CHECKING:
-    from flowcache.policy.jwks import KeySet
-    from flowcache.sealing.vault import Vault
+    from flowcache.authn.jwks import KeySet
+    from flowcache.encryption.vault import Vault
 
 __all__ = ["application", "service"]
 
@@ -81,6 +82,7 @@ def service(settings: Settings, fleet_directory: Path) -> Service:
         lambda: _applications(settings, fleet_directory),
         settings.server,
         None if delivery is None else partial(_deliver, delivery, settings),
+        refusals,
     )
 
 
@@ -118,7 +120,7 @@ class Worker:
     def __init__(self, settings: Settings, fleet_directory: Path) -> None:
         self._started_at = time()
         self._grace = settings.server.grace
-        tls = settings.server.tls
+        tls = settings.tls
         self._certificate_expires = None if tls is None else tls.not_after
         self._lags = Histogram()
         lag = StandingLag(settings.data_action.deadline)
@@ -151,7 +153,7 @@ class Worker:
         self._keys: KeyRefresh | None = None
         if settings.jwt is not None:
             # Imported here: it brings a whole library of cryptography, and few have an issuer.
-            from flowcache.policy.jwt import Jwts
+            from flowcache.authn.jwt import Jwts
 
             stated = Jwts(settings.jwt, settings.principals, time, lambda: keys.ask())
             self._keys = keys = KeyRefresh(
@@ -164,7 +166,7 @@ class Worker:
         self._vault: Vault[ShardRoute] | None = None
         if settings.sealing is not None:
             # Imported here, as is what issuers need: it brings the library of cryptography.
-            from flowcache.sealing.vault import Vault
+            from flowcache.encryption.vault import Vault
 
             executor = self._vault = Vault(self._guard, settings.sealing)
         turns = Turnstile()
@@ -349,7 +351,7 @@ def _shown_certificate(settings: Settings) -> ShowsCertificate:
     if not any(who.certificates for who in settings.principals):
         return no_certificate
     # Imported here: it brings a whole library of cryptography, and few clients have any.
-    from flowcache.policy.x509 import read_certificate
+    from flowcache.authn.x509 import read_certificate
 
     gate = settings.gate
     return Certificates(

@@ -57,8 +57,8 @@ Now = Callable[[], float]
 
 RESERVED_PREFIX = b"flowcache:"
 """Where flowcache keeps what is its own, below it: ``once:`` records of writes (`store/slots.py`),
-``ns:`` the namespaces (`policy/keys.py`), ``rate:`` what clients of a fleet have taken of their
-rates (`resilience/shared_rates.py`), and what an operator names so, as the stream of the audit
+``ns:`` the namespaces (`authz/keys.py`), ``rate:`` what clients of a fleet have taken of their
+rates (`ratelimit/shared.py`), and what an operator names so, as the stream of the audit
 (`delivery/stream.py`). No caller may name such a key."""
 
 NAMESPACES = RESERVED_PREFIX + b"ns:"
@@ -81,7 +81,7 @@ many microseconds all that was taken will have been earned (`store/scripts/rate.
 class Once(msgspec.Struct, frozen=True, gc=False):
     """The wish that a write be applied once, however often it is sent.
 
-    ``token`` names the write in the scope of its key, and from `policy.verdict.placed` on in that
+    ``token`` names the write in the scope of its key, and from `authz.verdict.placed` on in that
     of its client; ``fingerprint`` tells the same body from another; the record of it lives for
     ``lifetime_ms``. ``former`` are fingerprints that the same body may have had before: a record
     with one of them is of this write, too.

@@ -166,8 +166,8 @@ class SealingKeyStatus(msgspec.Struct, frozen=True):
 class SealingStatus(msgspec.Struct, frozen=True):
     """What encryption at rest did since the worker started.
 
-    ``keys`` are by id, ``flaws`` count the values that were not opened by `sealing.Flaw`; those in
-    clear among them may have been let through.
+    ``keys`` are by id, ``flaws`` count the values that were not opened by `encryption.Flaw`; those
+    in clear among them may have been let through.
     """
 
     keys: dict[str, SealingKeyStatus]
@@ -193,7 +193,7 @@ class OperationStats(msgspec.Struct, frozen=True):
     """What came of the calls of one operation since the worker started.
 
     ``outcomes`` counts by ``ok`` or a failure's code; ``latency`` counts calls by bucket, see
-    `telemetry.latency`; ``total_ms`` is the sum of all latencies.
+    `metrics.latency`; ``total_ms`` is the sum of all latencies.
     """
 
     outcomes: dict[str, int]

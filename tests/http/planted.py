@@ -17,7 +17,7 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
-from flowcache.policy.tokens import show_digest
+from flowcache.authn.tokens import show_digest
 from flowcache.secret import Secret
 from flowcache.settings import SETTINGS
 from tests.servers import RedisProcess

@@ -12,10 +12,10 @@ import signal
 import sys
 from pathlib import Path
 
-from flowcache.http import supervisor
-from flowcache.http.asgi import Receive, Scope, Send
-from flowcache.http.supervisor import Service, serve
-from flowcache.http.worker import ServerSettings
+from flowcache.server import supervisor
+from flowcache.server.asgi import Receive, Scope, Send
+from flowcache.server.supervisor import Service, serve
+from flowcache.server.worker import ServerSettings
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowcache.fleet.overrides import Wishes
 from flowcache.ports import Mode, Order
-from flowcache.telemetry.wishes import Wishes
 from tests.contract.together import together
 from tests.servers import Cluster, RedisProcess, eventually
 from tests.service import Answer, Service, service

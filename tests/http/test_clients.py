@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
-from flowcache.policy.tokens import show_digest
+from flowcache.authn.tokens import show_digest
 from flowcache.secret import Secret
 from tests.contract.wire import post, wire
 from tests.servers import Cluster, RedisProcess, eventually

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.policy.tokens import show_digest
+from flowcache.authn.tokens import show_digest
 from flowcache.secret import Secret
 from tests.envelopes import ENCODED, Sealer, line
 from tests.servers import RedisProcess, eventually, standalone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from flowcache.policy.tokens import show_digest
+from flowcache.authn.tokens import show_digest
 from flowcache.secret import Secret
 from tests.contract.envelope import answered, refused
 from tests.contract.wire import Wire, post, wire

@@ -17,22 +17,23 @@ import schemathesis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flowcache.audit.ring import AuditRing
-from flowcache.contract import answer, request
-from flowcache.errors import Failure, all_failures
-from flowcache.http.app import ROUTE
-from flowcache.http.data_action import DataActionSettings
-from flowcache.http.docs import page
-from flowcache.http.inspector.circuits import (
+from flowcache.admin.docs import page
+from flowcache.admin.inspector.circuits import (
     Control,
     Switched,
     circuits_view,
     read_order,
     told,
 )
-from flowcache.http.inspector.view import AuditFilter, view
-from flowcache.http.openapi import document
-from flowcache.http.pages import PagesSettings, pages
+from flowcache.admin.inspector.view import AuditFilter, view
+from flowcache.admin.openapi import document
+from flowcache.admin.pages import PagesSettings, pages
+from flowcache.api.app import ROUTE
+from flowcache.api.data_action import DataActionSettings
+from flowcache.audit.ring import AuditRing
+from flowcache.contract import answer, request
+from flowcache.errors import Failure, all_failures
+from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode, Order
 from flowcache.status import (
@@ -46,7 +47,6 @@ from flowcache.status import (
     StoreStatus,
     WorkerStatus,
 )
-from flowcache.telemetry.metrics import Counters
 from tests.unit.http.asgi import gate
 from tests.unit.telemetry.statuses import circuit
 

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcache.authz.principal import Principal
+from flowcache.calls.admission import Admission, Share
 from flowcache.errors import Overloaded, RateLimited
-from flowcache.http.admission import Admission, Share
-from flowcache.policy.principals import Principal
 
 clients = st.lists(
     st.builds(

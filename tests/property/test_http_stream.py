@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any, cast
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowcache.http.asgi import Receive, Scope, Send
-from flowcache.http.connection import Connection, Site, State
+from flowcache.api.envelope import refusals
+from flowcache.server.asgi import Receive, Scope, Send
+from flowcache.server.connection import Connection, Site, State
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,8 +84,7 @@ async def turns(connection: Connection, wire: Memory) -> None:
 async def play(segments: list[bytes], sock: socket.socket, *, end: bool) -> Memory:
     """Feed a connection; stop where it has closed or doesn't want to read."""
     loop = asyncio.get_running_loop()
-    ids = count()
-    site = Site(echo, loop, lambda: 0.0, lambda: str(next(ids)), lambda: None)
+    site = Site(echo, loop, lambda: 0.0, refusals(), lambda: None)
     site.heads.tell_time(b"now")
     connection, wire = Connection(site, ("127.0.0.1", 1)), Memory(sock)
     connection.connection_made(wire)

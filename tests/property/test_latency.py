@@ -8,7 +8,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowcache.telemetry.latency import (
+from flowcache.metrics.latency import (
     BUCKETS,
     bucket_of,
     count_until,

@@ -8,16 +8,16 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from flowcache.authn.tokens import digest
+from flowcache.authz.keys import namespace_prefix
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.authz.verdict import Deny, judge, placed, refusal
 from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import Failure
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.policy.clients import read_clients
-from flowcache.policy.keys import namespace_prefix
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal
-from flowcache.policy.tokens import digest
-from flowcache.policy.verdict import Deny, judge, placed, refusal
 from flowcache.ports import Command, Once, SizeLimits
+from flowcache.settings.clients import read_clients
 from flowcache.store.slots import key_slot, once_key
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}

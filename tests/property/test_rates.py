@@ -8,7 +8,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowcache.policy.rates import Bucket, FailedAttempts, Rate
+from flowcache.ratelimit.buckets import Bucket, FailedAttempts, Rate
 
 # Powers of two: floats count them exactly, so that bucket and model agree to the last call.
 rates = st.sampled_from([0.125, 0.5, 1.0, 2.0, 16.0, 128.0])

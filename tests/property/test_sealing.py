@@ -10,14 +10,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flowcache.contract.request import Request, TtlLimits
+from flowcache.encryption.envelope import Flaw, Parts, parse
+from flowcache.encryption.keyring import Keyring
+from flowcache.encryption.keys import WrittenKeys
+from flowcache.encryption.settings import Plaintext, SealingSettings
+from flowcache.encryption.vault import Vault
 from flowcache.errors import InvalidRequest, InvalidResponse
 from flowcache.operations.catalogue import plan
 from flowcache.ports import Command, Reply
-from flowcache.sealing.envelope import Flaw, Parts, parse
-from flowcache.sealing.keyring import Keyring
-from flowcache.sealing.keys import WrittenKeys
-from flowcache.sealing.settings import Plaintext, SealingSettings
-from flowcache.sealing.vault import Vault
 from flowcache.secret import Secret
 from tests.envelopes import KEYS, Sealer
 from tests.places import Place

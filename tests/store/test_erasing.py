@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from flowcache.authz.keys import KeyPattern, namespace_prefix, read_pattern
 from flowcache.errors import Conflict, Forbidden, RedisUnavailable, Unconfirmed
-from flowcache.policy.keys import KeyPattern, namespace_prefix, read_pattern
 from flowcache.secret import Secret
 from flowcache.store import erasing
 from flowcache.store.erasing import Erasure

@@ -7,8 +7,8 @@ from time import monotonic, time
 
 import pytest
 
-from flowcache.policy.rates import Rate
-from flowcache.resilience.shared_rates import SharedBucket
+from flowcache.ratelimit.buckets import Rate
+from flowcache.ratelimit.shared import SharedBucket
 from flowcache.store.redis_store import RedisStore
 from tests.servers import Cluster, RedisProcess
 from tests.store.harness import soon, store_at

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal
+from flowcache.authn.principals import Credential
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import StoreSettings
 

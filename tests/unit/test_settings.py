@@ -16,14 +16,14 @@ import pytest
 
 from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.authn.tokens import digest
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.permissions import Permission
 from flowcache.cxone.settings import Grant
 from flowcache.delivery.settings import Endpoint, Shape, Stream
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.permissions import Permission
-from flowcache.policy.rates import Rate
-from flowcache.policy.tokens import digest
+from flowcache.encryption.settings import Plaintext
+from flowcache.ratelimit.buckets import Rate
 from flowcache.resilience.breaker import Mode, Unit, Window
-from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret, SecretInFile
 from flowcache.settings import (
     SETTINGS,
@@ -162,7 +162,7 @@ def in_tls(read: Callable[[Tls], object]) -> Read:
 
 def verifies(settings: Settings) -> object:
     """Return whether callers show a certificate."""
-    tls = settings.server.tls
+    tls = settings.tls
     return tls and tls.context.verify_mode
 
 
@@ -226,7 +226,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
         lambda s: [s.gate.proxies.hold(each) for each in ("10.1.2.3", "::1", "11.0.0.1")],
         [True, True, False],
     ),
-    "http.tls_cert_file": (OWN_PEM, lambda s: s.server.tls and s.server.tls.cert, OWN_PEM),
+    "http.tls_cert_file": (OWN_PEM, lambda s: s.tls and s.tls.cert, OWN_PEM),
     "http.tls_key_file": (OWN_PEM, in_shown("http.tls_key_file"), OWN_PEM),
     "http.tls_client_auth": ("required", verifies, ssl.CERT_REQUIRED),
     "http.tls_client_ca_file": (OWN_PEM, in_shown("http.tls_client_ca_file"), OWN_PEM),

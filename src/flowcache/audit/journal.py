@@ -40,9 +40,9 @@ from flowcache.audit.settings import AuditSettings, Mode
 from flowcache.audit.vouching import Voucher
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.errors import RateLimited, Unrecorded
+from flowcache.metrics.latency import BUCKETS, bucket_of
 from flowcache.ports import AuditRecord, Clock, Now
 from flowcache.status import JournalStatus
-from flowcache.telemetry.latency import BUCKETS, bucket_of
 
 __all__ = ["CAPACITY", "FLUSH_SECONDS", "Journal"]
 

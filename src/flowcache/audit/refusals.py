@@ -1,6 +1,6 @@
 """Refusals of strangers past their limit: counted by address, and told now and then.
 
-Whoever shows wrong credentials too often is refused unseen (`policy.gate`). If each such call had a
+Whoever shows wrong credentials too often is refused unseen (`authn.gate`). If each such call had a
 record, a stranger could have as many records written as they can send calls: the disk would be
 theirs, and in strict mode its commits. So of each address the first is recorded as it comes, and
 how many more there were is one record an interval.
@@ -12,8 +12,8 @@ import msgspec
 from msgspec import structs
 
 from flowcache.audit.chain import Kind
-from flowcache.policy.rates import owner
 from flowcache.ports import AuditRecord
+from flowcache.ratelimit.buckets import owner
 
 __all__ = ["INTERVAL_SECONDS", "Refusals"]
 

@@ -11,8 +11,8 @@ from flowcache.cli.common import Config, Redis, give_up, say, valid
 from flowcache.printable import printable
 
 if TYPE_CHECKING:
-    from flowcache.policy.settings import JwtSettings
-    from flowcache.sealing.settings import SealingSettings
+    from flowcache.authn.settings import JwtSettings
+    from flowcache.encryption.settings import SealingSettings
     from flowcache.settings import Settings
     from flowcache.store.rights import Right
 
@@ -28,7 +28,7 @@ def check(config: Config = None, redis: Redis = None) -> None:
     """
     from flowcache.audit.database import JournalFault
     from flowcache.audit.recognising import try_out
-    from flowcache.policy.overview import overview
+    from flowcache.cli.overview import overview
     from flowcache.settings import load
 
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}))
@@ -37,8 +37,8 @@ def check(config: Config = None, redis: Redis = None) -> None:
         say(f"Warning: {warning}.")
     for line in overview(settings.principals, settings.credentials, time()):
         say(line)
-    if settings.server.tls is not None:
-        for warning in settings.server.tls.warnings(time()):
+    if settings.tls is not None:
+        for warning in settings.tls.warnings(time()):
             say(f"Warning: {warning}.")
     if settings.jwt is not None:
         _try_issuer(settings.jwt)
@@ -97,8 +97,8 @@ _ENCRYPTED = {
 
 def _try_issuer(settings: JwtSettings) -> None:
     """Read the keys of the issuer as a worker would."""
+    from flowcache.authn.jwt import Jwts
     from flowcache.issuer.fetching import KeysFault, read_keys
-    from flowcache.policy.jwt import Jwts
 
     try:
         keys = Jwts(settings, (), time).use(read_keys(settings.keys))
@@ -120,8 +120,8 @@ def _rights(settings: Settings) -> list[Right]:
 
 
 async def _try_redis(settings: Settings) -> None:
+    from flowcache.metrics import logs
     from flowcache.store.checkup import CheckupFault, checkup
-    from flowcache.telemetry import logs
 
     logs.configure("error")  # what the check itself says is enough
     try:

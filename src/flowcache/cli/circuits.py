@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import typer
 
+from flowcache.admin.inspector.circuits import CONFIGURED
 from flowcache.cli.common import examples, give_up, say
-from flowcache.http.inspector.circuits import CONFIGURED
 from flowcache.ports import Access, Mode
 from flowcache.printable import printable, printable_json
 

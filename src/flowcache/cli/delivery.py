@@ -39,7 +39,7 @@ def deliver(
         flowcache audit deliver -c flowcache.toml --once
     """
     from flowcache.delivery import process
-    from flowcache.telemetry import logs
+    from flowcache.metrics import logs
 
     settings, store = _configured(config)
     logs.configure("info")

@@ -37,7 +37,7 @@ def new_key(
 
         (umask 077; flowcache encryption new-key 2027-01 >> flowcache-keys)
     """
-    from flowcache.sealing import keys
+    from flowcache.encryption import keys
 
     if not keys.is_key_id(key_id):
         give_up(f"{key_id[:80]!r} is no id of a key: 1 to 32 letters, digits, - _ and .")

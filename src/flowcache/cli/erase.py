@@ -22,7 +22,7 @@ from flowcache.printable import printable, printable_lines
 if TYPE_CHECKING:
     from flowcache.audit.deeds import Deed
     from flowcache.audit.settings import AuditSettings
-    from flowcache.policy.keys import KeyPattern
+    from flowcache.authz.keys import KeyPattern
     from flowcache.settings import Settings
     from flowcache.store.erasing import Erasure
     from flowcache.store.settings import StoreSettings
@@ -106,8 +106,8 @@ def erase(
 
         flowcache erase -c app.toml --pattern 'id:{subject}:*' --subject-file id.txt
     """
+    from flowcache.metrics import logs
     from flowcache.settings import load
-    from flowcache.telemetry import logs
 
     target = _target(namespace, pattern, _subject(subject, subject_file), everything)
     if not (dry_run or yes or sys.stdin.isatty()):
@@ -150,7 +150,7 @@ def _subject(given: str | None, file: Path | None) -> str | None:
 
 
 def _target(namespace: str | None, pattern: str, subject: str | None, everything: bool) -> _Target:
-    from flowcache.policy.keys import SUBJECT, namespace_prefix, read_pattern
+    from flowcache.authz.keys import SUBJECT, namespace_prefix, read_pattern
 
     if subject == "":
         give_up("the subject is empty.")
@@ -208,9 +208,9 @@ def _begin(
     settings: AuditSettings, target: _Target, by: str, told: dict[str, Any], *, may_be_none: bool
 ) -> Deed | None:
     """Record what is about to be done; nothing is done that can't be recorded."""
+    from flowcache.api.envelope import request_ids
     from flowcache.audit.database import JournalFault
     from flowcache.audit.deeds import Deed
-    from flowcache.http.envelope import request_ids
 
     if settings.journal is None:
         if not may_be_none:

@@ -19,7 +19,7 @@ from flowcache import __version__
 from flowcache.cli.common import Config, Redis, give_up, valid
 
 if TYPE_CHECKING:
-    from flowcache.http.supervisor import Service
+    from flowcache.server.supervisor import Service
     from flowcache.settings import Settings
 
 __all__ = ["serve"]
@@ -54,12 +54,12 @@ def serve(
     import structlog
 
     from flowcache.bootstrap import service
-    from flowcache.http.supervisor import PortInUse
-    from flowcache.http.supervisor import serve as serve_http
+    from flowcache.metrics import logs
+    from flowcache.server.supervisor import PortInUse
+    from flowcache.server.supervisor import serve as serve_http
     from flowcache.settings import ConfigurationError, load
     from flowcache.store.embedded import EmbeddedFault, EmbeddedServer
     from flowcache.store.settings import StoreSettings, parse_location
-    from flowcache.telemetry import logs
 
     if embedded and redis:
         give_up("--embedded brings a Redis along; leave --redis out.")
@@ -86,8 +86,8 @@ def serve(
             logs.configure(settings.log_level)
             for warning in settings.warnings:
                 structlog.get_logger(__name__).warning("configuration", warning=warning)
-            if settings.server.tls is not None:
-                for warning in settings.server.tls.warnings(time()):
+            if settings.tls is not None:
+                for warning in settings.tls.warnings(time()):
                     structlog.get_logger(__name__).warning("certificate", about=warning)
             return settings
 
@@ -121,7 +121,7 @@ def _banner(settings: Settings, made: Mapping[str, str] | None) -> None:
 
     ``made`` are the tokens made for it. One that was configured is not printed: logs are kept.
     """
-    from flowcache.policy.tokens import digest
+    from flowcache.authn.tokens import digest
 
     server, delivery = settings.server, settings.delivery
     # Where the audit has standard output, nothing else goes there.

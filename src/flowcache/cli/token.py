@@ -38,9 +38,9 @@ def token_new(
 
         flowcache token new agent-desktop --expires 2027-12-31
     """
-    from flowcache.policy.clients import is_client_name
-    from flowcache.policy.keys import namespace_of
-    from flowcache.policy.tokens import new_token, show_digest
+    from flowcache.authn.tokens import new_token, show_digest
+    from flowcache.authz.keys import namespace_of
+    from flowcache.settings.clients import is_client_name
     from flowcache.settings.parts import TAKEN_NAMES
 
     if not is_client_name(name):

@@ -1,4 +1,4 @@
 """The issuer of JSON Web Tokens: its keys, fetched and kept fresh beside the calls.
 
-What its tokens are worth is judged in `policy.jwt`, which does no I/O.
+What its tokens are worth is judged in `authn.jwt`, which does no I/O.
 """

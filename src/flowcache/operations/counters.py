@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract import coercion
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["INCR"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.coercion import kind
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
 from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["HGETALL", "HSET"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.operations.operation import Operation, Result, Sample, unexpected
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["DEL"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidResponse, TooLarge
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["Operation", "Read", "Result", "Sample", "over", "unexpected"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_many
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidRequest
 from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Reply, SizeLimits
 
 __all__ = ["GET", "SET"]

@@ -8,34 +8,35 @@ from typing import Any
 
 import msgspec
 
+from flowcache.api.data_action import DataActionSettings
 from flowcache.audit.settings import AuditSettings, KeyNames
 from flowcache.audit.settings import Mode as AuditMode
+from flowcache.authn.gate import GateSettings
+from flowcache.authn.principals import Credential
+from flowcache.authn.settings import JwtSettings
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.keys import ALL_KEYS, namespace_prefix
+from flowcache.authz.networks import Networks
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.contract.bounds import Bounds
 from flowcache.contract.request import TtlLimits
 from flowcache.delivery.settings import DeliverySettings
-from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
-from flowcache.http.connection import Patience
-from flowcache.http.data_action import DataActionSettings
-from flowcache.http.listener import ConnectionLimits
-from flowcache.http.worker import Address, ServerSettings
+from flowcache.encryption.keys import WrittenKeys
+from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.clients import Clients, read_clients, shown_clients
-from flowcache.policy.gate import GateSettings
-from flowcache.policy.keys import ALL_KEYS, namespace_prefix
-from flowcache.policy.networks import Networks
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal
-from flowcache.policy.rates import Rate
-from flowcache.policy.settings import JwtSettings
-from flowcache.policy.tokens import Token, digest
 from flowcache.ports import DEFAULT_SIZES, SizeLimits
+from flowcache.ratelimit.buckets import Rate
 from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
 from flowcache.resilience.guard import GuardSettings
-from flowcache.sealing.keys import WrittenKeys
-from flowcache.sealing.settings import Plaintext, SealingSettings
 from flowcache.secret import Secret
+from flowcache.server.connection import Patience
+from flowcache.server.listener import ConnectionLimits
+from flowcache.server.worker import Address, ServerSettings
 from flowcache.settings import readers
+from flowcache.settings.clients import Clients, read_clients, shown_clients
 from flowcache.settings.delivery import delivery_part
+from flowcache.settings.server_tls import ClientAuth, ServerTls, TlsFiles, read_tls
 from flowcache.settings.table import LONGEST_TTL, SETTINGS
 from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
 
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The whole configuration, as the record of each part."""
 
     server: ServerSettings
+    tls: ServerTls | None
+    """What the service shows of itself over TLS; None: plain HTTP is spoken."""
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
@@ -115,9 +118,10 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
                     idle=v["http.keep_alive_seconds"],
                 ),
             ),
-            tls,
+            None if tls is None else tls.context,
             admin,
         ),
+        tls,
         DataActionSettings(
             limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
             sizes=_sizes(v),

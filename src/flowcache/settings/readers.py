@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flowcache.authz.keys import namespace_prefix
+from flowcache.authz.networks import Networks, read_network
+from flowcache.encryption.keys import WrittenKeys, is_key_id
 from flowcache.outbound.urls import is_safe
-from flowcache.policy.keys import namespace_prefix
-from flowcache.policy.networks import Networks, read_network
 from flowcache.resilience.breaker import Unit, Window
-from flowcache.sealing.keys import WrittenKeys, is_key_id
 from flowcache.secret import Secret, SecretInFile
 from flowcache.store.settings import Location, parse_location
 

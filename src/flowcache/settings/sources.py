@@ -52,7 +52,7 @@ def find_unknown(
     sections = {s.section for s in SETTINGS}
     for section, keys in document.items():
         if section == "clients":
-            continue  # a section for each client: `policy.clients` knows them
+            continue  # a section for each client: `settings.clients` knows them
         if not isinstance(keys, dict):
             faults.append(f"{section}: unknown outside of a section; did you forget [http]?")
             continue

@@ -10,12 +10,12 @@ from flowcache.audit.settings import KeyNames
 from flowcache.audit.settings import Mode as AuditMode
 from flowcache.cxone.settings import CXONE_AUTH_BASE, Grant
 from flowcache.delivery.settings import Shape
-from flowcache.http.certificate import ClientAuth
+from flowcache.encryption.settings import Plaintext
+from flowcache.metrics.logs import LEVELS
 from flowcache.resilience.breaker import Mode
-from flowcache.sealing.settings import Plaintext
 from flowcache.secret import Secret
 from flowcache.settings import readers as read
-from flowcache.telemetry.logs import LEVELS
+from flowcache.settings.server_tls import ClientAuth
 
 __all__ = ["LONGEST_TTL", "SETTINGS", "Setting"]
 

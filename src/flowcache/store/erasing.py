@@ -34,8 +34,8 @@ from typing import NamedTuple
 from msgspec import structs
 from redis.asyncio.connection import AbstractConnection
 
+from flowcache.authz.keys import KeyPattern
 from flowcache.errors import Conflict, DeadlineExceeded, Forbidden, RedisUnavailable, Unconfirmed
-from flowcache.policy.keys import KeyPattern
 from flowcache.ports import RESERVED_PREFIX, Clock, Command
 from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
 from flowcache.store.discovery import discover

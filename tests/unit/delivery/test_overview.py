@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.audit.database import JournalFault
 from flowcache.audit.writing import ChainWriter
 from flowcache.delivery.feed import Feed
@@ -22,11 +23,10 @@ from flowcache.delivery.process import deliver
 from flowcache.delivery.progress import Place, Progress, progress_path
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
-from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.metrics.exposition import exposition
 from flowcache.outbound.judging import NotNow
 from flowcache.status import DeliveryStatus
 from flowcache.store.settings import StoreSettings
-from flowcache.telemetry.exposition import exposition
 from tests.delivery.loops import Memory, looping, room_for, verified
 from tests.unit.audit.journals import by_hand, chain, let_go, settings
 from tests.unit.telemetry.statuses import worker

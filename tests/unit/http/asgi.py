@@ -8,17 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowcache.api.data_action import DataAction, DataActionSettings
 from flowcache.audit.ring import AuditRing
-from flowcache.http.asgi import ASGIApp, Message, Receive
-from flowcache.http.data_action import DataAction, DataActionSettings
-from flowcache.policy.gate import Gate, GateSettings
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.networks import Networks
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.policy.rates import Bucket, Rate
-from flowcache.policy.tokens import Token, digest
+from flowcache.authn.gate import Gate, GateSettings
+from flowcache.authn.principals import Credential, Principals
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.networks import Networks
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.ports import AuditRecord, Command, Reply
+from flowcache.ratelimit.buckets import Bucket, Rate
+from flowcache.server.asgi import ASGIApp, Message, Receive
 from tests.places import Place
 
 __all__ = [

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from flowcache.http.app import ROUTE, App, Parts
-from flowcache.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from flowcache.api.app import ROUTE, App, Parts
+from flowcache.server.asgi import ASGIApp, Message, Receive, Scope, Send
 from tests.unit.http.asgi import Script, call, chunk
 
 LIFESPAN: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}}

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from flowcache.api.body import BodyReader
 from flowcache.errors import InvalidRequest, Overloaded, TooLarge
-from flowcache.http.asgi import Message
-from flowcache.http.body import BodyReader
+from flowcache.server.asgi import Message
 from tests.unit.http.asgi import GONE, Clock, Script, chunk
 
 MOST = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from flowcache.http.certificate import ClientAuth, ServerTls, TlsFiles, read_tls
+from flowcache.settings.server_tls import ClientAuth, ServerTls, TlsFiles, read_tls
 from tests.servers.certificates import Certificates, Pair, make_certificates
 
 DAY = 86_400.0

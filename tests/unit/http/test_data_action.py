@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from flowcache.api.envelope import failure_headers, request_ids
+from flowcache.authz.permissions import Permission
 from flowcache.errors import (
     CircuitOpen,
     DeadlineExceeded,
@@ -19,8 +21,6 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.http.envelope import failure_headers, request_ids
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Stale
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from flowcache.http.fair import FairTurns
+from flowcache.calls.fair import FairTurns
 from tests.unit.http.asgi import Clock, Endpoint
 
 LATE = 2000.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flowcache.errors import InvalidRequest
-from flowcache.http.framing import MAX_FIELDS, MAX_HEAD, ChunkedBody, Head, HeadReader
+from flowcache.server.framing import MAX_FIELDS, MAX_HEAD, ChunkedBody, Head, HeadReader
+from flowcache.server.refusal import BadRequest
 
 
 def head(*lines: str, start: str = "POST / HTTP/1.1", host: str = "Host: x") -> bytes:
@@ -23,7 +23,7 @@ def read(data: bytes) -> Head:
 
 
 def refused(data: bytes) -> str:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(BadRequest) as caught:
         HeadReader().feed(data)
     assert caught.value.message.startswith("The request is no valid HTTP: ")
     assert caught.value.message.endswith(".")
@@ -159,7 +159,7 @@ def test_another_protocol_is_refused_however_it_is_cut(size: int) -> None:
     reader, last = HeadReader(), (len(data) - 1) // size * size
     for at in range(0, last, size):
         assert reader.feed(data[at : at + size]) is None
-    with pytest.raises(InvalidRequest, match=r"HTTP/1\.1 and HTTP/1\.0 are spoken here"):
+    with pytest.raises(BadRequest, match=r"HTTP/1\.1 and HTTP/1\.0 are spoken here"):
         reader.feed(data[last:])
 
 
@@ -198,7 +198,7 @@ def test_a_head_without_an_end_is_given_up() -> None:
     assert reader.feed(started) is None
     for _ in range((MAX_HEAD - len(started)) // len(fields)):
         assert reader.feed(fields) is None
-    with pytest.raises(InvalidRequest, match="longer than"):
+    with pytest.raises(BadRequest, match="longer than"):
         reader.feed(fields)
 
 
@@ -293,7 +293,7 @@ def test_chunks_are_unpacked_and_nothing_after_them(size: int) -> None:
 )
 def test_chunks_that_break_the_rules_are_refused(packed: bytes) -> None:
     """A chunk that two servers might read differently is none."""
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(BadRequest):
         ChunkedBody().feed(packed)
 
 
@@ -304,7 +304,7 @@ def test_what_chunks_carry_beside_the_body_is_bounded(begun: bytes, endless: byt
     """Extensions and trailers are dropped, and would have no end otherwise."""
     body = ChunkedBody()
     body.feed(begun + endless * 3)
-    with pytest.raises(InvalidRequest, match="carry too little"):
+    with pytest.raises(BadRequest, match="carry too little"):
         body.feed(endless * 3)
 
 
@@ -313,7 +313,7 @@ def test_chunks_that_carry_too_little_are_refused() -> None:
     body = ChunkedBody()
     chunks = (b"1;" + b"a" * 100 + b"\r\nx\r\n") * 100
     assert body.feed(chunks) == (b"x" * 100, b"")
-    with pytest.raises(InvalidRequest, match="carry too little"):
+    with pytest.raises(BadRequest, match="carry too little"):
         body.feed(chunks)
 
 

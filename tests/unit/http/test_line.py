@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from flowcache.admin.line import Line
 from flowcache.errors import Overloaded
-from flowcache.http.line import Line
 
 
 class Work:

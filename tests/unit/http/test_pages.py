@@ -9,21 +9,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from flowcache.admin import pages as module
+from flowcache.admin.inspector.circuits import Control, Switched
+from flowcache.admin.pages import PagesSettings, pages
+from flowcache.admin.routing import Router
+from flowcache.api.app import ROUTE
 from flowcache.audit.ring import AuditRing
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import Failure, LockedOut, NoPassword, RedisUnavailable, Unrecorded
-from flowcache.http import pages as module
-from flowcache.http.app import ROUTE
-from flowcache.http.asgi import Message
-from flowcache.http.inspector.circuits import Control, Switched
-from flowcache.http.pages import PagesSettings, pages
-from flowcache.http.routing import Router
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal
-from flowcache.policy.rates import Rate
+from flowcache.fleet.messages import Question
 from flowcache.ports import Access, AuditSink, Mode, Order
+from flowcache.ratelimit.buckets import Rate
+from flowcache.server.asgi import Message
 from flowcache.settings import load
 from flowcache.status import CircuitWish, WorkerStatus
-from flowcache.telemetry.fleet import Question
 from tests.unit.http.asgi import GONE, Answered, Header, Script, bearer, call, chunk, gate, heard
 from tests.unit.telemetry.statuses import circuit, record, worker
 

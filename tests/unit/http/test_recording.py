@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from flowcache.api.data_action import DataAction, DataActionSettings
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import DeadlineExceeded, Unrecorded
-from flowcache.http.asgi import Message
-from flowcache.http.data_action import DataAction, DataActionSettings
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal
 from flowcache.ports import AuditRecord
+from flowcache.server.asgi import Message
 from tests.unit.http.asgi import TOKEN, Answered, Clock, Executor, Script, bearer, call, chunk, gate
 
 KEPT, BROKEN, LATE = "kept", "broken", "late"

@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from flowcache.http.shared import Shared
+from flowcache.admin.shared import Shared
 
 PAUSE = 0.05
 

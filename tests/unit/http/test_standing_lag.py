@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcache.calls.admission import Admission
+from flowcache.calls.standing_lag import StandingLag
 from flowcache.errors import Overloaded
-from flowcache.http.admission import Admission
-from flowcache.http.standing_lag import StandingLag
 from flowcache.loop_watch import LoopWatch
 
 DEADLINE = 0.8

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from flowcache.http.turns import Turnstile
+from flowcache.server.turns import Turnstile
 
 
 async def test_a_few_pass_in_each_turn_in_their_order() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from flowcache.authz.permissions import Permission
 from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import InvalidRequest
 from flowcache.operations.catalogue import CATALOGUE, Plan, plan
-from flowcache.policy.permissions import Permission
 from flowcache.ports import Command, Once
 
 ONCE_MS = 600_000

@@ -17,13 +17,14 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcache.authn.certificates import Certificate, Certificates, decode, read_name
+from flowcache.authn.principals import UNKNOWN, Credential, Principals
+from flowcache.authn.tokens import Token, digest
+from flowcache.authn.x509 import read_certificate
+from flowcache.authz.networks import Networks, read_network
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
-from flowcache.policy.certificates import Certificate, Certificates, decode, read_name
-from flowcache.policy.networks import Networks, read_network
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import UNKNOWN, Credential, Principal, Principals
-from flowcache.policy.tokens import Token, digest
-from flowcache.policy.x509 import read_certificate
 
 NOW = 1_800_000_000.0
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -362,7 +363,7 @@ def test_a_certificate_is_read_once() -> None:
 
 def test_what_is_kept_of_certificates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever shows ever new ones fills no memory: the oldest are read again."""
-    monkeypatch.setattr("flowcache.policy.certificates._MOST_KNOWN", 2)
+    monkeypatch.setattr("flowcache.authn.certificates._MOST_KNOWN", 2)
     reads: list[bytes] = []
 
     def read(data: bytes) -> Certificate:

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from flowcache.authn.principals import Credential
+from flowcache.authn.tokens import TOKEN_PREFIX, digest, new_token, read_digest, show_digest
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.permissions import Permission
+from flowcache.cli.overview import overview
 from flowcache.contract.request import TtlLimits
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.clients import CLIENT_SETTINGS, read_clients, shown_clients
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.overview import overview
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential
-from flowcache.policy.rates import Rate
-from flowcache.policy.tokens import TOKEN_PREFIX, digest, new_token, read_digest, show_digest
 from flowcache.ports import SizeLimits
+from flowcache.ratelimit.buckets import Rate
+from flowcache.settings.clients import CLIENT_SETTINGS, read_clients, shown_clients
 
 NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from flowcache.authn.gate import Gate, GateSettings
+from flowcache.authn.principals import UNKNOWN, Principals
+from flowcache.authz.networks import Networks, read_network
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import RateLimited, Unauthorized
-from flowcache.policy.gate import Gate, GateSettings
-from flowcache.policy.networks import Networks, read_network
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import UNKNOWN, Principal, Principals
-from flowcache.policy.rates import Rate
+from flowcache.ratelimit.buckets import Rate
 from tests.unit.http.asgi import Clock, Endpoint, bearer, gate
 
 DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})

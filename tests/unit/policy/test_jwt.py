@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
+from flowcache.authn.jwt import Jwts
+from flowcache.authn.principals import Principals
+from flowcache.authn.settings import JwtSettings
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
-from flowcache.policy.jwt import Jwts
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal, Principals
-from flowcache.policy.settings import JwtSettings
 
 ISSUER, AUDIENCE, NOW = "https://idp.example/", "flowcache", 1_800_000_000.0
 DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
@@ -279,7 +280,7 @@ def test_a_remembered_token_still_expires() -> None:
 
 def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An issuer that makes a new token for each call fills no memory."""
-    monkeypatch.setattr("flowcache.policy.jwt._MOST_KNOWN", 2)
+    monkeypatch.setattr("flowcache.authn.jwt._MOST_KNOWN", 2)
     jwts = verifier(EC)
     for number in range(5):
         assert jwts.credential(signed(CLAIMS | {"jti": number})) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowcache.policy.keys import (
+from flowcache.authz.keys import (
     ALL_KEYS,
     NO_KEYS,
     SEPARATORS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowcache.policy.networks import Addresses, Networks, read_network
+from flowcache.authz.networks import Addresses, Networks, read_network
 
 PROXIES = Addresses(Networks(map(read_network, ["10.0.0.0/8", "2001:db8::/32"])))
 

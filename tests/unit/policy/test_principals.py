@@ -6,12 +6,13 @@ from base64 import b64encode
 
 import pytest
 
+from flowcache.authn.credentials import presented
+from flowcache.authn.principals import Credential, Principals
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.networks import Networks, read_network
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
 from flowcache.errors import Forbidden, Unauthorized
-from flowcache.policy.credentials import presented
-from flowcache.policy.networks import Networks, read_network
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Credential, Principal, Principals
-from flowcache.policy.tokens import Token, digest
 
 READER = Principal("reader", frozenset({Permission.DATA_READ}))
 INSPECTOR = Principal("inspector", frozenset({Permission.INSPECT_READ}))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.authz.verdict import ALLOW, Deny, Reason, judge, placed
 from flowcache.contract.coercion import MAX_KEY_BYTES
-from flowcache.policy.keys import ALL_KEYS
-from flowcache.policy.permissions import Permission
-from flowcache.policy.principals import Principal
-from flowcache.policy.verdict import ALLOW, Deny, Reason, judge, placed
 from flowcache.ports import Command, Once, SizeLimits
 
 WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"ns:")

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from flowcache.errors import RedisUnavailable
-from flowcache.policy.rates import Rate
 from flowcache.ports import Command, Reply
-from flowcache.resilience.shared_rates import SharedBucket
+from flowcache.ratelimit.buckets import Rate
+from flowcache.ratelimit.shared import SharedBucket
 from tests.unit.http.asgi import Clock
 
 RATE = Rate(1.0, 10)

@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from flowcache.sealing.keys import Key, WrittenKeys, is_key_id, new_key
+from flowcache.encryption.keys import Key, WrittenKeys, is_key_id, new_key
 from flowcache.secret import Secret
 from tests.envelopes import SECRETS, line
 

@@ -21,7 +21,7 @@ async def main():
     return Worker(load(None, os.environ), Path(sys.argv[1]))
 
 asyncio.run(main())
-cipher = ("cryptography.hazmat.primitives", "flowcache.sealing.vault")
+cipher = ("cryptography.hazmat.primitives", "flowcache.encryption.vault")
 print(*(name for name in cipher if name in sys.modules))
 """
 
@@ -32,7 +32,7 @@ print(*(name for name in cipher if name in sys.modules))
         ({}, ""),
         (
             {"FLOWCACHE_ENCRYPTION_KEYS": KEYS},
-            "cryptography.hazmat.primitives flowcache.sealing.vault",
+            "cryptography.hazmat.primitives flowcache.encryption.vault",
         ),
     ],
 )

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
+from flowcache.authz.keys import namespace_prefix
 from flowcache.contract.request import TtlLimits, coerce, decode
+from flowcache.encryption.envelope import Parts, parse
+from flowcache.encryption.keys import Key, WrittenKeys
+from flowcache.encryption.settings import Plaintext, SealingSettings
+from flowcache.encryption.vault import Vault
 from flowcache.errors import Forbidden, InvalidResponse
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.policy.keys import namespace_prefix
 from flowcache.ports import Command, Once, Reply, SizeLimits, Stale
-from flowcache.sealing.envelope import Parts, parse
-from flowcache.sealing.keys import Key, WrittenKeys
-from flowcache.sealing.settings import Plaintext, SealingSettings
-from flowcache.sealing.vault import Vault
 from flowcache.secret import Secret
 from tests.envelopes import KEYS, SECRETS, Sealer, line
 from tests.places import Place

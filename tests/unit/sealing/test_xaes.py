@@ -7,7 +7,7 @@ from hashlib import shake_128
 import pytest
 from cryptography.exceptions import InvalidTag
 
-from flowcache.sealing.xaes import Xaes256Gcm
+from flowcache.encryption.xaes import Xaes256Gcm
 
 NONCE = b"ABCDEFGHIJKLMNOPQRSTUVWX"
 

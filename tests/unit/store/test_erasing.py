@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
+from flowcache.authz.keys import KeyPattern
 from flowcache.errors import Forbidden, RedisUnavailable, Unconfirmed
-from flowcache.policy.keys import KeyPattern
 from flowcache.ports import Command, Reply
 from flowcache.store.erasing import Erasure
 from flowcache.store.redis_store import RedisStore

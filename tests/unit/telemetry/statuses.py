@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.ports import AuditRecord
 from flowcache.status import CircuitStatus, LinkStatus, ShardStatus, StoreStatus, WorkerStatus
-from flowcache.telemetry.metrics import Counters
 
 __all__ = ["circuit", "counted", "link", "record", "shard", "worker"]
 

@@ -8,10 +8,10 @@ from math import inf
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowcache.metrics.exposition import exposition
+from flowcache.metrics.latency import Histogram
 from flowcache.ports import Mode
 from flowcache.status import LoopStatus, SealingKeyStatus, SealingStatus, WorkerStatus
-from flowcache.telemetry.exposition import exposition
-from flowcache.telemetry.latency import Histogram
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.telemetry import fleet as module
-from flowcache.telemetry.fleet import Fleet, Question
+from flowcache.fleet import messages as module
+from flowcache.fleet.messages import Fleet, Question
 
 Report = Callable[[Question], bytes]
 Talk = Callable[[asyncio.StreamWriter, asyncio.Event], Awaitable[None]]

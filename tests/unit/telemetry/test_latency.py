@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowcache.telemetry.latency import (
+from flowcache.metrics.latency import (
     BUCKETS,
     bucket_of,
     count_until,

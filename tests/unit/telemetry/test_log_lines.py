@@ -17,7 +17,7 @@ SECRET = "4711-is-nobodys-business"
 BEGIN = f"""
 import logging, warnings
 import structlog
-from flowcache.telemetry import logs
+from flowcache.metrics import logs
 
 logs.configure("info")
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from flowcache.telemetry import logs
+from flowcache.metrics import logs
 
 SECRET = "4711-is-nobody's-business"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from flowcache.metrics.counters import OTHER, Counters, merge
+from flowcache.metrics.latency import BUCKETS, bucket_of
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.status import OperationStats
-from flowcache.telemetry.latency import BUCKETS, bucket_of
-from flowcache.telemetry.metrics import OTHER, Counters, merge
 from tests.unit.telemetry.statuses import counted
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from flowcache.http.inspector.view import AuditFilter, view
+from flowcache.admin.inspector.view import AuditFilter, view
+from flowcache.metrics.exposition import exposition
+from flowcache.metrics.latency import BUCKETS
+from flowcache.metrics.totals import fold, merge_sealing, once_each
 from flowcache.status import (
     JournalStatus,
     LoopStatus,
@@ -17,9 +20,6 @@ from flowcache.status import (
     StoreStatus,
     WorkerStatus,
 )
-from flowcache.telemetry.exposition import exposition
-from flowcache.telemetry.latency import BUCKETS
-from flowcache.telemetry.totals import fold, merge_sealing, once_each
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 CALLS = [("GET", "ok", True, 0.5), ("GET", "ok", False, 1.5), ("SET", "conflict", None, 3.0)]

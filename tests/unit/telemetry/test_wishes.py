@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from flowcache.fleet.overrides import Wishes
 from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish
-from flowcache.telemetry.wishes import Wishes
 
 SHARDS = ("a:1", "b:2")
 CIRCUITS = list(itertools.product(SHARDS, Access))

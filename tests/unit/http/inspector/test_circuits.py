@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcache.admin.inspector.circuits import circuits_view, read_order, shards_of
 from flowcache.errors import InvalidRequest
-from flowcache.http.inspector.circuits import circuits_view, read_order, shards_of
 from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitWish
 from tests.unit.telemetry.statuses import circuit, link, shard, worker

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.errors import InvalidRequest
-from flowcache.http.inspector.view import AuditFilter, view
 from flowcache.ports import AuditRecord
 from flowcache.status import LoopStatus, WorkerStatus
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, cast
 
-from flowcache.http.asgi import Receive, Scope, Send
-from flowcache.http.connection import State
-from flowcache.http.listener import ConnectionLimits, Listener
+from flowcache.api.envelope import refusals
+from flowcache.server.asgi import Receive, Scope, Send
+from flowcache.server.connection import State
+from flowcache.server.listener import ConnectionLimits, Listener
 from tests.unit.http.asgi import Answered, Clock
 
 __all__ = [
@@ -336,6 +337,7 @@ class Served:
             limits,
             clock=self.clock,
             now=lambda: 1_700_000_000.0,
+            refuse=refusals(),
             tls=tls and tls.server,
         )
         self._clients: list[Client] = []

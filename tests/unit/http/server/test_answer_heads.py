@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flowcache.http.exchange import AnswerHeads
+from flowcache.server.exchange import AnswerHeads
 
 
 def test_the_date_is_of_now() -> None:

@@ -13,8 +13,8 @@ from typing import NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.http.connection import Connection, State
-from flowcache.http.listener import ConnectionLimits
+from flowcache.server.connection import Connection, State
+from flowcache.server.listener import ConnectionLimits
 from tests.unit.http.asgi import Answered
 from tests.unit.http.server.serving import (
     WAIT,
@@ -200,7 +200,7 @@ async def test_what_is_dropped_at_the_end_is_bounded(
     there: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who goes on sending for ever after the last answer is cut, before its time is over."""
-    monkeypatch.setattr("flowcache.http.connection._DROPPED", 100_000)
+    monkeypatch.setattr("flowcache.server.connection._DROPPED", 100_000)
     client = await there.connect()
     client.send(b"GARBAGE\r\n\r\n")
     refused(await client.receive())
@@ -669,7 +669,7 @@ async def test_without_file_descriptors_idle_connections_make_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The longest idle one is closed, and its descriptor is the newcomer's, without a pause."""
-    monkeypatch.setattr("flowcache.http.listener._STARVED_SECONDS", 3600.0)
+    monkeypatch.setattr("flowcache.server.listener._STARVED_SECONDS", 3600.0)
     async with served() as there:
         first, second = await there.connect(), await there.connect()
         for client in (second, first):

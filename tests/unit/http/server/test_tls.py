@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.http import connection as connections
-from flowcache.http.connection import Connection, State
-from flowcache.http.listener import ConnectionLimits
-from flowcache.http.tls import TlsWire
+from flowcache.server import connection as connections
+from flowcache.server.connection import Connection, State
+from flowcache.server.listener import ConnectionLimits
+from flowcache.server.tls import TlsWire
 from tests.unit.http.server.serving import Client, Secure, Served, TlsPair, happens, post, served
 
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"

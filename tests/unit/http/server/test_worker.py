@@ -8,7 +8,7 @@ import resource
 import pytest
 from structlog.testing import capture_logs
 
-from flowcache.http import worker
+from flowcache.server import worker
 
 WITHOUT_END = resource.RLIM_INFINITY
 

@@ -1,0 +1,123 @@
+"""The gate: where a call comes from, whose it is, and whether it comes too often.
+
+A right credential always gets in, however many wrong ones its address sends: flows share the few
+addresses of their platform, and one that is misconfigured must not lock the others out. What the
+limit on failed attempts does is tell a slip from a siege: past it they have an outcome of their
+own, by which their sender learns when to come back and the audit can count them together. It saves
+no work here, and makes no short token safe; `tokens.new_token` makes ones that can't be guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from flowcache.authn.principals import Principals, ShownCertificate
+from flowcache.authz.networks import Addresses, Networks
+from flowcache.authz.principal import Principal
+from flowcache.errors import RateLimited, Unauthorized
+from flowcache.ports import Clock
+from flowcache.ratelimit.buckets import FailedAttempts, Limiter, Rate
+
+__all__ = ["Gate", "GateSettings", "ShowsCertificate", "no_certificate"]
+
+_Headers = Iterable[tuple[bytes, bytes]]
+_Peer = tuple[str, int] | None
+_Extensions = Mapping[str, Any] | None
+ShowsCertificate = Callable[[_Peer, _Headers, _Extensions], ShownCertificate | None]
+
+
+class GateSettings(NamedTuple):
+    """What the gate needs to know.
+
+    ``proxies`` are believed about who calls, ``failures`` is how often an address may show a wrong
+    credential, ``shared_rates`` whether the rates of clients are a whole fleet's.
+    """
+
+    proxies: Networks
+    failures: Rate
+    shared_rates: bool = False
+    certificate_header: bytes | None = None
+    """What ``proxies`` hand client certificates on in, in lower case."""
+
+
+def no_certificate(_: _Peer, __: _Headers, ___: _Extensions) -> None:
+    """Look at no certificate: no client has any."""
+
+
+class Gate:
+    """What every call with a credential passes.
+
+    ``limiters`` are by the client's name; ``certificate`` returns what a call shows of that kind
+    (`certificates.Certificates.shown`).
+    """
+
+    __slots__ = ("_addresses", "_certificate", "_clock", "_failed", "_limiters", "_principals")
+
+    def __init__(
+        self,
+        principals: Principals,
+        settings: GateSettings,
+        limiters: Mapping[str, Limiter],
+        clock: Clock,
+        certificate: ShowsCertificate = no_certificate,
+    ) -> None:
+        self._principals = principals
+        self._certificate = certificate
+        self._addresses = Addresses(settings.proxies)
+        self._failed = FailedAttempts(settings.failures)
+        self._limiters = limiters
+        self._clock = clock
+
+    def address(self, peer: _Peer, headers: _Headers) -> str | None:
+        """Return where the call comes from; ``peer`` is ASGI's ``client``."""
+        return self._addresses.of(peer[0] if peer else None, headers)
+
+    def identify(
+        self,
+        headers: _Headers,
+        address: str | None,
+        peer: _Peer = None,
+        extensions: _Extensions = None,
+    ) -> Principal:
+        """Return whose credential is among ``headers``, or came with the connection.
+
+        ``peer`` and ``extensions`` are ASGI's: who is at its other end, and what TLS knows of them.
+
+        Raises:
+            Unauthorized: nobody's.
+            RateLimited: nobody's, and the address has sent too many such.
+        """
+        try:
+            certificate = self._certificate(peer, headers, extensions)
+            return self._principals.authenticate(headers, address, certificate)
+        except Unauthorized:
+            wait = self._failed.take(address, self._clock())
+            if wait:
+                raise RateLimited(
+                    "Too many calls without a valid credential from this address.",
+                    retryable=False,
+                    retry_after=wait,
+                ) from None
+            raise
+
+    def recognise(
+        self, headers: _Headers, address: str | None, peer: _Peer, extensions: _Extensions
+    ) -> str | None:
+        """Return the name of whoever `identify` would find; None for nobody. Nothing is counted."""
+        try:
+            certificate = self._certificate(peer, headers, extensions)
+            return self._principals.authenticate(headers, address, certificate).name
+        except Unauthorized:
+            return None
+
+    def admit(self, principal: Principal) -> None:
+        """Count a call against the rate of whose it is.
+
+        Raises:
+            RateLimited: it is one too many now.
+        """
+        if principal.rate is not None:
+            wait = self._limiters[principal.name].take(self._clock())
+            if wait:
+                raise RateLimited("This client makes more calls than it may.", retry_after=wait)

@@ -1,0 +1,130 @@
+"""Who is known: the digest of a token -> `Principal`, in one look-up however many there are.
+
+A call shows a token, a certificate (`certificates`), or both, and is one client's: two that are two
+clients' are refused, and so is one of them from a client that needs both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from flowcache.authn.credentials import Presented, presented
+from flowcache.authn.tokens import Token, digest
+from flowcache.authz.principal import Principal
+from flowcache.errors import Unauthorized
+from flowcache.ports import Now
+
+__all__ = ["UNKNOWN", "Credential", "Principals", "ShownCertificate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token and whose it is."""
+
+    token: Token
+    principal: Principal
+
+
+class ShownCertificate(NamedTuple):
+    """A certificate that a call shows, and from when to when it is valid (Unix seconds).
+
+    ``principal`` is None where it names nobody.
+    """
+
+    principal: Principal | None
+    not_before: float
+    not_after: float
+
+
+def _nobody(_: bytes) -> None:
+    """Know no token besides those that are configured."""
+
+
+class Principals:
+    """Everybody known.
+
+    ``now`` is the time of day, in Unix seconds: tokens expire by it. ``stated`` returns whose token
+    it is that an issuer states to be somebody's (`jwt.Jwts.credential`).
+    """
+
+    __slots__ = ("_by_digest", "_now", "_stated")
+
+    def __init__(
+        self,
+        credentials: Iterable[Credential],
+        now: Now,
+        stated: Callable[[bytes], Credential | None] = _nobody,
+    ) -> None:
+        self._by_digest = {each.token.digest: each for each in credentials}
+        self._now = now
+        self._stated = stated
+
+    def authenticate(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        address: str | None,
+        certificate: ShownCertificate | None = None,
+    ) -> Principal:
+        """Return whose credential is among ``headers``, sent from ``address``, or ``certificate``.
+
+        The time this takes tells nothing of a token: what is compared are digests, and whoever
+        could choose the digest of a guess would have broken SHA-256. Unknown, expired, from
+        elsewhere, another client's: each is answered by the same words.
+
+        Raises:
+            Unauthorized: there is no credential, or it is nobody's.
+        """
+        shown = presented(headers)
+        if certificate is None:
+            if shown is None:
+                raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
+            principal = self._holder(shown)
+            is_enough = not principal.both
+        else:
+            principal, is_enough = self._together(shown, certificate)
+        if not is_enough or (
+            principal.networks is not None and not principal.networks.hold(address)
+        ):
+            raise Unauthorized(UNKNOWN)
+        return principal
+
+    def _holder(self, shown: Presented) -> Principal:
+        """Return whose token it is."""
+        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token)
+        if known is None:
+            raise Unauthorized(UNKNOWN)
+        principal, expires = known.principal, known.token.expires
+        if (expires is not None and self._now() >= expires) or (
+            shown.client is not None and shown.client != principal.name.encode()
+        ):
+            raise Unauthorized(UNKNOWN)
+        return principal
+
+    def _together(
+        self, shown: Presented | None, certificate: ShownCertificate
+    ) -> tuple[Principal, bool]:
+        """Return who shows a certificate, maybe beside a token, and whether that is enough.
+
+        A certificate that names nobody is no credential: it may be what the port is opened with.
+        """
+        owner = certificate.principal
+        if owner is None:
+            if shown is None:
+                raise Unauthorized(UNKNOWN)
+            principal = self._holder(shown)
+            return principal, not principal.both
+        now = self._now()
+        if not certificate.not_before <= now <= certificate.not_after or (
+            owner.expires is not None and now >= owner.expires
+        ):
+            raise Unauthorized(UNKNOWN)
+        if shown is None:
+            return owner, not owner.both
+        principal = self._holder(shown)  # of what an issuer states, narrower than the owner
+        return principal, principal.name == owner.name
+
+
+UNKNOWN = "Unknown credential."
+"""What is said of each credential that is nobody's, whatever is wrong with it."""

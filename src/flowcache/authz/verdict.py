@@ -1,0 +1,106 @@
+"""May this principal do this? `judge` is the whole answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from msgspec import structs
+
+from flowcache.authz.permissions import Permission
+from flowcache.authz.principal import Principal
+from flowcache.contract.coercion import MAX_KEY_BYTES
+from flowcache.errors import Failure, Forbidden, TooLarge
+from flowcache.ports import RESERVED_PREFIX, Command
+
+__all__ = ["ALLOW", "Allow", "Deny", "Reason", "Verdict", "judge", "placed", "refusal"]
+
+
+class Reason(StrEnum):
+    """Why something is denied."""
+
+    PERMISSION = "permission"
+    OPERATION = "operation"
+    RESERVED = "reserved"
+    KEY = "key"
+    KEY_LENGTH = "key_length"
+    VALUE_LENGTH = "value_length"
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """It may be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """It may not be done; ``message`` says why to the caller, and nothing of other clients."""
+
+    reason: Reason
+    message: str
+
+
+Verdict = Allow | Deny
+
+ALLOW = Allow()
+
+_FAILURES: dict[Reason, type[Failure]] = {
+    Reason.PERMISSION: Forbidden,
+    Reason.OPERATION: Forbidden,
+    Reason.RESERVED: Forbidden,
+    Reason.KEY: Forbidden,
+    Reason.KEY_LENGTH: TooLarge,
+    Reason.VALUE_LENGTH: TooLarge,
+}
+
+
+def judge(who: Principal, permission: Permission, operation: str, command: Command) -> Verdict:
+    """Tell whether ``who`` may run ``command``, which is what ``operation`` became. Pure.
+
+    ``operation`` is the one that runs: GET of a hash is HGETALL. A TTL is not judged here: the
+    client's own limits were those that the request was read with.
+    """
+    if permission not in who.permissions:
+        # The configuration gives everybody something: a token's scope took it away.
+        lacks = f"it lacks {permission.value}"
+        why = lacks if who.permissions else "its token has no scope that counts here"
+        return Deny(Reason.PERMISSION, f"This credential may not do this; {why}.")
+    if who.operations is not None and operation not in who.operations:
+        return Deny(Reason.OPERATION, f"operation: this credential may not run {operation}.")
+    key = command.key
+    if key.startswith(RESERVED_PREFIX):
+        return Deny(Reason.RESERVED, "key: what begins with flowcache: is flowcache's own.")
+    if not who.keys.cover(key):
+        return Deny(Reason.KEY, "key: this credential may not use it.")
+    if len(who.prefix) + len(key) > MAX_KEY_BYTES:
+        most = MAX_KEY_BYTES - len(who.prefix)
+        return Deny(
+            Reason.KEY_LENGTH, f"key: {len(key)} bytes; with this credential it has at most {most}."
+        )
+    if command.writes:
+        # What the key becomes is looked at where it is written; this much it becomes at least.
+        size = sum(map(len, command.args))
+        if size > command.sizes.value:
+            return Deny(
+                Reason.VALUE_LENGTH,
+                f"value: {size} bytes; a key may hold {command.sizes.value}. Store less under it.",
+            )
+    return ALLOW
+
+
+def placed(command: Command, who: Principal) -> Command:
+    """Return ``command`` with its key where it lies in Redis, and its token where only ``who`` is.
+
+    Two clients may reach one key. A token is each one's own: else a repetition would tell one what
+    the other wrote, and who took a token first would keep the other's write from being done. No
+    name of a client holds a colon.
+    """
+    if command.once is not None:
+        token = b"%b:%b" % (who.name.encode(), command.once.token)
+        command = structs.replace(command, once=structs.replace(command.once, token=token))
+    return structs.replace(command, key=who.prefix + command.key) if who.prefix else command
+
+
+def refusal(verdict: Deny) -> Failure:
+    """Return the failure that a denied call is answered with."""
+    return _FAILURES[verdict.reason](verdict.message)

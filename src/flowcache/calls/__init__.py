@@ -1,0 +1,6 @@
+"""Running a call: what holds whichever way it came in.
+
+- `admission`     whether there is room for one more call of a client
+- `standing_lag`  which calls to refuse while the event loop is too slow for all
+- `fair`          turns for what is dear, one client after the other
+"""

@@ -1,0 +1,203 @@
+"""The vault: an executor that seals what goes to Redis and opens what comes back.
+
+It stands where its inner executor would, so that the way of a call does not know of it: without
+encryption it is not made, and costs nothing. A key outside of the sealed spaces passes it at the
+price of one comparison, and so does a key of flowcache's own: a record of a write, a shared rate.
+
+`_SEALED` and `_OPENED` are what it knows of commands. One that stands in neither is refused, so
+that an operation that is new can't store in clear by being forgotten. INCRBY is such a one for
+good: Redis can't count what it can't read (docs/decisions/0019-encryption-at-rest.md).
+
+What it does not hide: key names, the names of a hash's fields, how long a value is, how long it
+lives, and when it is used. What it can't find: that Redis gave back an older value of the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, NoReturn
+
+from msgspec import structs
+
+from flowcache.encryption.envelope import Flaw, field_of, string_of
+from flowcache.encryption.keyring import Keyring, new_half
+from flowcache.encryption.settings import Plaintext, SealingSettings
+from flowcache.errors import Forbidden, InvalidResponse
+from flowcache.ports import (
+    NAMESPACES,
+    RESERVED_PREFIX,
+    Command,
+    Once,
+    Reply,
+    ShardedExecutor,
+    ShardT,
+    Stale,
+)
+from flowcache.status import SealingKeyStatus, SealingStatus
+
+__all__ = ["Vault"]
+
+_WHY = {
+    Flaw.PLAINTEXT: "it is not encrypted, as it has to be.",
+    Flaw.MALFORMED: "it is damaged.",
+    Flaw.UNKNOWN_KEY: "flowcache does not have the key that it was encrypted with.",
+    Flaw.ALTERED: "it was altered, or moved here.",
+}
+"""What a caller is told: nothing of what is stored."""
+
+
+class Vault(Generic[ShardT]):
+    """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
+
+    __slots__ = (
+        "_covers",
+        "_flaws",
+        "_inner",
+        "_reads_plaintext",
+        "_ring",
+        "_sealed",
+        "_writes_plaintext",
+        "shard",
+    )
+
+    def __init__(self, inner: ShardedExecutor[ShardT], settings: SealingSettings) -> None:
+        self._inner = inner
+        self._ring = Keyring(settings.provider.fetch(), settings.active)
+        self._covers = _everything if settings.spaces is None else _these(settings.spaces)
+        self._reads_plaintext = settings.plaintext is not Plaintext.REFUSE
+        self._writes_plaintext = settings.plaintext is Plaintext.WRITE
+        self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
+        self._flaws = dict.fromkeys(Flaw, 0)
+        self.shard: Callable[[bytes], ShardT] = inner.shard
+        """Where a key is: sealing moves nothing."""
+
+    def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
+        """Run ``command``, as `ShardedExecutor.execute_at`.
+
+        Raises:
+            InvalidResponse: what is stored can't be opened.
+            Forbidden: the command can't work on what is sealed.
+        """
+        if self._covers(command.key):
+            return self._execute_sealed(shard, command, deadline)
+        return self._inner.execute_at(shard, command, deadline)
+
+    def status(self) -> SealingStatus:
+        """Return what was counted since the worker started."""
+        return SealingStatus(
+            {
+                key_id: SealingKeyStatus(key_id == self._ring.active, sealed, opened)
+                for key_id, (sealed, opened) in self._ring.counts().items()
+            },
+            {flaw.value: count for flaw, count in self._flaws.items()},
+        )
+
+    async def _execute_sealed(self, shard: ShardT, command: Command, deadline: float) -> Reply:
+        name, key, once = command.name, command.key, command.once
+        seal, opened = self._sealed.get(name), _OPENED.get(name)
+        if seal is None and opened is None:
+            _refuse()
+        if seal is not None:
+            args = seal(self._ring, key, command.args)
+            if once is not None:
+                once = self._keyed(once, key)
+            command = structs.replace(command, args=args, once=once)
+        reply = await self._inner.execute_at(shard, command, deadline)
+        if opened is None:
+            return reply
+        if reply.__class__ is Stale:
+            return Stale(opened(self, key, reply.reply))
+        return opened(self, key, reply)
+
+    def _keyed(self, once: Once, key: bytes) -> Once:
+        """Return ``once`` with fingerprints that tell nobody anything.
+
+        They are those of this very write: the same value under another key, or written again with
+        another token, has others. That of who has no keys yet is known, too, where it tells no more
+        than what is stored.
+        """
+        place = len(key).to_bytes(2) + key + once.token
+        first, *others = self._ring.fingerprints(once.fingerprint + place)
+        if self._writes_plaintext:
+            others.append(once.fingerprint)
+        return structs.replace(once, fingerprint=first, former=tuple(others))
+
+    def _open(self, stored: bytes, bound: bytes) -> bytes:
+        plain = self._ring.open(stored, bound)
+        if not isinstance(plain, Flaw):
+            return plain
+        self._flaws[plain] += 1
+        if plain is Flaw.PLAINTEXT and self._reads_plaintext and _is_text(stored):
+            return stored
+        raise InvalidResponse(f"What is stored under this key can't be opened: {_WHY[plain]}")
+
+    def open_value(self, key: bytes, reply: Reply) -> Reply:
+        """Return the string in ``reply``; what is none is left to who reads it."""
+        return self._open(reply, string_of(key)) if isinstance(reply, bytes) else reply
+
+    def open_fields(self, key: bytes, reply: Reply) -> Reply:
+        """Return the hash in ``reply``; what is none is left to who reads it."""
+        if not isinstance(reply, dict):
+            return reply
+        place, unseal = field_of(key), self._open
+        return {field: unseal(stored, place + field) for field, stored in reply.items()}
+
+
+def _everything(key: bytes) -> bool:
+    return key.startswith(NAMESPACES) or not key.startswith(RESERVED_PREFIX)
+
+
+def _these(spaces: tuple[bytes, ...]) -> Callable[[bytes], bool]:
+    return lambda key: key.startswith(spaces)
+
+
+def _is_text(stored: bytes) -> bool:
+    """Tell whether flowcache may have written this: an envelope with a damaged mark is no text."""
+    try:
+        stored.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _refuse() -> NoReturn:
+    raise Forbidden(
+        "operation: it can't work on values that are encrypted; "
+        "use a client whose namespace is not encrypted."
+    )
+
+
+# -- what is known of each command -----------------------------------------------------------------
+
+_Args = tuple[bytes, ...]
+
+
+def _seal_value(ring: Keyring, key: bytes, args: _Args) -> _Args:
+    (value,) = args
+    return (ring.seal(value, string_of(key)),)
+
+
+def _seal_fields(ring: Keyring, key: bytes, args: _Args) -> _Args:
+    place, half = field_of(key), new_half()
+    sealed = list(args)
+    for at in range(1, len(args), 2):
+        sealed[at] = ring.seal(args[at], place + args[at - 1], half)
+    return tuple(sealed)
+
+
+def _as_it_is(_: Keyring, __: bytes, args: _Args) -> _Args:
+    return args
+
+
+_SEALED: dict[bytes, Callable[[Keyring, bytes, _Args], _Args]] = {
+    b"SET": _seal_value,
+    b"HSET": _seal_fields,
+    b"DEL": _as_it_is,
+}
+"""Write -> its arguments as they go to Redis."""
+
+_OPENED: dict[bytes, Callable[[Vault[Any], bytes, Reply], Reply]] = {
+    b"GET": Vault.open_value,
+    b"HGETALL": Vault.open_fields,
+}
+"""Read -> the reply as it would be without encryption."""

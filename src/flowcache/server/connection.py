@@ -1,0 +1,496 @@
+"""One client's connection: reads requests one by one, runs the application, sends the answers.
+
+A connection is always in one state, and each state but one has a longest time:
+
+    SHAKING   hands are shaken, for TLS          -> NEW, CLOSING
+    NEW       nothing has come yet               -> HEAD, BUSY, CLOSING
+    HEAD      a head has begun                   -> BUSY, CLOSING
+    BUSY      a request is being answered        -> IDLE, HEAD, BUSY, STALLED, CLOSING
+    STALLED   the client doesn't take its answer -> BUSY, IDLE, CLOSING
+    IDLE      kept alive for the next request    -> HEAD, BUSY, CLOSING
+    CLOSING   the last answer has been sent      -> GONE
+    GONE
+
+Requests that come ahead of time (pipelining) stay bytes until their turn, and reading is paused
+when there are many: what a client can make a connection hold is bounded by `_READ_AHEAD`, one read
+and one answer. So a connection runs one request at a time, in order.
+
+CLOSING is a lingering close: the write side is shut, and what still comes is read and dropped for a
+while. Closed at once with bytes unread, the kernel would send a reset, and that can destroy the
+answer before the client has read it (RFC 9112, 9.6). Where the client has ended its own side there
+is nothing to drop, and CLOSING waits only for the last answer to be taken.
+
+A client that is gone doesn't end the application's work: a write may have left for Redis. A client
+that has only ended its own side (a half-close) still gets its answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import termios
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from enum import IntEnum
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import structlog
+
+from flowcache.server.asgi import ASGIApp
+from flowcache.server.clocks import Clock
+from flowcache.server.exchange import AnswerHeads, Exchange
+from flowcache.server.framing import HeadReader
+from flowcache.server.refusal import BadRequest, Refuse
+from flowcache.server.wire import Wire
+
+__all__ = ["Connection", "Patience", "Site", "State"]
+
+_log = structlog.get_logger(__name__)
+
+_READ_AHEAD = 64 * 1024
+"""Bytes that are read before anybody wants them."""
+_UNSENT = 64 * 1024
+"""Bytes of answers that may wait to be sent; the next request is begun when there are fewer."""
+_DROPPED = 64 * 1024 * 1024
+"""Bytes that are read and dropped once nothing more is taken from a client."""
+
+
+class State(IntEnum):
+    """See above."""
+
+    SHAKING = 0
+    NEW = 1
+    HEAD = 2
+    BUSY = 3
+    STALLED = 4
+    IDLE = 5
+    CLOSING = 6
+    GONE = 7
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long a connection may stay in a state, in seconds."""
+
+    handshake: float = 5.0
+    first_byte: float = 10.0
+    head: float = 5.0
+    """From the first byte of a head to its end."""
+    stalled: float = 10.0
+    """Without the client taking anything of what was sent."""
+    idle: float = 75.0
+    """Longer than the minute after which load balancers give an idle connection up, or they would
+    meet one that was just closed."""
+    closing: float = 2.0
+
+    def by_state(self) -> tuple[float, ...]:
+        """Return the longest time of each state. Who answers has a deadline of its own."""
+        ever = float("inf")
+        return (
+            self.handshake,
+            self.first_byte,
+            self.head,
+            ever,
+            self.stalled,
+            self.idle,
+            self.closing,
+            ever,
+        )
+
+
+class Site:
+    """What the connections of a worker share. ``scheme`` is http, or https for TLS."""
+
+    __slots__ = (
+        "app",
+        "clock",
+        "connections",
+        "heads",
+        "is_draining",
+        "loop",
+        "on_gone",
+        "refuse",
+        "scheme",
+    )
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        refuse: Refuse,
+        on_gone: Callable[[], None],
+        scheme: str = "http",
+    ) -> None:
+        self.app = app
+        self.scheme = scheme
+        self.loop = loop
+        self.clock = clock
+        self.refuse = refuse
+        self.on_gone = on_gone
+        self.heads = AnswerHeads()
+        self.connections: set[Connection] = set()
+        self.is_draining = False
+        """Whether every answer is the last one on its connection."""
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection. It enters ``site`` when made, and leaves it at its end."""
+
+    __slots__ = (
+        "_ahead",
+        "_dropped",
+        "_end_of_input",
+        "_ends",
+        "_exchange",
+        "_is_cut",
+        "_on_writable",
+        "_reader",
+        "_reads",
+        "_site",
+        "_transport",
+        "_unsent",
+        "client",
+        "extensions",
+        "heads",
+        "loop",
+        "scheme",
+        "server",
+        "since",
+        "state",
+    )
+
+    def __init__(self, site: Site, address: object) -> None:
+        """Begin with the ``address`` that accept() told: of a connection that was reset since then
+        the socket itself doesn't know it any more, and a caller could hide that way."""
+        self.state = State.NEW if site.scheme == "http" else State.SHAKING
+        self.since = site.clock()
+        """When this state began; in BUSY, one before it."""
+        self.client = _address(address)
+        self.server: tuple[str, int] | None = None
+        self.scheme = site.scheme
+        self.extensions: dict[str, Any] = {}
+        """Of ASGI: what TLS knows of the client."""
+        self.loop = site.loop
+        self.heads = site.heads
+        self._site = site
+        self._transport: Wire | None = None
+        self._reader = HeadReader()
+        self._exchange: Exchange | None = None
+        self._ahead = b""
+        self._reads = True
+        self._end_of_input = False
+        self._ends = False
+        self._is_cut = False
+        self._unsent = 0
+        self._dropped = 0
+        self._on_writable: asyncio.Future[None] | None = None
+        site.connections.add(self)
+
+    # -- what the transport says -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.begin(cast(Wire, transport))
+
+    def begin(self, wire: Wire) -> None:
+        """Go by this transport from now on."""
+        self._transport = wire
+        wire.set_write_buffer_limits(_UNSENT)
+        self.server = _address(wire.get_extra_info("sockname"))
+
+    def secured(self, extensions: dict[str, Any]) -> None:
+        """Hear that hands have been shaken."""
+        self.extensions = extensions
+        self._enter(State.NEW)
+
+    def stir(self) -> None:
+        """Hear that something has come of which nothing can be read yet: a head has begun."""
+        if self.state is State.NEW or self.state is State.IDLE:
+            self._enter(State.HEAD)
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is State.IDLE or state is State.NEW or state is State.HEAD:
+            self._read(data)
+        elif state is State.CLOSING:
+            self.drop(len(data))
+        else:
+            self._read_ahead(data)
+
+    def drop(self, size: int) -> None:
+        """Hear that so many bytes came that nobody will read; of too many, end it."""
+        self._dropped += size
+        if self._dropped > _DROPPED:
+            self.abort()
+
+    def eof_received(self) -> bool:
+        """Hear that the client sends nothing more. What it has asked for is still answered."""
+        self._end_of_input = True
+        exchange = self._exchange
+        if exchange is not None:
+            if not exchange.is_complete:
+                exchange.break_off()
+        elif self.state is State.HEAD and self._reader.is_inside:
+            self.refuse(BadRequest("The request broke off before the end of its head."))
+        elif self.state is not State.STALLED:
+            self._close()
+        return True  # to close is not left to the transport: it would wait for the client for ever
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = State.GONE
+        self._transport = None
+        self._ahead = b""
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.hang_up()
+        else:
+            self._leave()
+
+    def pause_writing(self) -> None:
+        if self.state is not State.GONE:
+            self._enter(State.STALLED)
+            self._unsent = self._bytes_unsent()
+
+    def resume_writing(self) -> None:
+        if self._on_writable is not None:
+            if not self._on_writable.done():  # whoever waited may have been cancelled
+                self._on_writable.set_result(None)
+            self._on_writable = None
+        if self.state is State.STALLED:
+            self.state = State.BUSY
+            if self._exchange is None:
+                self._go_on()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        """Read a head; there is no request under way."""
+        try:
+            found = self._reader.feed(data)
+        except BadRequest as fault:
+            self.refuse(fault)
+            return
+        if found is None:
+            if self.state is not State.HEAD:
+                self._enter(State.HEAD)
+            return
+        head, rest = found
+        self.state = State.BUSY
+        self._exchange = exchange = Exchange(self, head)
+        if not exchange.is_complete:
+            rest = self._feed(exchange, rest)
+        self._ahead = rest
+        if len(data) > _READ_AHEAD:
+            self._pause_if_full()
+        exchange.task = self.loop.create_task(self._run(exchange))
+
+    def _feed(self, exchange: Exchange, data: bytes) -> bytes:
+        try:
+            return exchange.feed(data)
+        except BadRequest:
+            exchange.break_off()
+            return b""
+
+    def _read_ahead(self, data: bytes) -> None:
+        """Read while a request is under way: its body, or what comes after it."""
+        exchange = self._exchange
+        if exchange is not None:
+            if exchange.is_broken:
+                return
+            if not exchange.is_complete:
+                data = self._feed(exchange, data)
+        if data:
+            self._ahead += data
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        unread = 0 if self._exchange is None else len(self._exchange.unread)
+        if self._reads and unread + len(self._ahead) > _READ_AHEAD:
+            self._reads = False
+            assert self._transport is not None
+            self._transport.pause_reading()
+
+    def _read_again(self) -> None:
+        if not self._reads and self._transport is not None and not self._end_of_input:
+            self._reads = True
+            self._transport.resume_reading()
+
+    async def _run(self, exchange: Exchange) -> None:
+        try:
+            await self._site.app(exchange.scope(), exchange.receive, exchange.send)
+            if not exchange.is_answered:
+                self._give_up(exchange, RuntimeError("the application sent no answer"))
+        except Exception as fault:
+            self._give_up(exchange, fault)
+        except asyncio.CancelledError:
+            # Nobody cancels it but the end of the grace: the client learns that nothing follows.
+            self.abort()
+        self._exchange = None
+        if self.state is State.GONE:
+            self._leave()
+            return
+        self._ends = self._ends or exchange.closes
+        if self.state is not State.STALLED:
+            self._go_on()
+
+    def _give_up(self, exchange: Exchange, fault: Exception) -> None:
+        """Answer for an application that failed to; cut an answer that it has begun."""
+        reference, status, headers, body = self._site.refuse(None)
+        _log.error("a bug", request_id=reference, path=exchange.head.target, exc_info=fault)
+        if exchange.has_begun:
+            self.abort()
+        else:
+            exchange.answer(status, headers, body)
+
+    def _go_on(self) -> None:
+        """Take the next request, or wait for one; the answer before it has been sent."""
+        if self._ends:
+            self.end()
+            return
+        self._read_again()
+        self._enter(State.IDLE)
+        ahead = self._ahead
+        if ahead:
+            self._ahead = b""
+            self._read(ahead)
+        if self._end_of_input and self._exchange is None:
+            # The end of the input has had to wait for its turn, as what came before it.
+            self.eof_received()
+
+    # -- what an exchange asks for -----------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        return self._site.is_draining
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and data:
+            self._transport.write(data)
+
+    def took_body(self) -> None:
+        if not self._reads and len(self._ahead) <= _READ_AHEAD:
+            self._read_again()
+
+    async def writable(self) -> None:
+        if self.state is State.STALLED:
+            if self._on_writable is None:
+                self._on_writable = self.loop.create_future()
+            await self._on_writable
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def refuse(self, fault: BadRequest) -> None:
+        """Answer what is no request, and close."""
+        _, status, headers, body = self._site.refuse(fault.message)
+        begin, fields = self.heads.begin(status), self.heads.fields(headers)
+        closing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.write(begin + fields + closing + body)
+        self.end()
+
+    def end(self) -> None:
+        """Shut the write side, and wait for the client to close."""
+        wire = self._transport
+        if wire is None or wire.is_closing():
+            return
+        if self._end_of_input:
+            self._close()
+            return
+        self._begin_to_close()
+        with suppress(OSError):  # it may have been reset this very moment
+            wire.write_eof()
+        self._read_again()
+
+    def close_if_quiet(self) -> bool:
+        """Close, unless a request is on its way in: a last look at what has not been read."""
+        wire = self._transport
+        if wire is None or _bytes_queued(wire, termios.FIONREAD):
+            return False
+        self._close()
+        return True
+
+    def _close(self) -> None:
+        """Close as soon as the client has taken what was sent."""
+        if self._transport is not None:
+            self._begin_to_close()
+            self._transport.close()
+
+    def _begin_to_close(self) -> None:
+        self._ahead = b""
+        self._enter(State.CLOSING)
+        self._unsent = self._bytes_unsent()
+
+    def abort(self) -> None:
+        """Close at once, whatever has not been sent."""
+        self._ends = self._is_cut = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is closed, waits for nobody, and only has not been told so."""
+        wire = self._transport
+        if wire is None or not wire.is_closing():
+            return False
+        return self._is_cut or not wire.get_write_buffer_size()
+
+    def cancel(self) -> None:
+        """Cut what is under way."""
+        exchange = self._exchange
+        if exchange is None:
+            self.abort()
+            return
+        exchange.task.add_done_callback(partial(self._let_go, exchange))
+        exchange.task.cancel()
+
+    def _let_go(self, exchange: Exchange, _: asyncio.Task[None]) -> None:
+        """End what a cancelled task has left: before its first step it never comes to its end."""
+        if self._exchange is exchange:
+            self._exchange = None
+            self.abort()
+            if self.state is State.GONE:
+                self._leave()
+
+    def expire(self, now: float) -> None:
+        """Act on a state that has lasted too long."""
+        state = self.state
+        if state is State.HEAD and self._reader.is_inside:
+            self.refuse(BadRequest("The head of the request was not complete in time."))
+        elif state is State.SHAKING or state is State.HEAD:
+            self.abort()
+        elif state is State.STALLED or state is State.CLOSING:
+            unsent = self._bytes_unsent()
+            if 0 < unsent < self._unsent:
+                self._unsent, self.since = unsent, now
+            else:
+                self.abort()
+        else:
+            self.close_if_quiet()
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.since = self._site.clock()
+
+    def _bytes_unsent(self) -> int:
+        """Return how much the client has not taken. The kernel's part may be megabytes: who takes
+        that slowly makes progress that the transport doesn't see for long."""
+        wire = self._transport
+        if wire is None:
+            return 0
+        return wire.get_write_buffer_size() + _bytes_queued(wire, termios.TIOCOUTQ)
+
+    def _leave(self) -> None:
+        self._site.connections.discard(self)
+        self._site.on_gone()
+
+
+def _address(found: object) -> tuple[str, int] | None:
+    return (found[0], found[1]) if isinstance(found, tuple) else None
+
+
+def _bytes_queued(wire: Wire, queue: int) -> int:
+    """Return the bytes in one of the kernel's queues of a socket; see tcp(7)."""
+    there = array("i", [0])
+    fcntl.ioctl(wire.get_extra_info("socket").fileno(), queue, there)
+    return there[0]

@@ -1,0 +1,266 @@
+"""A worker's end of the listening socket: accepts connections, bounds them, sees them off.
+
+There is no timer a connection: one sweep every now and then looks at all of them. Nothing that a
+connection may do is due to a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from email.utils import formatdate
+from functools import partial
+from heapq import nsmallest
+
+import msgspec
+import structlog
+
+from flowcache.server.asgi import ASGIApp
+from flowcache.server.clocks import Clock, Now
+from flowcache.server.connection import Connection, Patience, Site, State
+from flowcache.server.refusal import Refuse
+from flowcache.server.tls import TlsWire
+from flowcache.server.turns import Turnstile
+
+__all__ = ["ConnectionLimits", "Listener"]
+
+_log = structlog.get_logger(__name__)
+
+_SWEEP = 0.25
+_SWEEP_DRAINING = 0.05
+"""Seconds between two looks at all connections."""
+_ACCEPTS_A_TURN = 16
+"""Of a burst of connections a worker takes some, and leaves the rest to its siblings."""
+_HANDSHAKES_A_TURN = 2
+"""TLS handshakes that begin in one turn of the loop: up to two milliseconds."""
+_ROOM_SHARE = 128
+"""Room is made for this share of all connections at once: to find whom to close takes a look at
+each."""
+_ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.SHAKING, State.HEAD)
+"""Who has to go first. Who is being answered never has to."""
+_MAY_HAVE_ASKED = (State.IDLE, State.NEW)
+"""Whose request may have come and not been read yet."""
+_STARVED_SECONDS = 0.5
+"""Without file descriptors, when accept() is tried again if no connection ends before."""
+_FULL_SECONDS = 0.02
+"""With all connections at work, when to look whether one is idle by now."""
+_COMPLAINT_SECONDS = 60.0
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """How many connections a worker keeps, and for how long."""
+
+    connections: int = 4096
+    patience: Patience = Patience()
+
+
+class Listener:
+    """Accept from ``listening``, a bound socket that other workers may accept from as well.
+
+    ``clock`` tells how long a connection has been idle; ``now`` what time it is, in Unix seconds;
+    ``refuse`` makes the answers to what is no HTTP.
+    With a context of ``tls`` that is spoken, and nothing else.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        listening: socket.socket,
+        limits: ConnectionLimits,
+        *,
+        clock: Clock,
+        now: Now,
+        refuse: Refuse,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._limits = limits
+        self._patience = limits.patience.by_state()
+        self._clock = clock
+        self._now = now
+        scheme = "http" if tls is None else "https"
+        self._site = Site(app, loop, clock, refuse, self._on_gone, scheme)
+        self._protocol: Callable[[Connection], asyncio.Protocol] = (
+            _as_it_is
+            if tls is None
+            else partial(TlsWire, context=tls, turns=Turnstile(_HANDSHAKES_A_TURN))
+        )
+        self._accepts = False
+        self._accepts_a_turn = max(1, min(_ACCEPTS_A_TURN, limits.connections // 4))
+        """Less than all: whoever has just come has a turn to be read before it makes room."""
+        self._complain_from = clock()
+        self._retry: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._drains_from: float | None = None
+        self._drain_seconds = 0.0
+        self._empty = asyncio.Event()
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The connections there are."""
+        return self._site.connections
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        self._sweep()
+        self._resume()
+
+    # -- accepting ---------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if not self._accepts and self._drains_from is None:
+            self._accepts = True
+            self._loop.add_reader(self._listening.fileno(), self._accept, self._accepts_a_turn)
+
+    def _pause(self) -> None:
+        if self._accepts:
+            self._accepts = False
+            self._loop.remove_reader(self._listening.fileno())
+
+    def _pause_for(self, seconds: float) -> None:
+        """Accept again after ``seconds``, or as soon as a connection has ended."""
+        self._pause()
+        if self._retry is None:
+            self._retry = self._loop.call_later(seconds, self._resume)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
+            if len(self.connections) >= self._limits.connections:
+                if not _is_readable(self._listening):
+                    return  # nobody is to be closed for nobody
+                if not self._make_room():
+                    self._pause_for(_FULL_SECONDS)  # all are being answered
+                    return
+            try:
+                accepted, address = self._listening.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue  # it was given up before its turn
+            except OSError as fault:
+                # No file descriptor, no memory: accept() would fail again at once, and for ever.
+                self._pause_for(_STARVED_SECONDS)
+                self._make_room()
+                self._complain(fault)
+                return
+            accepted.setblocking(False)
+            task = self._loop.create_task(self._adopt(accepted, Connection(self._site, address)))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, accepted: socket.socket, connection: Connection) -> None:
+        protocol = self._protocol(connection)
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+        except OSError:  # reset in the meantime
+            accepted.close()
+            connection.connection_lost(None)
+
+    def _complain(self, fault: OSError) -> None:
+        """Log that nobody can be accepted, once a minute: callers come more often."""
+        now = self._clock()
+        if now >= self._complain_from:
+            self._complain_from = now + _COMPLAINT_SECONDS
+            _log.error("can't accept a connection", fault=fault.strerror)
+
+    def _make_room(self) -> bool:
+        """Close whom nobody waits for, longest first; tell whether there is room now."""
+        for state in _ROOM_FROM:
+            there = [c for c in self.connections if c.state is state and not c.is_leaving]
+            made = 0
+            for each in nsmallest(1 + len(self.connections) // _ROOM_SHARE, there, key=_since):
+                if state not in _MAY_HAVE_ASKED:
+                    each.abort()
+                    made += 1
+                elif each.close_if_quiet():
+                    made += 1
+            if made:
+                return True
+        return False
+
+    def _on_gone(self) -> None:
+        if self._drains_from is not None:
+            if not self.connections:
+                self._empty.set()
+        elif not self._accepts:
+            self._resume()
+
+    # -- the sweep ---------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        try:
+            self.sweep()
+        except Exception as fault:  # without another sweep nothing would have an end any more
+            _log.error("a bug", exc_info=fault)
+        finally:
+            seconds = _SWEEP if self._drains_from is None else _SWEEP_DRAINING
+            self._sweeper = self._loop.call_later(seconds, self._sweep)
+
+    def sweep(self) -> None:
+        """Look at all connections once, and at the clock on the wall."""
+        self._site.heads.tell_time(formatdate(self._now(), usegmt=True).encode())
+        now, patience = self._clock(), self._patience
+        late = [c for c in self.connections if now - c.since > patience[c.state]]
+        if self._drains_from is not None:
+            left = now - self._drain_seconds
+            late += [
+                c
+                for c in self.connections
+                if c.state in (State.IDLE, State.NEW) and max(c.since, self._drains_from) <= left
+            ]
+        for connection in late:
+            connection.expire(now)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def drain(self, idle_seconds: float, grace: float) -> None:
+        """Stop accepting, answer what has been or is just being sent, and close all connections.
+
+        Whoever has connected before is accepted and served. From now on each answer is the last of
+        its connection. An idle connection is kept for ``idle_seconds``: its client may be sending
+        a request and can't know. After ``grace`` seconds whatever is left is cut.
+        """
+        self._pause()
+        if self._retry is not None:
+            self._retry.cancel()
+        self._site.is_draining = True
+        self._accept(socket.SOMAXCONN)
+        self._drains_from = self._clock()
+        self._drain_seconds = min(idle_seconds, grace)
+        self._listening.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._wait_empty()
+        for connection in list(self.connections):
+            connection.cancel()
+        await self._wait_empty()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _wait_empty(self) -> None:
+        while self.connections:
+            self._empty.clear()
+            await self._empty.wait()
+
+
+def _as_it_is(connection: Connection) -> asyncio.Protocol:
+    return connection
+
+
+def _is_readable(listening: socket.socket) -> bool:
+    look = select.poll()
+    look.register(listening, select.POLLIN)
+    return bool(look.poll(0))
+
+
+def _since(connection: Connection) -> float:
+    return connection.since

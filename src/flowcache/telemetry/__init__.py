@@ -1,1 +1,0 @@
-"""Measuring and telling: latency, counters, their exposition, the fleet of workers, logging."""
