@@ -38,7 +38,8 @@ def envelope(answer: Answer) -> dict[str, Any]:
     """Return the answer's object; fail unless it is one, on one line, with all that is promised."""
     assert answer.headers["content-type"] == "application/json", answer
     assert answer.headers["cache-control"] == "no-store", answer
-    assert b"\n" not in answer.body, answer
+    assert answer.body.endswith(b"\n"), answer
+    assert answer.body.count(b"\n") == 1, answer
     assert b"\r" not in answer.body, answer
     told = json.loads(answer.body.decode("utf-8", "strict"), parse_constant=_no_json)
     assert isinstance(told, dict), answer

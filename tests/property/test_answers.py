@@ -45,6 +45,8 @@ def refuse(constant: str) -> NoReturn:
 
 def strict(line: bytes) -> Any:
     """Read one line of JSON as strictly as the specification has it."""
+    line, end = line[:-1], line[-1:]
+    assert end == b"\n"
     assert not {b"\n", b"\r"} & {line[at : at + 1] for at in range(len(line))}
     return json.loads(line.decode("utf-8", "strict"), parse_constant=refuse)
 

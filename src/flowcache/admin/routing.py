@@ -178,8 +178,8 @@ _JSON = shielded({b"content-type": b"application/json"})
 
 
 def as_json(content: object, status: int = 200) -> Response:
-    """Return ``content`` as a page."""
-    return Response(status, _JSON, msgspec.json.encode(content))
+    """Return ``content`` as a page: one line of JSON."""
+    return Response(status, _JSON, msgspec.json.encode(content) + b"\n")
 
 
 def _allowed(methods: Mapping[str, Page]) -> bytes:

@@ -1,4 +1,4 @@
-"""The envelope of every answer: one JSON object on one line.
+"""The envelope of every answer: one JSON object on one line, which ends with a line break.
 
 Wire compatibility: fields are never renamed or removed; a new one may be added to `metadata`.
 The envelope holds by construction: these two structs are the only things that are sent.
@@ -76,14 +76,14 @@ def failed(
 
 
 def encode(answer: Answer | FailedAnswer, max_bytes: int) -> bytes:
-    """Return the answer's bytes.
+    """Return the answer's bytes, with the line break at the end.
 
     Raises:
-        TooLarge: it is longer than ``max_bytes``. It is never cut.
+        TooLarge: it is longer than ``max_bytes``, the line break included. It is never cut.
         InvalidResponse: its data can't be written as JSON.
     """
     try:
-        encoded = _ENCODER.encode(answer)
+        encoded = _ENCODER.encode(answer) + b"\n"
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError, TypeError, ValueError):
         raise InvalidResponse("The answer can't be written as JSON.") from None
     if len(encoded) > max_bytes:

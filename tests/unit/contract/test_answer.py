@@ -15,7 +15,7 @@ def test_a_success_has_these_fields_in_this_order() -> None:
     line = answer.encode(answer.succeeded({"a": 1}, "id", 0.42, "GET", True), 1000)
     assert line == (
         b'{"success":true,"data":{"a":1},'
-        b'"metadata":{"requestId":"id","latencyMs":0.42,"operation":"GET","hit":true}}'
+        b'"metadata":{"requestId":"id","latencyMs":0.42,"operation":"GET","hit":true}}\n'
     )
 
 
@@ -25,7 +25,7 @@ def test_a_failure_has_these_fields_in_this_order() -> None:
     assert line == (
         b'{"success":false,"data":null,'
         b'"metadata":{"requestId":"id","latencyMs":0.42,"operation":null,"hit":null},'
-        b'"error":"Wait.","code":"circuit_open","retryable":true}'
+        b'"error":"Wait.","code":"circuit_open","retryable":true}\n'
     )
 
 
@@ -49,4 +49,5 @@ def test_line_breaks_are_escaped() -> None:
     """A stored text of many lines is one line on the wire."""
     line = answer.encode(answer.succeeded("a\r\nb\n", "id", 0.42, "GET", True), 1000)
     assert b"\\r\\n" in line
-    assert b"\n" not in line
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1

@@ -43,7 +43,8 @@ def refused(answer: Answered, says: str = "") -> None:
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["connection"] == "close"
-    assert b"\n" not in answer.body
+    assert answer.body.count(b"\n") == 1
+    assert answer.body.endswith(b"\n")
     told = answer.json
     assert (told["success"], told["data"], told["code"]) == (False, None, "invalid_request")
     assert told["metadata"]["requestId"]
