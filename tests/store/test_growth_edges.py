@@ -1,4 +1,4 @@
-"""The bounds of a write at their edges, where Redis spends other amounts of memory than of bytes."""
+"""The bounds of reads and writes at their edges, where memory is another measure than bytes."""
 
 from __future__ import annotations
 
