@@ -52,3 +52,12 @@ def test_a_string_may_come_in_pieces_and_a_line_may_not() -> None:
     assert parser.fault is None
     assert parser.parse(b"+" + b"x" * 70_000) == []
     assert "line" in str(parser.fault)
+
+
+def test_a_list_of_the_shortest_items_is_as_long_as_a_reply_may_be() -> None:
+    """Three bytes an element are what is reckoned with, not more."""
+    parser = Parser(LIMIT, repr)
+    count = LIMIT // 3
+    assert parser.parse(b"*%d\r\n" % count + b"_\r\n" * count) == [[None] * count]
+    assert parser.parse(b"*%d\r\n" % (count + 1)) == []
+    assert parser.is_oversized
