@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -124,13 +126,19 @@ async def test_a_map_is_read_in_many_turns() -> None:
     """A map with a range for each slot leaves the loop to calls after each few hundred ranges."""
     ranges = [[slot, slot, [b"host", 1 + slot % 9]] for slot in range(16384)]
     reading, turns = discovery._read_slots(ranges, Address("asked", 1)), 0
-    ended = False
-    while not ended:
-        try:
-            reading.send(None)
-        except StopIteration as end:
-            ended = True
-            assert len(end.value.shards) == 9
-        else:
-            turns += 1
+    topology = None
+    while topology is None:
+        topology = next_turn(reading)
+        turns += 1
+    assert len(topology.shards) == 9
     assert turns > 30
+
+
+def next_turn(reading: Coroutine[Any, Any, Topology]) -> Topology | None:
+    """Have one turn of the loop; return the map if that was the last."""
+    try:
+        reading.send(None)
+    except StopIteration as end:
+        topology: Topology = end.value
+        return topology
+    return None
