@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flowcache.authz.principal import Principal
+from flowcache.calls.admission import Admission
+from flowcache.calls.standing_lag import StandingLag
 from flowcache.errors import Overloaded
-from flowcache.http.admission import Admission
-from flowcache.http.standing_lag import StandingLag
-from flowcache.policy.principals import Principal
 
 
 def entered(admission: Admission, client: str) -> int:
@@ -44,3 +44,12 @@ def _enters(admission: Admission) -> bool:
     except Overloaded:
         return False
     return True
+
+
+def test_two_late_beats_now_and_then_are_no_standing_lag() -> None:
+    """Only time without a beat in between that was in time counts, however long this goes on."""
+    lag = StandingLag(0.8)
+    for _ in range(50):
+        for seconds in (0.3, 0.3, 0.0):
+            lag.record(seconds)
+    assert lag.share == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from flowcache.http.fair import FairTurns
+from flowcache.calls.fair import FairTurns
 from tests.unit.http.asgi import Clock
 
 LATE = 2000.0
