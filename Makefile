@@ -10,10 +10,10 @@ RUN_READY := .venv/.run-ready
 DEV_READY := .venv/.dev-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check audit sbom bench chaos lock clean
+.PHONY: help run test test-fast check audit sbom bench chaos lock clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: $(RUN_READY) ## serve on port 3000 (FLOWCACHE_PORT) with an embedded Valkey
 	@exec $(BIN)/flowcache serve --embedded
@@ -21,6 +21,9 @@ run: $(RUN_READY) ## serve on port 3000 (FLOWCACHE_PORT) with an embedded Valkey
 test: $(DEV_READY) ## run the whole test suite
 	@sh tools/need-redis.sh
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(DEV_READY) ## the tests that start no servers: under a minute
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 check: $(DEV_READY) ## lint, types, layers, documentation, dependencies
 	@$(BIN)/ruff check .
