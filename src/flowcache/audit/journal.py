@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from threading import Lock
+from time import monotonic
 
 import structlog
 
@@ -155,11 +156,16 @@ class Journal:
         self._sum_up()
         self._stopping = True
         self._wake.set()
-        await asyncio.to_thread(self._voucher.stop)
-        await asyncio.to_thread(self._thread.join, seconds)
-        if not self._thread.is_alive():
+        self._voucher.stop()
+        if await asyncio.to_thread(self._join, seconds):
             self._voucher.release()
         self._give_up()
+
+    def _join(self, seconds: float) -> bool:
+        """Wait for both threads, at most ``seconds`` in all; tell whether they have ended."""
+        until = monotonic() + seconds
+        self._thread.join(seconds)
+        return self._voucher.join(max(0.0, until - monotonic())) and not self._thread.is_alive()
 
     def admit(self) -> None:
         """Pass while records are written, or need not be.

@@ -102,6 +102,8 @@ class Voucher:
         self._identity: tuple[tuple[int, int] | None, ...] = ()
         self._open_files: list[int] = []
         self._main = self._shm = -1
+        self._main_is: tuple[int, int] | None = None
+        """Which file is open as the journal: its -shm may follow later."""
         self._connection: sqlite3.Connection
         self._unreadable_from: float | None = None
         self._at_rest: tuple[tuple[bytes, int], tuple[int, int]] | None = None
@@ -123,17 +125,21 @@ class Voucher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Begin no other look."""
         self._stopped.set()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the last look; tell whether it came. A disk may hang for ever."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def release(self) -> None:
         """Close the files, once nobody in this process writes to the journal any more."""
         for file in self._open_files:
             os.close(file)
         self._open_files.clear()
-        self._identity = ()
+        self._identity, self._main_is = (), None
 
     def _run(self) -> None:
         look_at = 0.0
@@ -206,12 +212,17 @@ class Voucher:
             return False
         if found != self._identity:
             with suppress(OSError):
-                for suffix in ("", "-shm"):
-                    self._open_files.append(os.open(f"{self._path}{suffix}", os.O_RDONLY))
-                self._main, self._shm = self._open_files[-2:]
+                if found[0] != self._main_is:
+                    self._main, self._main_is = self._open(""), found[0]
+                self._shm = self._open("-shm")
                 self._identity = found
                 self._at_rest = self._wal = None
         return found == self._identity
+
+    def _open(self, suffix: str) -> int:
+        file = os.open(f"{self._path}{suffix}", os.O_RDONLY)
+        self._open_files.append(file)
+        return file
 
     def _index(self) -> _Index | None:
         """Return what the -shm file tells; None while somebody changes it."""

@@ -264,7 +264,7 @@ class Guard(Generic[ShardT]):
         ``is_patient``: the first attempt may take longer than until the deadline.
         """
         if not self._hedges.withdraw(self._clock()):
-            await self._wait_halfway(first, deadline, heard)
+            await self._wait_halfway(first, deadline, heard, is_patient=is_patient)
             if first.done() and not _is_no_answer(first.result()):
                 return _as_reply(first.result())
             self._rescues += not first.done()
@@ -284,15 +284,25 @@ class Guard(Generic[ShardT]):
         return _as_reply(first.result())
 
     async def _wait_halfway(
-        self, first: asyncio.Task[Reply | Failure], deadline: float, heard: float
+        self,
+        first: asyncio.Task[Reply | Failure],
+        deadline: float,
+        heard: float,
+        *,
+        is_patient: bool,
     ) -> None:
-        """Wait for an attempt until half of its time is over; what the loop lost comes on top."""
+        """Wait for an attempt until half of its time is over; what the loop lost comes on top.
+
+        An attempt that is patient has no end of its own at the deadline: there the wait has one.
+        """
         clock, listened = self._clock, self._listened
         left = (deadline - clock() - (listened() - heard)) / 2
         while left > _MOMENT and not first.done():
             lost = clock() - listened()
             await asyncio.wait((first,), timeout=left)
             left = clock() - listened() - lost
+            if is_patient:
+                left = min(left, deadline - clock())
 
     async def _judged(
         self,

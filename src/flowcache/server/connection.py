@@ -52,8 +52,9 @@ _log = structlog.get_logger(__name__)
 
 _READ_AHEAD = 64 * 1024
 """Bytes that are read before anybody wants them."""
-_UNSENT = 64 * 1024
-"""Bytes of answers that may wait to be sent; the next request is begun when there are fewer."""
+_UNSENT = 16 * 1024
+"""Bytes of answers that may wait to be sent; the next request is begun when there are fewer, and
+what all connections hold of more is bounded (`Stalled`)."""
 _DROPPED = 64 * 1024 * 1024
 """Bytes that are read and dropped once nothing more is taken from a client."""
 
@@ -100,8 +101,41 @@ class Patience(msgspec.Struct, frozen=True):
         )
 
 
+class Stalled:
+    """The connections whose clients don't take their answers, and what waits for these.
+
+    All of it together is bounded by ``most`` bytes. Past that the one that has taken nothing for
+    longest is cut, but never the last: a single answer is bounded elsewhere.
+    """
+
+    __slots__ = ("_held", "_most", "_total")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[Connection, int] = {}
+        """What each holds, whoever took something longest ago first."""
+        self._total = 0
+
+    def note(self, connection: Connection, size: int) -> None:
+        """Hear that a connection holds ``size`` bytes, and has just taken something."""
+        self.forget(connection)
+        self._held[connection] = size
+        self._total += size
+        while self._total > self._most and len(self._held) > 1:
+            longest = next(iter(self._held))
+            self.forget(longest)
+            longest.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """Hear that a connection holds nothing worth counting."""
+        self._total -= self._held.pop(connection, 0)
+
+
 class Site:
-    """What the connections of a worker share. ``scheme`` is http, or https for TLS."""
+    """What the connections of a worker share. ``scheme`` is http, or https for TLS.
+
+    ``most_unsent`` is how many bytes of answers may wait for clients that don't take them.
+    """
 
     __slots__ = (
         "app",
@@ -113,6 +147,7 @@ class Site:
         "on_gone",
         "refuse",
         "scheme",
+        "stalled",
     )
 
     def __init__(
@@ -123,6 +158,7 @@ class Site:
         refuse: Refuse,
         on_gone: Callable[[], None],
         scheme: str = "http",
+        most_unsent: int = 32 << 20,
     ) -> None:
         self.app = app
         self.scheme = scheme
@@ -132,6 +168,7 @@ class Site:
         self.on_gone = on_gone
         self.heads = AnswerHeads()
         self.connections: set[Connection] = set()
+        self.stalled = Stalled(most_unsent)
         self.is_draining = False
         """Whether every answer is the last one on its connection."""
 
@@ -154,6 +191,7 @@ class Connection(asyncio.Protocol):
         "_unsent",
         "client",
         "extensions",
+        "has_been_served",
         "heads",
         "loop",
         "scheme",
@@ -186,6 +224,8 @@ class Connection(asyncio.Protocol):
         self._is_cut = False
         self._unsent = 0
         self._dropped = 0
+        self.has_been_served = False
+        """Whether a request of this connection was complete, and has been answered."""
         self._on_writable: asyncio.Future[None] | None = None
         site.connections.add(self)
 
@@ -243,6 +283,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._ahead = b""
         self.resume_writing()
+        self._site.stalled.forget(self)
         if self._exchange is not None:
             self._exchange.hang_up()
         else:
@@ -252,6 +293,7 @@ class Connection(asyncio.Protocol):
         if self.state is not State.GONE:
             self._enter(State.STALLED)
             self._unsent = self._bytes_unsent()
+            self._note_stalled()
 
     def resume_writing(self) -> None:
         if self._on_writable is not None:
@@ -260,6 +302,7 @@ class Connection(asyncio.Protocol):
             self._on_writable = None
         if self.state is State.STALLED:
             self.state = State.BUSY
+            self._site.stalled.forget(self)
             if self._exchange is None:
                 self._go_on()
 
@@ -297,7 +340,8 @@ class Connection(asyncio.Protocol):
         """Read while a request is under way: its body, or what comes after it."""
         exchange = self._exchange
         if exchange is not None:
-            if exchange.is_broken:
+            if exchange.is_broken or (exchange.is_answered and exchange.closes):
+                self.drop(len(data))  # nobody will read it: it is not even looked at
                 return
             if not exchange.is_complete:
                 data = self._feed(exchange, data)
@@ -349,6 +393,7 @@ class Connection(asyncio.Protocol):
         if self._ends:
             self.end()
             return
+        self.has_been_served = True
         self._read_again()
         self._enter(State.IDLE)
         ahead = self._ahead
@@ -463,6 +508,8 @@ class Connection(asyncio.Protocol):
             unsent = self._bytes_unsent()
             if 0 < unsent < self._unsent:
                 self._unsent, self.since = unsent, now
+                if state is State.STALLED:
+                    self._note_stalled()
             else:
                 self.abort()
         else:
@@ -479,6 +526,10 @@ class Connection(asyncio.Protocol):
         if wire is None:
             return 0
         return wire.get_write_buffer_size() + _bytes_queued(wire, termios.TIOCOUTQ)
+
+    def _note_stalled(self) -> None:
+        if self._transport is not None:
+            self._site.stalled.note(self, self._transport.get_write_buffer_size())
 
     def _leave(self) -> None:
         self._site.connections.discard(self)

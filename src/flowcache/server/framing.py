@@ -226,22 +226,29 @@ class HeadReader:
 
 
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-_OVERHEAD = 16 * 1024
-_OVERHEAD_A_BYTE = 8
-"""What chunks may cost beside what they carry: some bytes each, were they of one byte. Extensions
-and trailers are read and dropped, and would have no end otherwise."""
+_OVERHEAD = 4 * 1024
+"""Bytes that chunks may cost beside what they carry, and as many more as they carry. Extensions and
+trailers are read and dropped, and would have no end otherwise."""
+_PIECES = 1024
+_BYTES_A_PIECE = 128
+"""Pieces in which a body may come, and one more for so many bytes: each costs a call. Clients write
+chunks of kilobytes, or a small body word by word."""
+_SLICE = 4 * 1024
+"""Bytes after which is looked whether the chunks are worth reading on."""
 
 
 class ChunkedBody:
     """Unpack a chunked body. llhttp calls the methods ``on_…``."""
 
-    __slots__ = ("_overhead", "_parser", "_parts", "_tail", "is_complete")
+    __slots__ = ("_overhead", "_parser", "_parts", "_pieces", "_tail", "is_complete")
 
     def __init__(self) -> None:
         self.is_complete = False
         self._parts: list[bytes] = []
         self._tail = b""
         self._overhead = _OVERHEAD
+        self._pieces = _PIECES * _BYTES_A_PIECE
+        """How many more may come, in bytes that pay for them."""
         self._parser = HttpRequestParser(self)
         self._parser.feed_data(_CHUNKED_HEAD)
 
@@ -259,34 +266,43 @@ class ChunkedBody:
         Raises:
             BadRequest: the chunks break the rules, or are mostly something else than a body.
         """
-        view, at = memoryview(data), 0
+        view, at, size = memoryview(data), 0, len(data)
+        body: list[bytes] = []
         try:
-            while at < len(data) and not self.is_complete:
-                end = _end(self._tail, data, at) or len(data)
+            while at < size and not self.is_complete:
+                end = _end(self._tail, data, at, at + _SLICE) or min(at + _SLICE, size)
                 self._parser.feed_data(view[at:end])
+                self._pay(end - at, is_first=not at)
+                body += self._parts
+                self._parts.clear()
                 at = end
             self._tail = (self._tail + data[:at])[-_STRADDLE:]
         except HttpParserError as fault:
             raise _refused(_reason(fault)) from None
-        body = b"".join(self._parts)
-        self._parts.clear()
-        self._overhead += (_OVERHEAD_A_BYTE + 1) * len(body) - at
-        if self._overhead < 0:
+        return b"".join(body), data[at:]
+
+    def _pay(self, fed: int, *, is_first: bool) -> None:
+        """Charge what was fed to what it carries. To receive something costs more than its first
+        piece does: a client that sends a byte now and then is not charged for these."""
+        carried, pieces = sum(map(len, self._parts)), len(self._parts) - is_first
+        self._overhead += 2 * carried - fed
+        self._pieces += carried - _BYTES_A_PIECE * pieces
+        if self._overhead < 0 or self._pieces < 0:
             raise _refused("its chunks carry too little")
-        return body, data[at:]
 
 
-def _end(tail: bytes, data: bytes, start: int = 0) -> int:
+def _end(tail: bytes, data: bytes, start: int = 0, stop: int | None = None) -> int:
     """Return where in ``data`` the first empty line ends, 0 when there is none.
 
     ``tail`` is what came before ``data``: an empty line may have begun there. The end of a message
     never overlaps another empty line: before it stands a character of a line that isn't empty.
+    One that begins from ``stop`` on is not looked for.
     """
     if tail and not start:
         at = (tail + data[:_STRADDLE]).find(_EMPTY_LINE)
         if at >= 0:
             return at + len(_EMPTY_LINE) - len(tail)
-    at = data.find(_EMPTY_LINE, start)
+    at = data.find(_EMPTY_LINE, start, None if stop is None else stop + _STRADDLE)
     return at + len(_EMPTY_LINE) if at >= 0 else 0
 
 

@@ -40,14 +40,18 @@ _HANDSHAKES_A_TURN = 2
 _ROOM_SHARE = 128
 """Room is made for this share of all connections at once: to find whom to close takes a look at
 each."""
-_ROOM_FROM = (State.IDLE, State.CLOSING, State.NEW, State.SHAKING, State.HEAD)
-"""Who has to go first. Who is being answered never has to."""
+_STRANGERS = (State.SHAKING, State.NEW, State.HEAD)
+"""Where a connection is that has asked nothing yet."""
+_STRANGERS_SHARE = 8
+"""This share of all connections is theirs: while they have it, no idle connection is closed."""
+_MOMENT = 0.02
+"""Seconds in which a newcomer may ask for something, before it makes room."""
 _MAY_HAVE_ASKED = (State.IDLE, State.NEW)
 """Whose request may have come and not been read yet."""
 _STARVED_SECONDS = 0.5
 """Without file descriptors, when accept() is tried again if no connection ends before."""
 _FULL_SECONDS = 0.02
-"""With all connections at work, when to look whether one is idle by now."""
+"""With all connections at work or new, when to look whether one can be closed by now."""
 _COMPLAINT_SECONDS = 60.0
 
 
@@ -56,6 +60,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
 
     connections: int = 4096
     patience: Patience = Patience()
+    unsent_bytes: int = 32 << 20
+    """How many bytes of answers may wait for clients that don't take them."""
 
 
 class Listener:
@@ -84,7 +90,7 @@ class Listener:
         self._clock = clock
         self._now = now
         scheme = "http" if tls is None else "https"
-        self._site = Site(app, loop, clock, refuse, self._on_gone, scheme)
+        self._site = Site(app, loop, clock, refuse, self._on_gone, scheme, limits.unsent_bytes)
         self._protocol: Callable[[Connection], asyncio.Protocol] = (
             _as_it_is
             if tls is None
@@ -138,7 +144,7 @@ class Listener:
                 if not _is_readable(self._listening):
                     return  # nobody is to be closed for nobody
                 if not self._make_room():
-                    self._pause_for(_FULL_SECONDS)  # all are being answered
+                    self._pause_for(_FULL_SECONDS)  # all are being answered, or new
                     return
             try:
                 accepted, address = self._listening.accept()
@@ -173,19 +179,35 @@ class Listener:
             _log.error("can't accept a connection", fault=fault.strerror)
 
     def _make_room(self) -> bool:
-        """Close whom nobody waits for, longest first; tell whether there is room now."""
-        for state in _ROOM_FROM:
-            there = [c for c in self.connections if c.state is state and not c.is_leaving]
-            made = 0
-            for each in nsmallest(1 + len(self.connections) // _ROOM_SHARE, there, key=_since):
-                if state not in _MAY_HAVE_ASKED:
-                    each.abort()
-                    made += 1
-                elif each.close_if_quiet():
-                    made += 1
-            if made:
-                return True
-        return False
+        """Close whom nobody waits for, longest first; tell whether there is room now.
+
+        First those that are closing, then those that have asked nothing in their moment. Idle ones
+        follow only while strangers have less than their share: whoever opens connections without
+        end is in the way of others that do. Who is being answered never has to go.
+        """
+        here = [c for c in self.connections if not c.is_leaving]
+        strangers = [c for c in here if c.state in _STRANGERS and not c.has_been_served]
+        latest = self._clock() - _MOMENT
+        if self._close_some([c for c in here if c.state is State.CLOSING]) or self._close_some(
+            [c for c in strangers if c.since <= latest]
+        ):
+            return True
+        if len(strangers) * _STRANGERS_SHARE > len(here):
+            return False
+        return self._close_some([c for c in here if c.state is State.IDLE]) or self._close_some(
+            [c for c in here if c.state is State.HEAD and c.has_been_served]
+        )
+
+    def _close_some(self, there: list[Connection]) -> bool:
+        """Close those that are as they are for longest; tell whether there was one."""
+        made = 0
+        for each in nsmallest(1 + len(self.connections) // _ROOM_SHARE, there, key=_since):
+            if each.state not in _MAY_HAVE_ASKED:
+                each.abort()
+                made += 1
+            elif each.close_if_quiet():
+                made += 1
+        return made > 0
 
     def _on_gone(self) -> None:
         if self._drains_from is not None:

@@ -117,6 +117,7 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
                     head=v["http.head_timeout_seconds"],
                     idle=v["http.keep_alive_seconds"],
                 ),
+                v["http.max_unsent_bytes"],
             ),
             None if tls is None else tls.context,
             admin,

@@ -121,6 +121,13 @@ SETTINGS: tuple[Setting, ...] = (
         32 << 20,
         "bytes of bodies that are not complete, a worker; past it the oldest is ended",
     ),
+    Setting(
+        "http",
+        "max_unsent_bytes",
+        read.number(64 * 1024, 1 << 40),
+        32 << 20,
+        "bytes of answers that clients don't take, a worker; past it the slowest is cut",
+    ),
     Setting("http", "max_body_bytes", read.number(1024, 16 << 20), 256 * 1024, "longest body"),
     Setting(
         "http",

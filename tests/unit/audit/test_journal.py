@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from flowcache.audit.journal import STALLED_SECONDS, Journal
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.refusals import Refusals
 from flowcache.audit.settings import Mode
+from flowcache.audit.vouching import Voucher
 from flowcache.errors import Unrecorded
 from flowcache.secret import Secret
 from tests.servers import eventually
@@ -519,3 +521,28 @@ async def test_a_record_that_cannot_be_written_holds_up_no_other(path: Path) -> 
     with Reader(path) as reader:
         assert [e.seq for e in reader.records(Query()) if e.kind == "lost"] == [1]
     assert checked(path).is_well
+
+
+async def test_a_disk_that_hangs_does_not_hold_up_the_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that never comes back is left behind when the time is over; records are written."""
+    looks, goes_on = threading.Event(), threading.Event()
+
+    def hang(_: Voucher) -> None:
+        looks.set()
+        goes_on.wait()
+
+    monkeypatch.setattr(Voucher, "look", hang)
+    made = Journal(settings(path, mode=Mode.RELAXED), monotonic, time)
+    await made.start()
+    try:
+        assert await asyncio.to_thread(looks.wait, 20)
+        made.record(record(1))
+        async with asyncio.timeout(20):
+            await made.close(1.0)
+        assert len(kept(path)) == 1
+    finally:
+        goes_on.set()
+        made._voucher.join(20)
+        made._voucher.release()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 import pytest
 
+from flowcache.audit.chain import Head
 from flowcache.audit.vouching import Voucher
 from flowcache.audit.writing import ChainWriter
 from tests.unit.audit.journals import by_hand, record, settings
@@ -172,3 +174,43 @@ def test_retention_is_no_damage(tmp_path: Path) -> None:
     assert voucher.fault is None
     writer.abandon()
     voucher.release()
+
+
+def test_a_journal_whose_shm_cannot_be_opened_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again at each look, without another descriptor for the journal itself."""
+    real, opened = os.open, []
+
+    def without_shm(name: str, *arguments: int) -> int:
+        if name.endswith("-shm"):
+            raise PermissionError(name)
+        opened.append(name)
+        return real(name, *arguments)
+
+    with open_journal(tmp_path / "audit.db") as made:
+        with monkeypatch.context() as denied:
+            denied.setattr("flowcache.audit.vouching.os.open", without_shm)
+            for _ in range(5):
+                made.look()
+            assert opened == [str(made.path)]
+        assert made.look() is None
+        assert len(made.voucher._open_files) == 2
+
+
+def test_a_look_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    """Who ends waits as long as it may, and learns that the look has not ended."""
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def hangs() -> dict[int, Head]:
+        asked.set()
+        goes_on.wait()
+        return {}
+
+    voucher = Voucher(tmp_path / "audit.db", hangs, monotonic)
+    voucher.start()
+    assert asked.wait(20)
+    voucher.stop()
+    assert not voucher.join(0.01)
+    goes_on.set()
+    assert voucher.join(20)

@@ -298,7 +298,7 @@ def test_chunks_that_break_the_rules_are_refused(packed: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begun", "endless"), [(b"1;", b"a" * 4000), (b"0\r\n", b"A: b\r\n" * 500)]
+    ("begun", "endless"), [(b"1;", b"a" * 1000), (b"0\r\n", b"A: b\r\n" * 150)]
 )
 def test_what_chunks_carry_beside_the_body_is_bounded(begun: bytes, endless: bytes) -> None:
     """Extensions and trailers are dropped, and would have no end otherwise."""
@@ -308,13 +308,44 @@ def test_what_chunks_carry_beside_the_body_is_bounded(begun: bytes, endless: byt
         body.feed(endless * 3)
 
 
-def test_chunks_that_carry_too_little_are_refused() -> None:
-    """A byte now and then does not pay for extensions without an end."""
+@pytest.mark.parametrize(
+    "chunk", [b"1;" + b"a" * 100 + b"\r\nx\r\n", b"1\r\nx\r\n", b"6\r\n123456\r\n"]
+)
+def test_chunks_that_carry_too_little_are_refused(chunk: bytes) -> None:
+    """A byte now and then does not pay for extensions without an end, nor a word for chunks."""
     body = ChunkedBody()
-    chunks = (b"1;" + b"a" * 100 + b"\r\nx\r\n") * 100
-    assert body.feed(chunks) == (b"x" * 100, b"")
+    body.feed(chunk * 30)
     with pytest.raises(BadRequest, match="carry too little"):
-        body.feed(chunks)
+        body.feed(chunk * 4000)
+
+
+@pytest.mark.parametrize("waste", [b"1\r\nx\r\n", b"6\r\n123456\r\n", b"\r\n\r\n"])
+def test_what_is_refused_is_not_read_to_its_end(waste: bytes) -> None:
+    """Of a hundred thousand pieces that came at once only some are handed over by the parser."""
+    body = ChunkedBody()
+    if waste == b"\r\n\r\n":  # the parser stops at each
+        body.feed(b"%x\r\n" % (len(waste) * 100_000))
+    with pytest.raises(BadRequest, match="carry too little"):
+        body.feed(waste * 100_000)
+    assert len(body._parts) < 1500
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 300_000])
+def test_long_chunks_are_unpacked_and_nothing_after_them(size: int) -> None:
+    """However the end of the body lies to the pieces that are looked at, it is the end."""
+    after = b"POST / HTTP/1.1\r\n\r\n"
+    for left in range(12):
+        length = 3 * 4096 - left
+        packed = b"%x\r\n" % length + b"x" * length + b"\r\n0\r\n\r\n"
+        body, taken, rest = ChunkedBody(), b"", b""
+        for at in range(0, len(packed + after), size):
+            data = (packed + after)[at : at + size]
+            if body.is_complete:
+                rest += data
+            else:
+                part, beyond = body.feed(data)
+                taken, rest = taken + part, rest + beyond
+        assert (len(taken), rest) == (length, after)
 
 
 def test_what_follows_the_chunks_is_not_charged_to_them() -> None:
@@ -323,11 +354,12 @@ def test_what_follows_the_chunks_is_not_charged_to_them() -> None:
     assert ChunkedBody().feed(b"1\r\nx\r\n0\r\n\r\n" + after) == (b"x", after)
 
 
-def test_the_smallest_chunks_are_no_waste() -> None:
-    """A body of 100,000 chunks of a byte each is a body."""
+def test_a_body_that_comes_word_by_word_is_a_body() -> None:
+    """As clients send that write JSON piece by piece, or a byte in each packet."""
     body = ChunkedBody()
-    for _ in range(100):
-        taken, _rest = body.feed(b"1\r\nx\r\n" * 1000)
-        assert taken == b"x" * 1000
+    assert body.feed(b'7\r\n"word",\r\n' * 600)[0] == b'"word",' * 600
     assert body.feed(b"0\r\n\r\n") == (b"", b"")
     assert body.is_complete
+    dribble = ChunkedBody()
+    dribble.feed(b"4000\r\n")
+    assert b"".join(dribble.feed(b"x")[0] for _ in range(0x4000)) == b"x" * 0x4000

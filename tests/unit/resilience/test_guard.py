@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Set
+from time import monotonic
 from typing import NamedTuple
 
 import pytest
@@ -530,6 +531,19 @@ class TestImpatientProbe:
         half_open.store.gates[-1].set_result(b"at last")
         await self.settled(half_open)
         assert half_open.circuit().state == "closed"
+
+    async def test_what_the_loop_loses_keeps_no_caller(self, half_open: Guarded) -> None:
+        """A loop that loses all its time prolongs no caller's wait past its own deadline."""
+        guard, began = half_open.guard, monotonic()
+        guard._clock = lambda: half_open.now + monotonic() - began
+        guard._listened = lambda: half_open.now
+        while guard._hedges.withdraw(half_open.now):
+            pass
+        half_open.store.elsewhere = b"replica"
+        reply = await asyncio.wait_for(half_open.call(budget=MIN_BUDGET / 2), 10)
+        assert isinstance(reply, Stale)
+        half_open.store.gates[-1].set_result(b"at last")
+        await self.settled(half_open)
 
     async def test_no_server_answers(self, half_open: Guarded) -> None:
         """A read whose second server fails is answered at its own deadline, not at the probe's."""

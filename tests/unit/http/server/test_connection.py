@@ -447,19 +447,19 @@ async def test_a_client_that_lingers_is_cut(there: Served) -> None:
     await there.until()
 
 
-async def stuffed(there: Served, path: str, what: int) -> Client:
-    """Return a client that asked for much and reads nothing."""
+async def stuffed(there: Served, path: str, count: int = 1) -> Client:
+    """Return a client that asked for much and reads nothing; there are ``count`` of them then."""
     client = await there.connect(buffer=4096)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     client.send(post(path) + post("/after"))
-    await there.until(State.STALLED)
+    await there.until(*[State.STALLED] * count)
     return client
 
 
 @pytest.mark.parametrize("path", ["/big?20000000", "/flood"])
 async def test_a_client_that_does_not_read_is_cut(there: Served, path: str) -> None:
     """An answer that nobody takes holds bounded memory for a bounded time, and nothing follows."""
-    client = await stuffed(there, path, 0)
+    client = await stuffed(there, path)
     (connection,) = there.listener.connections
     assert connection._bytes_unsent() <= 20_100_000  # TLS adds a little
     there.later(9.9)
@@ -472,7 +472,7 @@ async def test_a_client_that_does_not_read_is_cut(there: Served, path: str) -> N
 
 async def test_a_client_that_reads_slowly_is_not_cut(there: Served) -> None:
     """Whoever takes something now and then may take all the time that needs."""
-    client = await stuffed(there, "/big?20000000", 0)
+    client = await stuffed(there, "/big?20000000")
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     head = await client.reader.readuntil(b"\r\n\r\n")
     assert b" 200 " in head
@@ -481,6 +481,30 @@ async def test_a_client_that_reads_slowly_is_not_cut(there: Served) -> None:
         taken += len(await client.reader.readexactly(500_000))
         there.later(9.0)
     assert (await client.receive()).json["path"] == "/after"
+
+
+async def test_all_that_nobody_takes_is_bounded_together(tls: TlsPair | None) -> None:
+    """Past the bound the one that has taken nothing for longest is cut; the newest stays."""
+    async with served(ConnectionLimits(unsent_bytes=20_000_000), tls) as there:
+        there.shrink()
+        clients = [await stuffed(there, "/big?9000000", at + 1) for at in range(2)]
+        clients.append(await stuffed(there, "/big?9000000", 2))
+        assert there.listener._site.stalled._total <= 20_000_000
+        for client in clients[1:]:
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for client in clients[1:]:
+            assert len((await client.receive()).body) == 9_000_000
+            assert (await client.receive()).json["path"] == "/after"
+        assert there.listener._site.stalled._total == 0
+        assert not there.listener._site.stalled._held
+
+
+async def test_a_single_answer_is_sent_however_long_it_is() -> None:
+    """The bound is for all together: nobody is cut who is alone with what waits."""
+    async with served(ConnectionLimits(unsent_bytes=1000)) as there:
+        client = await stuffed(there, "/big?9000000", 1)
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await client.receive()).body) == 9_000_000
 
 
 async def half_closed(there: Served, *sent: bytes) -> Connection:
@@ -499,19 +523,19 @@ async def half_closed(there: Served, *sent: bytes) -> Connection:
     await happens(lambda: connection._exchange is None)
     wire = connection._transport
     assert wire is not None
-    assert 0 < wire.get_write_buffer_size() < 64 * 1024
+    assert 0 < wire.get_write_buffer_size() < 16 * 1024
     return connection
 
 
 HALF_CLOSED = pytest.mark.parametrize(
     "sent",
     [
-        (post("/wait", b"x" * 60_000, "Connection: close"),),
-        (post("/wait", b"x" * 60_000),),
-        (post("/wait", b"x" * 60_000), b"POST / HT"),
-        (post("/big?60000", b"", "Connection: close"),),
-        (post("/big?60000"),),
-        (post("/big?60000"), b"POST / HT"),
+        (post("/wait", b"x" * 18_000, "Connection: close"),),
+        (post("/wait", b"x" * 18_000),),
+        (post("/wait", b"x" * 18_000), b"POST / HT"),
+        (post("/big?18000", b"", "Connection: close"),),
+        (post("/big?18000"),),
+        (post("/big?18000"), b"POST / HT"),
     ],
     ids=[
         "at work on the last",
@@ -557,7 +581,7 @@ async def test_a_sweep_that_fails_is_not_the_last(
 
 async def test_whoever_has_taken_something_has_its_time_anew(there: Served) -> None:
     """Between two looks at it a client need not take anything, as long as its time is not over."""
-    client = await stuffed(there, "/big?20000000", 0)
+    client = await stuffed(there, "/big?20000000")
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     await client.reader.readuntil(b"\r\n\r\n")
     await client.reader.readexactly(1_000_000)
@@ -601,10 +625,63 @@ async def test_slow_heads_keep_nobody_out(tls: TlsPair | None) -> None:
         await there.until(State.HEAD, State.IDLE)
 
 
+async def test_who_has_asked_nothing_goes_before_who_is_idle(tls: TlsPair | None) -> None:
+    """A flood of connections that ask nothing, or half, closes none that is kept for a caller."""
+    async with served(ConnectionLimits(connections=4), tls) as there:
+        good = [await there.connect() for _ in range(2)]
+        for client in good:
+            await client.ask("/")
+        for number in range(12):
+            there.clock.now += 1
+            stranger = await there.connect()
+            if number % 2:
+                stranger.send(b"POST / HT")
+                await happens(lambda: State.HEAD in there.states)
+        for client in good:
+            assert (await client.ask("/")).status == 200
+
+
+async def test_a_newcomer_has_a_moment_to_ask() -> None:
+    """Of two that come together neither is closed for the other, nor who is idle: one waits."""
+    async with served(ConnectionLimits(connections=2)) as there:
+        idle = await there.connect()
+        await idle.ask("/")
+        there.clock.now += 1
+        first, second = await there.connect(), await there.connect()
+        await happens(lambda: not there.listener._accepts)
+        await there.until(State.IDLE, State.NEW)
+        assert (await first.ask("/")).status == 200
+        there.clock.now += 1
+        assert (await idle.ask("/")).status == 200
+        assert (await second.ask("/")).status == 200  # first made room, being idle for longest
+        assert await first.is_over()
+
+
+async def test_a_body_that_is_refused_is_not_looked_at(there: Served) -> None:
+    """After the answer nothing of it is parsed, nor after chunks that carry too little."""
+    client = await there.connect()
+    head = post("/unread", b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    client.send(head)
+    assert (await client.receive()).headers["connection"] == "close"
+    await there.until(State.CLOSING)
+    (connection,) = there.listener.connections
+    client.send(b"1\r\nx\r\n" * 10_000)
+    await happens(lambda: connection._dropped >= 60_000)
+    assert connection._exchange is None
+    broken = await there.connect()
+    broken.send(head.replace(b"/unread", b"/wait") + b"1\r\nx\r\n" * 2000)
+    await happens(
+        lambda: any(c._exchange and c._exchange.is_broken for c in there.listener.connections)
+    )
+    (connection,) = [c for c in there.listener.connections if c._exchange]
+    broken.send(b"1\r\nx\r\n" * 10_000)
+    await happens(lambda: connection._dropped >= 60_000)
+
+
 async def test_who_ended_its_side_and_does_not_read_keeps_nobody_out(tls: TlsPair | None) -> None:
     """A connection that is closed and still has something to send goes for a new one."""
     async with served(ConnectionLimits(connections=1), tls) as there:
-        await half_closed(there, post("/wait", b"x" * 60_000, "Connection: close"))
+        await half_closed(there, post("/wait", b"x" * 18_000, "Connection: close"))
         newcomer = await there.connect()
         assert (await newcomer.ask("/")).status == 200
 
@@ -811,7 +888,7 @@ async def test_a_request_is_cut_before_its_first_step(there: Served) -> None:
 
 async def test_an_answer_that_waits_for_its_client_is_cut(there: Served) -> None:
     """Cut while it waits for a client that reads nothing, a request ends and its connection too."""
-    await stuffed(there, "/flood", 0)
+    await stuffed(there, "/flood")
     (connection,) = there.listener.connections
     await happens(lambda: connection._on_writable is not None)
     connection.cancel()
