@@ -42,15 +42,15 @@ _ROOM_SHARE = 128
 each."""
 _STRANGERS = (State.SHAKING, State.NEW, State.HEAD)
 """Where a connection is that has asked nothing yet."""
-_STRANGERS_SHARE = 8
+_STRANGERS_SHARE = 4
 """This share of all connections is theirs: while they have it, no idle connection is closed."""
-_MOMENT = 0.02
+_MOMENT = 0.01
 """Seconds in which a newcomer may ask for something, before it makes room."""
 _MAY_HAVE_ASKED = (State.IDLE, State.NEW)
 """Whose request may have come and not been read yet."""
 _STARVED_SECONDS = 0.5
 """Without file descriptors, when accept() is tried again if no connection ends before."""
-_FULL_SECONDS = 0.02
+_FULL_SECONDS = 0.01
 """With all connections at work or new, when to look whether one can be closed by now."""
 _COMPLAINT_SECONDS = 60.0
 
