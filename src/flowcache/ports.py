@@ -99,12 +99,14 @@ class SizeLimits(msgspec.Struct, frozen=True, gc=False):
     The length of a string counts, or of all names and values of a hash, as Redis stores them: with
     the envelope where they are encrypted. (A string that is written counts in clear: its envelope
     is a few bytes.) ``reply`` and ``value`` are in bytes. For ``reply``, each field counts 6 bytes
-    more, which is what its quotes, colon and comma take in the answer.
+    more, which is what its quotes, colon and comma take in the answer. ``fields`` is how many a
+    hash may have after a write, ``held`` how many one may have that is read.
     """
 
     reply: int = 512 * 1024
     value: int = 256 * 1024
     fields: int = 10_000
+    held: int = 10_000
 
 
 DEFAULT_SIZES = SizeLimits()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flowcache.errors import Failure, TooLarge, WrongType
+from flowcache.errors import DeadlineExceeded, Failure, RedisUnavailable, TooLarge, WrongType
 from flowcache.ports import Access, Command, Once, SizeLimits
 from flowcache.secret import Secret
-from flowcache.store.commands import SMALL
+from flowcache.store.commands import SMALL, pack
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from tests.servers import (
@@ -78,6 +78,18 @@ def planted(server: RedisProcess, key: str) -> bytes:
         return value
 
 
+def planted_field(server: RedisProcess, key: str, name: bytes) -> bytes | None:
+    with server.client() as client:
+        value: bytes | None = client.hget(key, name)
+        return value
+
+
+def commands_run(server: RedisProcess) -> set[str]:
+    """Return which commands Redis executed since its statistics were reset."""
+    with server.client() as client:
+        return {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+
+
 def connections(server: RedisProcess) -> int:
     """Return how many connections flowcache has."""
     return str(server.cli("CLIENT", "LIST")).count("user=flow ")
@@ -128,6 +140,32 @@ class TestReads:
                 read = await store.execute(fields(b"h", SizeLimits(reply=size)), in_time())
                 assert read == dict(zip(pairs[::2], pairs[1::2], strict=True))
                 await too_large(store, fields(b"h", SizeLimits(reply=size - 1)))
+
+    async def test_many_fields_cost_the_shared_connection_nothing(
+        self, server: RedisProcess
+    ) -> None:
+        """Not even a look at their size: they are measured and read on the other one."""
+        pairs = [b"%d" % number for number in range(2 * 513)]
+        plant(server, "HSET", "h", *pairs)
+        packed = pack(fields(b"h"))
+        assert packed.script is not None
+        plant(server, "CONFIG", "RESETSTAT")
+        plant(server, "EVAL", *packed.script)
+        assert commands_run(server) & {"hlen", "memory|usage", "hgetall"} == {"hlen"}
+        async with store_at(server.address, **as_flow()) as store:
+            read = await store.execute(fields(b"h"), in_time())
+        assert read == dict(zip(pairs[::2], pairs[1::2], strict=True))
+
+    async def test_what_has_too_many_elements_does_not_travel(self, server: RedisProcess) -> None:
+        """A hash with more fields than an answer may have is refused where it is."""
+        for count in (10, 600):
+            plant(server, "DEL", "h")
+            plant(server, "HSET", "h", *range(2 * count))
+            plant(server, "CONFIG", "RESETSTAT")
+            async with store_at(server.address, **as_flow()) as store:
+                await too_large(store, fields(b"h", SizeLimits(held=count - 1)))
+                assert "hgetall" not in commands_run(server)
+                assert len(await store.execute(fields(b"h", SizeLimits(held=count)), in_time()))
 
     async def test_a_smaller_limit_holds(self, server: RedisProcess) -> None:
         """One below what a shared connection takes is kept to the byte, too."""
@@ -250,10 +288,52 @@ class TestFailuresOfLargeReads:
                     await guard.execute(get(b"large"), in_time(0.05))
             assert {each.failures for each in guard.circuits()} == {0}
 
+    async def test_no_more_than_four_replies_are_under_way(self) -> None:
+        """A caller who gave up frees no place: the server may still be sending to it."""
+
+        def script(peer: Peer, request: Request) -> None:
+            if request[0] == b"GETRANGE":
+                peer.say(bulk("x" * (SMALL + 1)))
+
+        async with Scripted(script) as server, store_at(server.address) as store:
+            reads = [store.execute(get(b"large"), in_time(0.1)) for _ in range(9)]
+            for failure in await asyncio.gather(*reads, return_exceptions=True):
+                assert isinstance(failure, DeadlineExceeded)
+            whole = [words for words in server.requests if words[0] == b"EVALSHA"]
+            assert len(whole) == 4
+            peer = server.talking
+            peer.say(*[bulk("x" * (SMALL + 1))] * 4)  # late, and their places are free again
+            read = asyncio.ensure_future(store.execute(get(b"large"), in_time()))
+            await soon(lambda: len(peer.requests) == 5)
+            peer.say(bulk("late"))
+            assert await read == b"late"
+
+    async def test_what_is_late_already_is_not_sent(self) -> None:
+        """A read whose deadline passed before its turn costs the server nothing."""
+        async with Scripted(no_large) as server, store_at(server.address) as store:
+            large = store._routes.bulk(store.shard(b"k").primary)
+            await large.link.ready()
+            with pytest.raises(DeadlineExceeded):
+                await large.read(get(b"large"), in_time(-1.0), None)
+            assert not server.requests
+
+    async def test_an_error_that_nobody_foresaw_is_an_answer(self) -> None:
+        """ERR about one client's key opens no circuit for all others."""
+
+        def script(peer: Peer, request: Request) -> None:
+            peer.say(b"-ERR of a kind that nobody foresaw\r\n")
+
+        async with Scripted(script) as server, store_at(server.address) as store:
+            guard = guarded(store)
+            for _ in range(10):
+                with pytest.raises(RedisUnavailable, match="refused the command"):
+                    await guard.execute(get(b"k"), in_time())
+            assert {each.failures for each in guard.circuits()} == {0}
+
 
 class TestGrowth:
     @pytest.mark.parametrize("once", [None, ONCE], ids=["plain", "once"])
-    @pytest.mark.parametrize("count", [1, 100, 600])
+    @pytest.mark.parametrize("count", [1, 100, 500])
     async def test_a_hash_grows_up_to_its_bytes(
         self, server: RedisProcess, once: Once | None, count: int
     ) -> None:
@@ -276,6 +356,56 @@ class TestGrowth:
             assert await store.execute(hset(b"h", b"0", b"1", sizes=exact), in_time()) == 0
             assert await store.execute(hset(b"h", b"x", b"12345678", sizes=exact), in_time()) == 1
             await too_large(store, hset(b"h", b"y", b"", sizes=exact))
+
+    @pytest.mark.parametrize("once", [None, ONCE], ids=["plain", "once"])
+    async def test_a_hash_of_many_fields_is_not_copied(
+        self, server: RedisProcess, once: Once | None
+    ) -> None:
+        """Its size is what Redis says it takes, less 64 bytes a field; what is replaced goes."""
+        pairs = [word for number in range(2000) for word in (b"%d" % number, b"x" * 90)]
+        plant(server, "HSET", "h", *pairs)
+        plant(server, "CONFIG", "RESETSTAT")
+        held = server.cli("MEMORY", "USAGE", "h", "SAMPLES", "0") - 64 * 2000
+        async with store_at(server.address, **as_flow()) as store:
+            new, old = (b"new", b"12345"), (b"7", b"y" * 91)
+            for pair, room in ((new, 8), (old, 1)):
+                sizes = SizeLimits(value=held + room - 1)
+                await too_large(store, hset(b"h", *pair, sizes=sizes, once=once))
+                await too_large(store, hset(b"h", *new, sizes=SizeLimits(fields=2000)))
+                assert planted_field(server, "h", pair[0]) != pair[1]
+            sizes = SizeLimits(value=held + 1, fields=2000)
+            assert await store.execute(hset(b"h", *old, sizes=sizes, once=once), in_time()) == 0
+            assert await store.execute(hset(b"h", *new, sizes=SizeLimits()), in_time()) == 1
+        assert "hgetall" not in commands_run(server)
+
+    async def test_no_legal_hash_is_refused_for_its_many_fields(self, server: RedisProcess) -> None:
+        """As many small fields as the limits allow fit, one call after another."""
+        async with store_at(server.address, **as_flow()) as store:
+            for first in range(0, 10_000, 1000):
+                pairs = [
+                    word
+                    for number in range(first, first + 1000)
+                    for word in (b"f%d" % number, b"x" * 15)
+                ]
+                await store.execute(hset(b"h", *pairs), in_time())
+            assert await store.execute(hset(b"h", b"f7", b"y" * 15), in_time()) == 0
+            assert len(await store.execute(fields(b"h"), in_time())) == 10_000
+            await too_large(store, hset(b"h", b"new", b""))
+
+    async def test_a_peak_of_long_ago_does_not_count(self, server: RedisProcess) -> None:
+        """Redis may keep the table of a hash that had many fields: the few that it has count."""
+        many = [b"%d" % number for number in range(140_000)]
+        with server.client() as client:
+            for first in range(0, len(many), 20_000):
+                client.execute_command("HSET", "h", *many[first : first + 20_000])
+            gone = many[20::2]
+            for first in range(0, len(gone), 10_000):
+                client.execute_command("HDEL", "h", *gone[first : first + 10_000])
+        async with store_at(server.address, **as_flow()) as store:
+            read = await store.execute(fields(b"h"), in_time())
+            assert read == dict(zip(many[:20:2], many[1:20:2], strict=True))
+            assert await store.execute(hset(b"h", b"new", b"1"), in_time()) == 1
+            await too_large(store, hset(b"h", b"n", b"1" * 99, sizes=SizeLimits(value=100)))
 
     async def test_a_hash_grows_up_to_its_fields(self, server: RedisProcess) -> None:
         """Fields that are there already do not count again."""
@@ -326,6 +456,17 @@ class TestGrowth:
 
 
 class TestCounters:
+    async def test_a_long_text_is_not_copied_to_see_that_it_is_no_number(
+        self, server: RedisProcess
+    ) -> None:
+        """Another program's digits, however many, cost no more than a look at their length."""
+        plant(server, "SET", "n", b"1" * 5_000_000)
+        plant(server, "CONFIG", "RESETSTAT")
+        async with store_at(server.address, **as_flow()) as store:
+            with pytest.raises(WrongType):
+                await store.execute(incr(b"n", 1), in_time())
+        assert "get" not in commands_run(server)
+
     @pytest.mark.parametrize(
         "held", ["inf", "-inf", "nan", "1e400", "1e3", "0x10", " 1", "1 ", "+1", "007", "1.0", ""]
     )

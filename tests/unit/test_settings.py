@@ -1016,8 +1016,10 @@ def test_what_can_be_written_and_not_read_is_warned_of() -> None:
         ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524289"}, True),
         ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524288"}, False),
         ({"FLOWCACHE_HTTP_MAX_ANSWER_BYTES": "262143"}, True),
+        ({"FLOWCACHE_DATA_MAX_FIELDS": "10001"}, True),
+        ({"FLOWCACHE_DATA_MAX_FIELDS": "10001", "FLOWCACHE_DATA_MAX_ELEMENTS": "10001"}, False),
     ):
-        told = [each for each in loaded(limits).warnings if each.startswith("data.max_value_bytes")]
+        told = [each for each in loaded(limits).warnings if each.startswith("data.max_")]
         assert len(told) == warned
 
 

@@ -332,6 +332,7 @@ def _sizes(v: dict[str, Any]) -> SizeLimits:
         v["http.max_answer_bytes"] or most.reply,
         v["data.max_value_bytes"] or most.value,
         v["data.max_fields"] or most.fields,
+        v["data.max_elements"] or most.held,
     )
 
 
@@ -407,12 +408,15 @@ def _no_room_kept(v: dict[str, Any], known: Clients) -> tuple[str, ...]:
 
 
 def _unreadable(v: dict[str, Any]) -> tuple[str, ...]:
-    value, answer = v["data.max_value_bytes"], v["http.max_answer_bytes"]
-    if value <= answer:
-        return ()
-    return (
-        f"data.max_value_bytes = {value}: more than http.max_answer_bytes = {answer}, "
-        "so that not all that is written can be read",
+    pairs = (
+        ("data.max_value_bytes", "http.max_answer_bytes"),
+        ("data.max_fields", "data.max_elements"),
+    )
+    return tuple(
+        f"{written} = {v[written]}: more than {read} = {v[read]}, "
+        "so that not all that is written can be read"
+        for written, read in pairs
+        if v[written] > v[read]
     )
 
 

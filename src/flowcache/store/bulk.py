@@ -1,18 +1,20 @@
 """A connection for large replies: one a server, opened when the first is wanted.
 
 A link answers in order, so a large reply delays all that are behind it: here it delays other large
-ones only. At most `_IN_FLIGHT` replies are under way, which bounds the memory that they take, and
-the connection is closed when nobody used it for a while. A failure concerns its caller alone: no
+ones only. At most `_IN_FLIGHT` replies are under way, which bounds the memory that they take: one
+whose caller left keeps its place until it came or the connection is lost. The connection is closed
+when nobody used it for a while. A failure concerns its caller alone: no
 circuit hears of it (`ports.Large`), and no other connection is reset.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge
 from flowcache.ports import Clock, Command, Reply
-from flowcache.store.commands import pack_whole
+from flowcache.store.commands import ELSEWHERE, pack_hgetall, pack_whole
 from flowcache.store.link import Link
 from flowcache.store.replies import (
     EXPIRED,
@@ -31,6 +33,8 @@ _IN_FLIGHT = 4
 _TRIES = 3
 _IDLE = 10.0
 """Seconds without a read after which the connection is closed."""
+_LONG = 60.0
+"""Seconds that a reply may be under way: the link is reset long before (`redis.reply_timeout`)."""
 
 
 class Bulk:
@@ -41,11 +45,12 @@ class Bulk:
         self._clock = clock
         self._room = asyncio.Semaphore(_IN_FLIGHT)
         self._readers = 0
+        self._under_way: set[asyncio.Task[Reply]] = set()
         self._used_at = clock()
 
     def is_idle(self, now: float) -> bool:
         """Tell whether it is time to close it."""
-        return not self._readers and now - self._used_at > _IDLE
+        return not self._readers and not self._under_way and now - self._used_at > _IDLE
 
     async def read(self, command: Command, deadline: float, after: bytes | None) -> Reply:
         """Return the whole value that ``command`` reads, as far as its limit allows.
@@ -57,10 +62,15 @@ class Bulk:
         """
         self._readers += 1
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock())), self._room:
-                reply = await self._read(command, deadline, after)
+            async with asyncio.timeout(self._left(deadline)):
+                await self._room.acquire()
+                # On its own: a caller who gives up leaves, the reply under way keeps its place.
+                reading = asyncio.create_task(self._read(command, deadline, after))
+                self._under_way.add(reading)
+                reading.add_done_callback(self._free)
+                reply = await asyncio.shield(reading)
         except TimeoutError:
-            raise DeadlineExceeded("A large value did not arrive in time.") from None
+            raise _late() from None
         finally:
             self._readers -= 1
             self._used_at = self._clock()
@@ -68,16 +78,29 @@ class Bulk:
             raise TooLarge(TOO_LARGE)
         return reply
 
+    def _free(self, reading: asyncio.Task[Reply]) -> None:
+        self._under_way.discard(reading)
+        self._room.release()
+        self._used_at = self._clock()
+        if not reading.cancelled():
+            reading.exception()  # where the caller left, nobody else takes note of it
+
+    def _left(self, deadline: float) -> float:
+        return max(0.0, deadline - self._clock())
+
     async def _read(self, command: Command, deadline: float, after: bytes | None) -> Reply:
-        packed = pack_whole(command, command.sizes.reply)
+        packed = pack_whole(command, command.sizes.reply, alone=True)
         data = packed.data
         for _ in range(_TRIES):
-            await self.link.ready()
-            reply = await self.link.send(data, deadline, after=after)
+            reply = await self._send(data, deadline, after)
+            if reply == ELSEWHERE:
+                reply = await self._send(pack_hgetall(command.key), deadline, after)
+                if _size(reply) > command.sizes.reply:
+                    raise TooLarge(TOO_LARGE)  # it grew meanwhile, or was too near to tell
             if not isinstance(reply, Fault):
-                return reply
+                return cast(Reply, reply)
             if reply is EXPIRED:
-                raise DeadlineExceeded("A large value did not arrive in time.")
+                raise _late()
             if reply is OVERSIZED:
                 raise TooLarge(TOO_LARGE)
             if isinstance(reply, ErrorReply):
@@ -86,3 +109,29 @@ class Bulk:
                     raise failure(message.format(sizes=command.sizes))
                 data = packed.with_script()
         raise RedisUnavailable("The connection for large values was lost.")
+
+    async def _send(self, data: bytes, deadline: float, after: bytes | None) -> Reply | Fault:
+        """Return what comes of a command, however late: until then its reply is under way."""
+        try:
+            async with asyncio.timeout(self._left(deadline)):
+                await self.link.ready()
+        except TimeoutError:
+            return EXPIRED
+        now = self._clock()
+        if now >= deadline:
+            return EXPIRED
+        return cast(Reply | Fault, await self.link.send(data, now + _LONG, after=after))
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("A large value did not arrive in time.")
+
+
+def _size(reply: object) -> int:
+    """Return what counts of a hash, see `ports.SizeLimits`; 0 for anything else."""
+    try:
+        if isinstance(reply, dict):  # as RESP3 has it
+            return sum(map(len, reply)) + sum(map(len, reply.values())) + 6 * len(reply)
+        return sum(map(len, reply)) + 3 * len(reply) if isinstance(reply, list) else 0
+    except TypeError:
+        return 0  # whoever reads it says that it does not fit

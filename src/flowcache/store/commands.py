@@ -21,18 +21,27 @@ from flowcache.store.slots import once_key
 
 __all__ = [
     "ASKING",
+    "ELSEWHERE",
     "HELLO",
     "PING",
     "SMALL",
     "Packed",
     "pack",
     "pack_exists",
+    "pack_hgetall",
     "pack_wait",
     "pack_whole",
 ]
 
 SMALL = 64 * 1024
 """Bytes of a value up to which it may travel on the connection that all calls share."""
+
+ELSEWHERE = -1
+"""What the script replies to HGETALL of a hash that has to be read in another way.
+
+On the shared connection: over the one for large replies, where more may be spent on a look. There:
+with HGETALL itself, because a script would copy it twice.
+"""
 
 
 class Packed(NamedTuple):
@@ -96,9 +105,19 @@ def pack_exists(key: bytes) -> Packed:
     return Packed(_pack((b"EXISTS", key)))
 
 
-def pack_whole(command: Command, most: int) -> Packed:
-    """Return a read whose reply is the whole value, or its size if it has over ``most`` bytes."""
-    return _READ.pack(b"1", command.key, command.name, b"%d" % most, most=most)
+def pack_whole(command: Command, most: int, *, alone: bool = False) -> Packed:
+    """Return a read whose reply is the whole value, or its size if it has over ``most`` bytes.
+
+    The reply to HGETALL may be `ELSEWHERE`. ``alone``: nobody but readers of large values waits.
+    """
+    held = b"%d" % command.sizes.held
+    limits = b"%d" % most, held, b"1" if alone else b"0"
+    return _READ.pack(b"1", command.key, command.name, *limits, most=most)
+
+
+def pack_hgetall(key: bytes) -> bytes:
+    """Return HGETALL itself, for a hash that was measured."""
+    return _pack((b"HGETALL", key))
 
 
 def pack(command: Command) -> Packed:

@@ -26,6 +26,7 @@ from flowcache.errors import (
 from flowcache.ports import Clock, Command, Large, Reply, Slow, Stale
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import (
+    ELSEWHERE,
     PING,
     Packed,
     pack,
@@ -38,6 +39,7 @@ from flowcache.store.pursuit import Means, Pursuit, Refusals
 from flowcache.store.replies import TOO_LARGE, ErrorReply, Fault, SlowReply
 from flowcache.store.routes import OnBack, Routes, ShardRoute
 from flowcache.store.settings import StoreSettings
+from flowcache.store.slots import tags
 
 __all__ = ["RedisStore"]
 
@@ -155,6 +157,8 @@ class RedisStore:
             size = reply
         else:
             return reply
+        if size == ELSEWHERE:
+            return Large(partial(self._fetch, reading))
         if size <= most:
             return reply
         if size > command.sizes.reply:
@@ -293,6 +297,7 @@ class RedisStore:
 
     async def start(self) -> None:
         """Find out the topology and connect; Redis need not be up."""
+        tags()  # worked out now, while nobody waits
         await self._routes.start()
 
     async def close(self) -> None:

@@ -201,10 +201,13 @@ _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
 """Words in an error reply that begins with a word of `_VAGUE` -> the same."""
 
 _OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
+_OTHER_ERR = (Reaction.REFUSE, Declined, "Redis refused the command.")
+"""ERR is said of one command, often of one key: the server works, and no circuit need hear of it.
+A word of its own may be said of the whole server, as LOADING is."""
 
 
 def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
     """Look up what follows from ``error``. One that nobody foresaw is a refusal."""
     if error.code in _VAGUE:
-        return next((row for words, row in _ERR.items() if words in error.text), _OTHER)
+        return next((row for words, row in _ERR.items() if words in error.text), _OTHER_ERR)
     return REACTIONS.get(error.code, _OTHER)

@@ -63,11 +63,11 @@ from flowcache.store.replies import (
             Reaction.ANSWER,
             Forbidden,
         ),
-        ("ERR unknown command 'FOO'", Reaction.REFUSE, RedisUnavailable),
+        ("ERR unknown command 'FOO'", Reaction.REFUSE, Declined),
         ("A word of some later version", Reaction.REFUSE, RedisUnavailable),
         ("", Reaction.REFUSE, RedisUnavailable),
         # Only the first word counts, and all of it.
-        ("ERR MOVED", Reaction.REFUSE, RedisUnavailable),
+        ("ERR MOVED", Reaction.REFUSE, Declined),
         ("MOVEDX 1", Reaction.REFUSE, RedisUnavailable),
         ("moved 1", Reaction.REFUSE, RedisUnavailable),
     ],

@@ -115,6 +115,14 @@ def test_records_differ(key: bytes, other: bytes, token: bytes, another: bytes) 
     assert (once_key(key, token) == once_key(other, another)) is same
 
 
+def test_names_of_records_stay() -> None:
+    """Records that were written before are found: a slot's tag is the least number of it."""
+    assert once_key(b"x" * 65, b"t").startswith(b"flowcache:once:{38699}:")
+    for slot in (0, 1, 5061, SLOTS - 1):
+        number = next(n for n in range(200_000) if key_slot(b"%d" % n) == slot)
+        assert tag_of_slot(slot) == b"%d" % number
+
+
 @settings(deadline=None)
 @given(st.integers(0, SLOTS - 1))
 @example(0)

@@ -4,11 +4,17 @@
 -- ARGV[1]  GET or HGETALL
 -- ARGV[2]  the most bytes: of a string, its length; of a hash, names and values and 6 bytes a field,
 --          which is what a field costs at least besides them in a JSON answer
+-- ARGV[3]  the most fields
+-- ARGV[4]  "1" on the connection for large replies, where a look may cost more
 --
 -- Replies as the command itself would, a hash as a flat list. A value that is larger is not sent:
--- the reply is then an integer, its size or a number below that and above ARGV[2].
+-- the reply is then an integer, its size or another number above ARGV[2]; or -1 for a hash of many
+-- fields. On the connection that all calls share that means: nobody looked yet, ask on the other.
+-- There it means: send HGETALL itself, which costs half of what a script does to copy it.
 
 local key, command, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local alone = ARGV[4] == '1'
+local MANY, SPARSE, ELSEWHERE = 512, 16 * 1024 * 1024, -1
 
 if command == 'GET' then
   local size = redis.pcall('STRLEN', key)
@@ -18,16 +24,30 @@ end
 
 local fields = redis.pcall('HLEN', key)
 if type(fields) == 'table' then return fields end
+if fields == 0 then return {} end
+if fields > tonumber(ARGV[3]) then return 2^53 end
 if fields * 6 > most then return fields * 6 end
+if fields > MANY and not alone then return ELSEWHERE end
 
 -- MEMORY USAGE bounds the size from both sides without a copy of it. Redis keeps a number of up to
 -- 20 digits in 10 bytes, everything else in at least as many bytes as it is long; and it spends at
--- most twice the length, and 256 bytes a field.
-local memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
+-- most twice the length, and 256 bytes a field. Besides it keeps the table of a hash that had many
+-- fields once: so what few fields take may be up to SPARSE bytes less.
+local memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '10000')
 if type(memory) == 'table' then return memory end
 if not memory then return {} end
-local least = math.floor((memory - 4096) / 2) - 128 * fields + 6 * fields
-if least > most then return least end
+if memory + 26 * fields > most then
+  local least = math.floor((memory - 4096) / 2) - 122 * fields
+  if fields > MANY then
+    if least > most then return least end
+  elseif memory > 2 * most and not alone then
+    return ELSEWHERE
+  elseif least > most + SPARSE then
+    return least
+  end
+end
+-- 18 bytes is the most that frames a field on its way. A link takes replies of four times `most`.
+if fields > MANY and memory + 18 * fields <= 4 * most then return ELSEWHERE end
 
 local reply = redis.pcall('HGETALL', key)
 if reply.err or memory + 26 * fields <= most then return reply end

@@ -53,49 +53,71 @@ if record then
 end
 if no then return no end
 
--- Return an error if a hash would become too large.
+-- Return an error if a hash would become too large. Up to MANY fields it is measured to the byte.
+-- Beyond, a copy would hold everybody up: its size is then what Redis says it takes, less OVERHEAD
+-- for each field.
+local MANY, OVERHEAD, SPARSE = 512, 64, 16 * 1024 * 1024
 local function outgrown()
   local fields = redis.pcall('HLEN', key)
   if type(fields) == 'table' then return fields end
+  if fields > max_fields then return redis.error_reply('TOOMANY fields') end
   local more, bytes = (#ARGV - FIRST + 1) / 2, 0
   for place = FIRST, #ARGV do bytes = bytes + #ARGV[place] end
   local memory = 0
   if fields > 0 then
-    memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
+    memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '10000')
     if type(memory) == 'table' then return memory end
   end
-  -- Far from both limits nothing need be counted: Redis keeps a number of up to 20 digits in 10
-  -- bytes, and everything else in at least as many bytes as it is long.
-  if fields + more <= max_fields and memory + 20 * fields + bytes <= max_bytes then return nil end
-  -- Nor is what is there already copied where it is too much anyway; see read.lua.
-  if fields > max_fields then return redis.error_reply('TOOMANY fields') end
-  if (memory - 4096) / 2 - 128 * fields > max_bytes then return redis.error_reply('TOOLARGE bytes') end
-  local held = {}
-  if fields > 0 then
+  -- Redis keeps a number of up to 20 digits in 10 bytes, and everything else in at least as many
+  -- bytes as it is long: so of few fields this is the most that they may have.
+  local held = memory + 20 * fields
+  if fields > MANY then held = math.max(0, memory - OVERHEAD * fields) end
+  if fields + more <= max_fields and held + bytes <= max_bytes then return nil end
+  -- What is far too large is not copied, not even the fields that are written. A hash that had many
+  -- fields once keeps its table: that explains up to SPARSE bytes; see read.lua for the rest.
+  if fields > MANY then
+    if held > 2 * max_bytes then return redis.error_reply('TOOLARGE bytes') end
+  elseif (memory - 4096) / 2 - 128 * fields > max_bytes + SPARSE then
+    return redis.error_reply('TOOLARGE bytes')
+  elseif fields > 0 then
     local reply = redis.pcall('HGETALL', key)
     if reply.err then return reply end
-    for place = 1, #reply, 2 do
-      held[reply[place]] = #reply[place + 1]
-      bytes = bytes + #reply[place] + #reply[place + 1]
-    end
+    held = 0
+    for place = 1, #reply do held = held + #reply[place] end
   end
+  -- Of a field that the call brings twice the last value counts, and what is replaced goes.
+  local names, brought = {}, {}
   for place = FIRST, #ARGV, 2 do
     local name = ARGV[place]
-    local before = held[name]
-    if before then
-      bytes = bytes - #name - before
-    else
-      fields = fields + 1
+    if not brought[name] then names[#names + 1] = name end
+    brought[name] = #ARGV[place + 1]
+  end
+  bytes = 0
+  for first = 1, #names, 4000 do
+    local last = math.min(first + 3999, #names)
+    local before = redis.pcall('HMGET', key, unpack(names, first, last))
+    if before.err then return before end
+    for place = first, last do
+      local name, old = names[place], before[place - first + 1]
+      bytes = bytes + brought[name]
+      if old then
+        bytes = bytes - #old
+      else
+        bytes, fields = bytes + #name, fields + 1
+      end
     end
-    held[name] = #ARGV[place + 1]
   end
   if fields > max_fields then return redis.error_reply('TOOMANY fields') end
-  if bytes > max_bytes then return redis.error_reply('TOOLARGE bytes') end
+  if held + bytes > max_bytes then return redis.error_reply('TOOLARGE bytes') end
 end
 
 -- Return an error if a counter would leave what can be counted, or its limit. Numbers are doubles here
 -- and in a flow, and exact below 2^53 only.
 local function uncountable()
+  local size = redis.pcall('STRLEN', key)
+  if type(size) == 'table' then return size end
+  -- A whole number has at most 20 digits, or 19 and a sign. What has more is not copied.
+  if size > 20 then return redis.error_reply('ERR value is not an integer or out of range') end
   local held = redis.pcall('GET', key)
   if type(held) == 'table' then return held end
   if not held then held = '0' end
