@@ -296,12 +296,19 @@ class Reader:
     def _readable(self, writer: int, seq: int) -> int | None:
         """Return the number of the first record from ``seq`` on, 0 if there is none, and None if
         it can't be read."""
-        query = f"SELECT {COLUMNS} FROM records WHERE writer = ? AND seq >= ? ORDER BY seq LIMIT 1"  # noqa: S608
+        query = (
+            f"SELECT {COLUMNS} FROM records "  # noqa: S608 - words of ours
+            "WHERE typeof(seq) = 'integer' AND writer = ? AND seq >= ? ORDER BY seq LIMIT 1"
+        )
         try:
             rows = self._all(query, (writer, seq))
         except Damaged:
             return None
-        return Entry(*rows[0]).seq if rows else 0
+        if not rows:
+            return 0
+        found = Entry(*rows[0]).seq
+        # In a damaged index SQLite may find a record before the place it was asked for.
+        return found if found >= seq else None
 
     def version(self) -> int:
         """Return a number that is another one when somebody has written since it was asked for."""
