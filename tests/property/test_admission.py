@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowcache.authz.principal import Principal
 from flowcache.calls.admission import Admission, Share
+from flowcache.calls.room import Room
+from flowcache.calls.standing_lag import StandingLag
 from flowcache.errors import Overloaded, RateLimited
 
 clients = st.lists(
@@ -102,3 +105,62 @@ def test_one_busy_client_leaves_room_for_all_others(
     if max_in_flight >= 2 * len(rules):
         for name in names[1:]:
             admission.enter(name)
+
+
+class Lagging(StandingLag):
+    """Refuses whomever it may."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.share = 1.0
+
+    def refuses(self) -> bool:
+        return True
+
+
+@given(stories)
+def test_a_lag_is_borne_by_those_who_have_most_at_work(story: list[tuple[str, int]]) -> None:
+    """While the loop lags, whoever has no more calls at work than the clients have on average
+    gets in; whoever has more is refused, and so is who alone has any."""
+    lag = Lagging()
+    admission = Admission(10_000, lag=lag)
+    places: dict[str, list[Share]] = {f"c{number}": [] for number in range(6)}
+    for deed, number in story:
+        own = places[f"c{number}"]
+        counts = [len(each) for each in places.values() if each]
+        if deed == "leave":
+            if own:
+                admission.leave(own.pop())
+        elif not own or (len(counts) > 1 and len(own) * len(counts) <= sum(counts)):
+            own.append(admission.enter(f"c{number}"))
+        else:
+            with pytest.raises(Overloaded):
+                admission.enter(f"c{number}")
+            lag.share = 0.0  # a moment in time: it gets in
+            own.append(admission.enter(f"c{number}"))
+            lag.share = 1.0
+
+
+@given(
+    st.integers(1, 1000),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(1, 200)), max_size=200),
+)
+def test_what_is_held_is_bounded_and_nobody_holds_all(
+    most: int, story: list[tuple[bool, int, int]]
+) -> None:
+    """Whatever is taken and given back: no more than there is, never more for a client than it
+    leaves free, and whoever is refused asked for more than that."""
+    room = Room(most)
+    held: dict[int, list[int]] = {number: [] for number in range(6)}
+    for takes, number, weight in story:
+        own = held[number]
+        if not takes:
+            if own:
+                room.give(f"c{number}", own.pop())
+            continue
+        free = most - sum(map(sum, held.values()))
+        came = room.take(f"c{number}", weight)
+        assert came == (sum(own) + weight <= free)
+        if came:
+            own.append(weight)
+        assert room.free == most - sum(map(sum, held.values())) >= 0

@@ -36,7 +36,7 @@ from flowcache.admin.openapi import JSON, document
 from flowcache.admin.routing import Page, Request, Response, Router, as_json, shielded
 from flowcache.admin.shared import Shared
 from flowcache.api.data_action import DataActionSettings
-from flowcache.authn.gate import Gate
+from flowcache.authn.gate import Gate, Unverified
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.errors import (
@@ -131,7 +131,7 @@ def pages(
     def address_of(request: Request) -> str | None:
         return gate.address(request.scope.get("client"), request.headers)
 
-    def allowed(
+    async def allowed(
         request: Request, permission: Permission, operation: str | None = None
     ) -> Principal:
         """Return who calls, if they have the permission; who may not is on record."""
@@ -139,7 +139,10 @@ def pages(
         client = None
         try:
             headers, address = request.headers, address_of(request)
-            principal = gate.identify(headers, address, peer, extensions)
+            try:
+                principal = gate.identify(headers, address, peer, extensions)
+            except Unverified:
+                principal = await gate.verify(headers, address, peer, extensions)
             client = principal.name
             gate.admit(principal)
             principal.require(permission)
@@ -195,7 +198,7 @@ def pages(
         return await measured()
 
     async def inspector(request: Request) -> Response:
-        allowed(request, Permission.INSPECT_READ)
+        await allowed(request, Permission.INSPECT_READ)
         wanted = AuditFilter.from_query(request.query())
         async with line:
             workers = await gather(Question.EVERYTHING if history is None else Question.TOTALS)
@@ -209,13 +212,13 @@ def pages(
             return await asyncio.get_running_loop().run_in_executor(beside, look)
 
     async def circuits(request: Request) -> Response:
-        allowed(request, Permission.INSPECT_READ)
+        await allowed(request, Permission.INSPECT_READ)
         async with line:
             workers = await gather(Question.TOTALS)
             return as_json(circuits_view(workers, control.wishes(), control.configured))
 
     async def switch(request: Request) -> Response:
-        principal = allowed(request, Permission.CIRCUITS_WRITE, SWITCH)
+        principal = await allowed(request, Permission.CIRCUITS_WRITE, SWITCH)
         try:
             body = await _read(request)
             shards = shards_of(await gather(Question.TOTALS), control.wishes())
@@ -246,17 +249,17 @@ def pages(
             return page
 
         async def show(request: Request) -> Response:
-            allowed(request, Permission.INSPECT_READ)
+            await allowed(request, Permission.INSPECT_READ)
             return await page(request)
 
         return show
 
-    def misdirected(request: Request, failure: Failure) -> None:
+    async def misdirected(request: Request, failure: Failure) -> None:
         """Put on record who asks for what is not there, if it is somebody known: a credential that
         is tried at other doors may be stolen. What strangers try is not: it would fill the audit.
         """
         peer, extensions = request.scope.get("client"), request.scope.get("extensions")
-        client = gate.recognise(request.headers, address_of(request), peer, extensions)
+        client = await gate.recognise(request.headers, address_of(request), peer, extensions)
         if client is not None:
             refused(request, client, None, failure)
 

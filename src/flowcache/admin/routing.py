@@ -84,7 +84,7 @@ Page = Callable[[Request], Awaitable[Response]]
 Routes = Mapping[str, Mapping[str, Page]]
 """Path -> method -> page. HEAD is answered as GET, without the body."""
 
-Misdirected = Callable[[Request, Failure], None]
+Misdirected = Callable[[Request, Failure], Awaitable[None]]
 
 
 class Router:
@@ -131,7 +131,7 @@ class Router:
             page = methods.get("GET" if request.method == "HEAD" else request.method)
         try:
             if page is None:
-                raise self._not_there(request)
+                raise await self._not_there(request)
             status, headers, body = await page(request)
         except Exception as fault:
             status, headers, body = await self._failed(request, fault)
@@ -140,7 +140,7 @@ class Router:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _not_there(self, request: Request) -> Failure:
+    async def _not_there(self, request: Request) -> Failure:
         path, method = request.path, request.method[:_MOST_SHOWN]
         allowed = self._allowed.get(path)
         failure: Failure
@@ -150,7 +150,7 @@ class Router:
             failure = MethodNotAllowed(
                 f"{method} is not allowed on {path}; use {allowed.decode()}."
             )
-        self._misdirected(request, failure)
+        await self._misdirected(request, failure)
         return failure
 
     async def _failed(self, request: Request, fault: Exception) -> Response:

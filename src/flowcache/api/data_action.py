@@ -24,20 +24,23 @@ import structlog
 
 from flowcache.api.body import BodyReader
 from flowcache.api.envelope import JSON_HEADERS, bug, failure_headers, request_ids
-from flowcache.authn.gate import Gate
+from flowcache.authn.gate import Gate, Unverified
+from flowcache.authz.principal import Principal
 from flowcache.authz.verdict import Deny, judge, placed, refusal
 from flowcache.calls.admission import Admission
 from flowcache.calls.fair import FairTurns
+from flowcache.calls.room import Room
 from flowcache.contract import answer, request
-from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
+from flowcache.contract.bounds import DEAR, DEFAULT_BOUNDS, LIGHT, Bounds, weight
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES, is_absent
 from flowcache.errors import DeadlineExceeded, Failure, Overloaded, Unrecorded
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.operations.operation import Result
+from flowcache.operations.operation import Operation, Result
 from flowcache.ports import (
     AuditRecord,
     AuditSink,
     Clock,
+    Command,
     Metrics,
     Reply,
     ShardedExecutor,
@@ -73,16 +76,17 @@ class DataActionSettings(msgspec.Struct, frozen=True):
     """How many bodies may be incomplete: half of the connections there are by default."""
 
 
-_DEAR_BYTES = 32 * 1024
-_DEAR_FIELDS = 512
-"""A body or reply over this waits for its turn: it takes about 0.1 ms and more to decode."""
+def _weight(reply: Reply) -> int:
+    """Return what it costs to read and encode a reply; 0: little."""
+    if isinstance(reply, bytes):
+        return weight(reply) if len(reply) > LIGHT else 0
+    if isinstance(reply, dict):
+        texts = (len(value) for value in reply.values() if isinstance(value, bytes))
+        return len(reply) + sum(texts) // 64
+    return 0
 
 
-def _is_dear(reply: Reply) -> bool:
-    kind = reply.__class__
-    return (kind is bytes and len(reply) > _DEAR_BYTES) or (
-        kind is dict and len(reply) > _DEAR_FIELDS
-    )
+_Subject = tuple[str | None, str | None, bytes | None]
 
 
 class _Call:
@@ -100,9 +104,9 @@ class _Call:
         "ran",
         "recorded",
         "repeatable",
-        "request",
         "shard",
         "stale",
+        "subject",
     )
 
     def __init__(self, call_id: str) -> None:
@@ -115,7 +119,8 @@ class _Call:
         """As the caller named it."""
         self.ran: str | None = None
         """As the catalogue names it: SET of a hash runs as HSET."""
-        self.request: request.Request | None = None
+        self.subject: _Subject | None = None
+        """Flow, interaction and key. The value is not kept: decoded it may be large."""
         self.stale = False
         """Whether a replica gave the reply in its primary's place."""
         self.shard: str | None = None
@@ -151,6 +156,7 @@ class DataAction(Generic[ShardT]):
         self._turns = turns or Turnstile()
         """What refusals of strangers take of each turn of the loop."""
         self._dear = FairTurns(clock)
+        self._room = Room()
         self._settings = settings
         self._gate = gate
         self._store = store
@@ -249,7 +255,10 @@ class DataAction(Generic[ShardT]):
         peer = scope.get("client")
         call.address = address = self._gate.address(peer, headers)
         try:
-            principal = self._gate.identify(headers, address, peer, scope.get("extensions"))
+            try:
+                principal = self._gate.identify(headers, address, peer, scope.get("extensions"))
+            except Unverified:
+                principal = await self._gate.verify(headers, address, peer, scope.get("extensions"))
         except Failure:
             await self._turns.wait()
             raise
@@ -257,22 +266,18 @@ class DataAction(Generic[ShardT]):
         self._gate.admit(principal)
         raw = await self._body.read(receive, None if chunked else length)
         began = self._clock()
-        if len(raw) > _DEAR_BYTES:
-            await self._wait_for_turn(principal.name, began + self._settings.deadline)
+        dear = 0
         share = self.admission.enter(principal.name)
         try:
-            call.body = body = request.decode(raw, self._settings.bounds)
-            call.operation = request.operation_name(body)
-            call.request = wanted = request.coerce(body, principal.limits or self._settings.limits)
-            sizes = principal.sizes or self._settings.sizes
-            operation, command = plan(wanted, self._once_lifetime_ms, sizes)
-            call.ran = operation.name
-            verdict = judge(principal, operation.permission, operation.name, command)
-            if verdict.__class__ is Deny:
-                raise refusal(verdict)
-            command = placed(command, principal)
-            call.deadline = deadline = began + self._patience(wanted)
-            if len(raw) > _DEAR_BYTES and deadline <= self._clock():
+            if len(raw) > LIGHT and (weighs := weight(raw)) > DEAR:
+                self._make_room(principal.name, weighs)
+                dear = weighs
+                # Half of the time is for Redis, and the call may have less of its own.
+                latest = began + self._settings.deadline / 2
+                await self._wait_for_turn(principal.name, latest, dear)
+            operation, command, deadline = self._understand(call, principal, raw, began)
+            raw = b""  # the command holds what is left of it
+            if dear and deadline <= self._clock():
                 raise DeadlineExceeded("The call's time was over before its body was decoded.")
             shard = self._store.shard(command.key)
             call.shard = shard.name
@@ -286,19 +291,58 @@ class DataAction(Generic[ShardT]):
             reply = await self._store.execute_at(shard, command, deadline)
         finally:
             self.admission.leave(share)
+            if dear:
+                self._room.give(principal.name, dear)
         if reply.__class__ is Stale:
             call.stale, reply = True, reply.reply
-        if _is_dear(reply) and not command.writes:
-            await self._wait_for_turn(principal.name, deadline)
+        if not command.writes and (weighs := _weight(reply)) > DEAR:
+            self._make_room(principal.name, weighs)
+            try:
+                await self._wait_for_turn(principal.name, deadline, weighs)
+            finally:
+                self._room.give(principal.name, weighs)
         return operation.read(reply, self._settings.bounds)
 
-    async def _wait_for_turn(self, client: str, deadline: float) -> None:
+    def _understand(
+        self, call: _Call, principal: Principal, raw: bytes, began: float
+    ) -> tuple[Operation, Command, float]:
+        """Turn a body into what is to be done and until when, and keep nothing else of it.
+
+        Raises:
+            Failure: it can't be done, or may not be.
+        """
+        call.body = body = request.decode(raw, self._settings.bounds)
+        try:
+            call.operation = request.operation_name(body)
+            wanted = request.coerce(body, principal.limits or self._settings.limits)
+            call.subject = wanted.flow_id, wanted.interaction_id, wanted.key
+            call.deadline = deadline = began + self._patience(wanted)
+            sizes = principal.sizes or self._settings.sizes
+            operation, command = plan(wanted, self._once_lifetime_ms, sizes)
+            call.ran = operation.name
+            verdict = judge(principal, operation.permission, operation.name, command)
+            if verdict.__class__ is Deny:
+                raise refusal(verdict)
+            return operation, placed(command, principal), deadline
+        finally:
+            body.value = None
+
+    def _make_room(self, client: str, weighs: int) -> None:
+        """Hold something large for a client, until it is given back.
+
+        Raises:
+            Overloaded: it has too much already. Nothing was done.
+        """
+        if not self._room.take(client, weighs):
+            raise Overloaded("flowcache holds too many large bodies and values of this client.")
+
+    async def _wait_for_turn(self, client: str, deadline: float, weighs: int) -> None:
         """Wait until this call may decode or encode something large.
 
         Raises:
             Overloaded: others are before it, too many or for too long. Nothing was done.
         """
-        if not await self._dear.wait(client, deadline):
+        if not await self._dear.wait(client, deadline, weighs):
             raise Overloaded("flowcache has too many large bodies and values at work.")
 
     def _patience(self, wanted: request.Request) -> float:
@@ -385,11 +429,11 @@ def _as_failure(fault: Exception, call: _Call) -> Failure:
     return bug(call.id)
 
 
-def _subject(call: _Call) -> tuple[str | None, str | None, bytes | None]:
+def _subject(call: _Call) -> _Subject:
     """Return flow, interaction and key; of a body that was refused, as far as they can be read."""
-    wanted, body = call.request, call.body
-    if wanted is not None:
-        return wanted.flow_id, wanted.interaction_id, wanted.key
+    if call.subject is not None:
+        return call.subject
+    body = call.body
     if body is None:
         return None, None, None
     key = body.key.encode()[:MAX_KEY_BYTES] if isinstance(body.key, str) else None

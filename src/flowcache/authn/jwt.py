@@ -20,7 +20,7 @@ from joserfc.errors import JoseError
 from joserfc.jws import JWSRegistry
 
 from flowcache.authn.jwks import ALGORITHMS, KeySet, PublicKey, algorithms_of, read_key_set
-from flowcache.authn.principals import Credential
+from flowcache.authn.principals import Credential, Unverified
 from flowcache.authn.settings import JwtSettings
 from flowcache.authn.tokens import Token, digest
 from flowcache.authz.principal import Principal
@@ -97,10 +97,18 @@ class Jwts:
         self._known.clear()
         return keys
 
-    def credential(self, token: bytes) -> Credential | None:
-        """Return whose token it is; None where it is nobody's, for whatever reason."""
+    def credential(self, token: bytes, verify: bool = True) -> Credential | None:
+        """Return whose token it is; None where it is nobody's, for whatever reason.
+
+        Raises:
+            Unverified: it takes a signature to tell, and ``verify`` is False.
+        """
         known = self._known.get(digest(token))
         if known is None:
+            if token.count(b".") != 2 or len(token) > _MOST_BYTES:
+                return None
+            if not verify:
+                raise Unverified
             known = self._verified(token)
             if known is not None:
                 if len(self._known) >= _MOST_KNOWN:
@@ -109,8 +117,6 @@ class Jwts:
         return known
 
     def _verified(self, token: bytes) -> Credential | None:
-        if token.count(b".") != 2 or len(token) > _MOST_BYTES:
-            return None
         try:
             signed = jws.extract_compact(token, registry=self._registry)
             header = signed.headers()

@@ -16,7 +16,7 @@ from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
 from flowcache.ports import Now
 
-__all__ = ["UNKNOWN", "Credential", "Principals", "ShownCertificate"]
+__all__ = ["UNKNOWN", "Credential", "Principals", "ShownCertificate", "Unverified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,11 @@ class ShownCertificate(NamedTuple):
     not_after: float
 
 
-def _nobody(_: bytes) -> None:
+class Unverified(Exception):
+    """Only a signature can tell whose token it is; to verify one takes a while."""
+
+
+def _nobody(_: bytes, __: bool) -> None:
     """Know no token besides those that are configured."""
 
 
@@ -46,7 +50,7 @@ class Principals:
     """Everybody known.
 
     ``now`` is the time of day, in Unix seconds: tokens expire by it. ``stated`` returns whose token
-    it is that an issuer states to be somebody's (`jwt.Jwts.credential`).
+    it is that an issuer states to be somebody's (`jwt.Jwts.credential`), and may verify it or not.
     """
 
     __slots__ = ("_by_digest", "_now", "_stated")
@@ -55,7 +59,7 @@ class Principals:
         self,
         credentials: Iterable[Credential],
         now: Now,
-        stated: Callable[[bytes], Credential | None] = _nobody,
+        stated: Callable[[bytes, bool], Credential | None] = _nobody,
     ) -> None:
         self._by_digest = {each.token.digest: each for each in credentials}
         self._now = now
@@ -66,6 +70,7 @@ class Principals:
         headers: Iterable[tuple[bytes, bytes]],
         address: str | None,
         certificate: ShownCertificate | None = None,
+        verify: bool = True,
     ) -> Principal:
         """Return whose credential is among ``headers``, sent from ``address``, or ``certificate``.
 
@@ -75,24 +80,25 @@ class Principals:
 
         Raises:
             Unauthorized: there is no credential, or it is nobody's.
+            Unverified: it may be somebody's, and was not to be verified.
         """
         shown = presented(headers)
         if certificate is None:
             if shown is None:
                 raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
-            principal = self._holder(shown)
+            principal = self._holder(shown, verify)
             is_enough = not principal.both
         else:
-            principal, is_enough = self._together(shown, certificate)
+            principal, is_enough = self._together(shown, certificate, verify)
         if not is_enough or (
             principal.networks is not None and not principal.networks.hold(address)
         ):
             raise Unauthorized(UNKNOWN)
         return principal
 
-    def _holder(self, shown: Presented) -> Principal:
+    def _holder(self, shown: Presented, verify: bool) -> Principal:
         """Return whose token it is."""
-        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token)
+        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token, verify)
         if known is None:
             raise Unauthorized(UNKNOWN)
         principal, expires = known.principal, known.token.expires
@@ -103,7 +109,7 @@ class Principals:
         return principal
 
     def _together(
-        self, shown: Presented | None, certificate: ShownCertificate
+        self, shown: Presented | None, certificate: ShownCertificate, verify: bool
     ) -> tuple[Principal, bool]:
         """Return who shows a certificate, maybe beside a token, and whether that is enough.
 
@@ -113,7 +119,7 @@ class Principals:
         if owner is None:
             if shown is None:
                 raise Unauthorized(UNKNOWN)
-            principal = self._holder(shown)
+            principal = self._holder(shown, verify)
             return principal, not principal.both
         now = self._now()
         if not certificate.not_before <= now <= certificate.not_after or (
@@ -122,7 +128,7 @@ class Principals:
             raise Unauthorized(UNKNOWN)
         if shown is None:
             return owner, not owner.both
-        principal = self._holder(shown)  # of what an issuer states, narrower than the owner
+        principal = self._holder(shown, verify)  # of what an issuer states, narrower than the owner
         return principal, principal.name == owner.name
 
 

@@ -3,4 +3,5 @@
 - `admission`     whether there is room for one more call of a client
 - `standing_lag`  which calls to refuse while the event loop is too slow for all
 - `fair`          turns for what is dear, one client after the other
+- `room`          how much may be held of what is dear
 """

@@ -5,6 +5,9 @@ their weight, and the other half is for whoever asks first; so a client that has
 than places are kept for it is never refused for want of room, whatever the others do. (Half of a
 small ``max_in_flight`` may be less than one place for each; then nothing is kept.)
 
+While the event loop lags, a share of the calls is refused, of those clients only that have more
+calls at work than the clients have on average: whoever asks for little did not make the lag.
+
 To decide takes no look at the others: a call takes a place that is kept for its client, or else one
 of those for all. What else may refuse a call before anything is spent on it belongs into `enter`.
 """
@@ -40,7 +43,7 @@ class Admission:
     ``lag`` tells when calls are to be refused because the event loop is too slow.
     """
 
-    __slots__ = ("_free", "_lag", "_shares", "at_work", "refusals")
+    __slots__ = ("_busy", "_free", "_lag", "_shares", "at_work", "refusals")
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class Admission:
             client.name: Share(own, client.max_in_flight or maxsize)
             for client, own in zip(clients, kept, strict=True)
         }
+        self._busy = 0
+        """How many clients have calls at work."""
         self.at_work = 0
         """Calls that were let in and have no reply yet."""
         self.refusals = 0
@@ -69,16 +74,23 @@ class Admission:
             RateLimited: the client has as many calls at work as it may have.
             Overloaded: its own places are taken, and so are those for all; or the event loop lags.
         """
-        if self._lag.share and self._lag.refuses():
-            raise Overloaded("flowcache is too busy to answer in time; this call was not begun.")
         share = self._shares.get(client) or self._stranger(client)
         at_work = share.at_work
+        if (
+            self._lag.share
+            and at_work
+            and (at_work * self._busy > self.at_work or self._busy == 1)
+            and self._lag.refuses()
+        ):
+            raise Overloaded("flowcache is too busy to answer in time; this call was not begun.")
         if at_work >= share.most:
             raise RateLimited(f"This client has too many calls at work; the limit is {share.most}.")
         if at_work >= share.kept:
             if not self._free:
                 raise Overloaded("flowcache has too many calls at work; this call was not begun.")
             self._free -= 1
+        if not at_work:
+            self._busy += 1
         share.at_work = at_work + 1
         self.at_work += 1
         return share
@@ -87,6 +99,8 @@ class Admission:
         """Give a place back: one for all if the client has more than its own."""
         self.at_work -= 1
         at_work = share.at_work = share.at_work - 1
+        if not at_work:
+            self._busy -= 1
         if at_work >= share.kept:
             self._free += 1
 

@@ -14,7 +14,17 @@ from math import isinf
 
 import msgspec
 
-__all__ = ["DEFAULT_BOUNDS", "Bounds", "finite", "too_deep", "too_many"]
+__all__ = [
+    "COUNTED_MORE",
+    "DEAR",
+    "DEFAULT_BOUNDS",
+    "LIGHT",
+    "Bounds",
+    "finite",
+    "too_deep",
+    "too_many",
+    "weight",
+]
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -28,15 +38,31 @@ class Bounds(msgspec.Struct, frozen=True):
 DEFAULT_BOUNDS = Bounds()
 
 
+LIGHT = 1024
+"""Up to so many bytes no text is dear: 512 elements take more."""
+DEAR = 512
+"""The `weight` over which a text takes more than about 0.1 ms to decode."""
+_BYTES_OF_ELEMENT = 64
+
 _SHORT = 16 * 1024
 """Up to so many bytes a text is cheap to decode, whatever it holds."""
 
 _SYNTAX = msgspec.json.Decoder(msgspec.Raw)
 _LONG_NUMBER, _ELEMENT_OF_NUMBER = 24, 8
+COUNTED_MORE = f"a number longer than {_LONG_NUMBER} characters counts as several"
 _NUMBER = re.compile(rb"[0-9.eE+-]+")
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
 _SPACE = b" \t\r\n"
+
+
+def weight(raw: bytes) -> int:
+    """Return what a text costs at most, in elements: to decode one, or 64 bytes, takes as long.
+
+    It takes as much memory, too: 64 bytes for each, or a few times that.
+    """
+    marks = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    return len(raw) // _BYTES_OF_ELEMENT + marks
 
 
 def too_many(raw: bytes, most: int) -> bool:

@@ -20,7 +20,14 @@ from typing import Any
 import msgspec
 
 from flowcache.contract import coercion
-from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_deep, too_many
+from flowcache.contract.bounds import (
+    COUNTED_MORE,
+    DEFAULT_BOUNDS,
+    Bounds,
+    finite,
+    too_deep,
+    too_many,
+)
 from flowcache.errors import InvalidRequest, TooLarge
 
 __all__ = [
@@ -104,19 +111,29 @@ def decode(raw: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Body:
     if raw.startswith(_BOM):
         raw = raw[len(_BOM) :]
     try:
-        if too_many(raw, bounds.max_elements + _OWN_FIELDS):
-            raise TooLarge(
-                f"body: more than {bounds.max_elements} elements (array items and object members). "
-                "Split the value over several keys, or send it as one string."
-            )
+        # Its own fields make it a few more than its value has, which is what can be read again.
+        is_close = too_many(raw, bounds.max_elements)
+        if is_close and too_many(raw, bounds.max_elements + _OWN_FIELDS):
+            raise _too_many(bounds)
         if not raw.isascii():
             raw.decode()  # the decoder does not look into fields that it skips
         body = _DECODER.decode(raw)
+        if is_close and body.value is not msgspec.UNSET:
+            stored = msgspec.json.encode(body.value)
+            if too_many(stored, bounds.max_elements):
+                raise _too_many(bounds)
     except _NOT_JSON as fault:
         raise InvalidRequest(_why_unreadable(raw, fault, bounds)) from None
     if too_deep(raw, bounds.max_depth):
         raise InvalidRequest(_too_deep(bounds))
     return body
+
+
+def _too_many(bounds: Bounds) -> TooLarge:
+    return TooLarge(
+        f"body: more than {bounds.max_elements} elements (array items and object members; "
+        f"{COUNTED_MORE}). Split the value over several keys, or send it as one string."
+    )
 
 
 def _too_deep(bounds: Bounds) -> str:

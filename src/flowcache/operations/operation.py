@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from flowcache.authz.permissions import Permission
-from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
+from flowcache.contract.bounds import COUNTED_MORE, DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
 from flowcache.errors import InvalidResponse, TooLarge
 from flowcache.ports import Command, Reply, SizeLimits
@@ -80,5 +80,5 @@ def over(bounds: Bounds) -> TooLarge:
     """Refuse a stored value that has too many elements."""
     return TooLarge(
         f"The value under this key has more than {bounds.max_elements} elements (array items, "
-        "object members, fields of a hash). Store smaller values, or text."
+        f"object members, fields of a hash; {COUNTED_MORE}). Store smaller values, or text."
     )

@@ -52,10 +52,11 @@ def from_stored(stored: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Any:
     strict parser takes (a lone surrogate, a number beyond a double, bottomless nesting) is text.
 
     Raises:
-        TooLarge: they are JSON of too many elements.
+        TooLarge: they have the syntax of JSON, and too many elements.
     """
     try:
         if too_many(stored, bounds.max_elements):
+            stored.decode()  # only its syntax was looked at: it may be no text
             raise over(bounds)
         return _decode(stored)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

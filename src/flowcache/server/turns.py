@@ -29,7 +29,7 @@ class Turnstile:
         self._most = most
         self._passed = 0
         """How many have passed in this turn."""
-        self._waiting: deque[Callable[[], object]] = deque()
+        self._waiting: deque[Callable[[], object] | asyncio.Future[None]] = deque()
 
     def enter(self, go: Callable[[], object]) -> None:
         """Call ``go``: at once if there is room in this turn, or else in a later one."""
@@ -42,7 +42,7 @@ class Turnstile:
         """Return in a turn that has room."""
         if not self._has_room():
             turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(partial(_wake, turn))
+            self._waiting.append(turn)
             await turn
 
     def _has_room(self) -> bool:
@@ -54,14 +54,19 @@ class Turnstile:
         return True
 
     def _next_turn(self) -> None:
-        self._passed = passing = min(self._most, len(self._waiting))
+        passing: deque[Callable[[], object]] = deque()
+        while self._waiting and len(passing) < self._most:
+            each = self._waiting.popleft()
+            if not isinstance(each, asyncio.Future):
+                passing.append(each)
+            elif not each.done():  # whoever was cancelled takes nobody's place
+                passing.append(partial(each.set_result, None))
+        self._passed = len(passing)
         if passing:
             # First of all: whatever the callbacks below do, those behind them get their turn.
             asyncio.get_running_loop().call_soon(self._next_turn)
-        for _ in range(passing):
-            self._waiting.popleft()()
-
-
-def _wake(turn: asyncio.Future[None]) -> None:
-    if not turn.done():  # whoever waited may have been cancelled
-        turn.set_result(None)
+        try:
+            while passing:
+                passing.popleft()()
+        finally:
+            self._waiting.extendleft(reversed(passing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 
 import msgspec
 import pytest
@@ -92,7 +93,9 @@ def test_the_own_fields_of_a_body_do_not_count() -> None:
     fields = b'"operation":"SET","key":"k","ttl":1,"type":"","flowId":"","interactionId":""'
     assert len(decode(b'{%s,"value":%s}' % (fields, items)).value) == 10_000
     with pytest.raises(TooLarge):
-        decode(b'{"value":%s}' % array(b"[]", 10_017))
+        decode(b'{"value":%s}' % array(b"[]", 10_001))
+    with pytest.raises(TooLarge, match="a number longer than 24 characters counts as several"):
+        decode(b'{"value":%s}' % array(b"1." + b"7" * 25, 3_000))
 
 
 def test_a_stored_value_over_a_bound_is_too_large() -> None:
@@ -101,6 +104,8 @@ def test_a_stored_value_over_a_bound_is_too_large() -> None:
         from_stored(array(b"[]", 10_001))
     with pytest.raises(TooLarge, match="more than 10000 elements"):
         CATALOGUE["HGETALL"].read({b"f%d" % n: b"" for n in range(10_001)}, Bounds())
+    broken = array(rb'"' + b"\xff" + b'"', 10_001)
+    assert from_stored(broken) == {"base64": b64encode(broken).decode()}
     for text in (b"a,b," * 10_000, b"[" * 100_000, b"{" * 70):
         assert from_stored(text) == text.decode()
     assert len(from_stored(array(b"[]", 10_000))) == 10_000

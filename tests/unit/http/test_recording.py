@@ -254,3 +254,14 @@ async def test_a_read_asks_once_where_its_key_is() -> None:
     assert (await action.act(**READ)).status == 200
     assert (action.executor.asked, action.executor.at) == ([b"k"], ["only"])
     assert [record.shard for record in action.sink.records] == ["only"]
+
+
+@pytest.mark.parametrize("wrong", [{"operation": "NONE"}, {"operation": "SET"}])
+async def test_a_refusal_waits_for_its_record_as_long_as_the_call_may(
+    wrong: dict[str, Any],
+) -> None:
+    """A call that is refused once its deadline is known keeps to it, and not to the server's."""
+    action = Action(LATE, deadline=3600.0)
+    async with asyncio.timeout(60):
+        answered = await action.act(**READ | wrong | {"deadlineMs": 1})
+    assert answered.json["code"] == "invalid_request"

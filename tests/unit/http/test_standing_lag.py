@@ -81,6 +81,7 @@ def test_never_all(lags: list[float]) -> None:
 def test_a_refused_call_takes_no_place() -> None:
     """It is refused before anything is spent on it, and says so."""
     admission = Admission(10, lag=lagging())
+    first = admission.enter("flow")
     refusals = 0
     for _ in range(100):
         try:
@@ -88,6 +89,7 @@ def test_a_refused_call_takes_no_place() -> None:
         except Overloaded:
             refusals += 1
     assert 80 < refusals < 95
+    admission.leave(first)
     assert admission.at_work == 0
 
 

@@ -57,6 +57,18 @@ async def test_whoever_is_cancelled_stops_nobody() -> None:
     await asyncio.wait_for(crowd[3], 5)
 
 
+async def test_whoever_is_cancelled_takes_nobodys_turn() -> None:
+    """Whoever waits behind a crowd that hangs up passes in the next turn."""
+    turnstile, passed = Turnstile(2), list[str]()
+    crowd = [asyncio.create_task(turnstile.wait()) for _ in range(100)]
+    await asyncio.sleep(0)
+    for each in crowd:
+        each.cancel()
+    turnstile.enter(lambda: passed.append("last"))
+    await asyncio.sleep(0)
+    assert passed == ["last"]
+
+
 async def test_a_bug_stops_nobody() -> None:
     """What one callback raises is the loop's to report; those behind it get their turn."""
     told: list[object] = []

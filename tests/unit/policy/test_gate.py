@@ -47,16 +47,16 @@ def test_too_many_wrong_credentials_are_told_to_wait() -> None:
     assert knock(strict_gate, "192.0.2.1", 2) == ["unauthorized", "rate_limited"]
 
 
-def test_who_is_merely_recognised_is_not_counted() -> None:
+async def test_who_is_merely_recognised_is_not_counted() -> None:
     """The record asks once more whose a refused call was: that is no attempt of anybody's."""
     strict_gate = strict(Clock())
     for _ in range(20):
-        assert strict_gate.recognise(WRONG, "192.0.2.1", None, None) is None
-    assert strict_gate.recognise(RIGHT, "192.0.2.1", None, None) == "flow"
+        assert await strict_gate.recognise(WRONG, "192.0.2.1", None, None) is None
+    assert await strict_gate.recognise(RIGHT, "192.0.2.1", None, None) == "flow"
     assert knock(strict_gate, "192.0.2.1", 1) == ["unauthorized"]
 
 
-def test_a_certificate_that_is_refused_is_a_wrong_credential() -> None:
+async def test_a_certificate_that_is_refused_is_a_wrong_credential() -> None:
     """It counts as one, and who shows it is nobody."""
 
     def refused(*_: object) -> None:
@@ -65,7 +65,7 @@ def test_a_certificate_that_is_refused_is_a_wrong_credential() -> None:
     at = Gate(
         Principals((), lambda: 0.0), GateSettings(Networks(()), Rate(1.0, 5)), {}, Clock(), refused
     )
-    assert at.recognise([], "192.0.2.1", None, None) is None
+    assert await at.recognise([], "192.0.2.1", None, None) is None
     assert knock(at, "192.0.2.1", 6) == ["unauthorized"] * 5 + ["rate_limited"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from base64 import urlsafe_b64encode
@@ -13,13 +14,16 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
+from flowcache.authn.gate import Gate, GateSettings
 from flowcache.authn.jwt import Jwts
-from flowcache.authn.principals import Principals
+from flowcache.authn.principals import Credential, Principals, Unverified
 from flowcache.authn.settings import JwtSettings
 from flowcache.authz.keys import ALL_KEYS
+from flowcache.authz.networks import Networks
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
+from flowcache.ratelimit.buckets import Rate
 
 ISSUER, AUDIENCE, NOW = "https://idp.example/", "flowcache", 1_800_000_000.0
 DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
@@ -406,3 +410,42 @@ def test_a_key_that_is_not_known_is_asked_for() -> None:
     assert len(asked) == 1
     assert jwts.credential(signed(CLAIMS, "Ed25519")) is None
     assert len(asked) == 2
+
+
+async def test_a_signature_waits_for_a_turn_that_has_room() -> None:
+    """Of many tokens that nobody has verified a few are looked at in each turn of the loop; what is
+    known needs no turn, and what is no token of an issuer needs none to be refused."""
+    jwts = verifier(EC)
+    looked = 0
+
+    def stated(token: bytes, verify: bool) -> Credential | None:
+        nonlocal looked
+        found = jwts.credential(token, verify)
+        looked += verify
+        return found
+
+    gate = Gate(
+        Principals((), lambda: NOW, stated),
+        GateSettings(Networks(()), Rate(1000.0, 1000)),
+        {},
+        lambda: 0.0,
+    )
+    good = [(b"authorization", b"Bearer " + signed(CLAIMS))]
+    other = ECKey.generate_key("P-256", {"kid": "ec"})
+    forged = [(b"authorization", b"Bearer " + signed(CLAIMS, key=other))]
+    with pytest.raises(Unverified):
+        gate.identify(good, None)
+    waiting = [asyncio.create_task(gate.verify(forged, None)) for _ in range(20)]
+    last = asyncio.create_task(gate.verify(good, None))
+    seen = []
+    while looked < 21:
+        await asyncio.sleep(0)
+        seen.append(looked)
+    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 4
+    assert (await last).name == "app"
+    assert gate.identify(good, None).name == "app"
+    with pytest.raises(Unauthorized):
+        gate.identify([(b"authorization", b"Bearer fc_unknown")], None)
+    for each in waiting:
+        with pytest.raises(Unauthorized):
+            await each
