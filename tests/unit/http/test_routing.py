@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flowcache.admin.routing import Request, Response, Router, as_json, shielded
-from flowcache.errors import Forbidden
+from flowcache.errors import Failure, Forbidden
 from flowcache.server.turns import Turnstile
 from tests.unit.http.asgi import Script
 
@@ -22,7 +22,7 @@ class Site:
         self.done: list[str] = []
         self.router = Router(
             {"/a": {"GET": self.page}, "/b": {"GET": self.page, "POST": self.page}},
-            lambda request, failure: self.done.append(f"misdirected {request.path}"),
+            self.misdirected,
             self.settle,
             lambda: "next id",
             Site.Turns(self.done),
@@ -37,6 +37,9 @@ class Site:
 
         async def wait(self) -> None:
             self.done.append("turn")
+
+    async def misdirected(self, request: Request, failure: Failure) -> None:
+        self.done.append(f"misdirected {request.path}")
 
     async def settle(self, kept: Awaitable[bool]) -> None:
         self.done.append(f"settled {await kept}")
