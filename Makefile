@@ -22,7 +22,7 @@ test: $(DEV_READY) ## run the whole test suite
 	@sh tools/need-redis.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(DEV_READY) ## the tests that start no servers: under a minute
+test-fast: $(DEV_READY) ## the tests that start no servers: about a minute
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 check: $(DEV_READY) ## lint, types, layers, documentation, dependencies
