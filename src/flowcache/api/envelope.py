@@ -14,6 +14,7 @@ from flowcache.server.refusal import Refusal, Refuse
 __all__ = ["JSON_HEADERS", "bug", "failure_headers", "refusals", "request_ids"]
 
 _WHOLE = 1 << 20
+"""More bytes than a refusal of the server itself ever has."""
 
 
 def request_ids() -> Callable[[], str]:

@@ -39,7 +39,8 @@ class Share:
 class Admission:
     """Count the calls at work, of each client and in all; refuse those there is no room for.
 
-    ``principals`` are those that may call; of others, which only tests have, nothing is kept.
+    ``principals`` are those that may make data actions; for others, whose calls are refused
+    later, no place is kept.
     ``lag`` tells when calls are to be refused because the event loop is too slow.
     """
 

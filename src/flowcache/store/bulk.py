@@ -3,8 +3,8 @@
 A link answers in order, so a large reply delays all that are behind it: here it delays other large
 ones only. At most `_IN_FLIGHT` replies are under way, which bounds the memory that they take: one
 whose caller left keeps its place until it came or the connection is lost. The connection is closed
-when nobody used it for a while. A failure concerns its caller alone: no
-circuit hears of it (`ports.Large`), and no other connection is reset.
+when nobody used it for a while. A failure concerns its caller alone: no circuit hears of it
+(`ports.Large`), and no other connection is reset.
 """
 
 from __future__ import annotations

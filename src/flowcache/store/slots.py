@@ -52,7 +52,7 @@ def _tag_for(key: bytes) -> bytes:
     part = _hashed_part(key)
     if part and b"}" not in part and len(part) <= 64:
         return part
-    return tags()[key_slot(key)]
+    return tag_of_slot(key_slot(key))
 
 
 @cache
