@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from flowcache.api.data_action import DataAction, DataActionSettings
+from flowcache.api.envelope import request_ids
 from flowcache.audit.ring import AuditRing
 from flowcache.authn.gate import Gate, GateSettings
 from flowcache.authn.principals import Credential, Principals
@@ -23,6 +24,7 @@ from flowcache.authz.keys import ALL_KEYS, namespace_prefix
 from flowcache.authz.networks import Networks
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
+from flowcache.calls.running import Calls
 from flowcache.encryption.keys import WrittenKeys, new_key
 from flowcache.encryption.settings import SealingSettings
 from flowcache.encryption.vault import Vault
@@ -100,7 +102,8 @@ def _action(executor: ShardedExecutor[_Place]) -> ASGIApp:
         monotonic,
     )
     ring = AuditRing(1000)
-    return DataAction(_SETTINGS, gate, executor, Counters(CATALOGUE), ring, monotonic)
+    calls = Calls(_SETTINGS, executor, Counters(CATALOGUE), ring, monotonic, request_ids())
+    return DataAction(_SETTINGS, gate, calls, monotonic)
 
 
 def _call(action: ASGIApp, body: dict[str, object]) -> Callable[[], Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -15,13 +13,13 @@ import msgspec
 import structlog
 
 from flowcache import __version__
-from flowcache.admin.inspector.circuits import SWITCH, Control, Switched, told
+from flowcache.admin.inspector.circuits import Control
 from flowcache.admin.inspector.view import AuditFilter
 from flowcache.admin.pages import PROBES, PagesSettings, nothing_delivered, pages
+from flowcache.admin.switching import Switching
 from flowcache.api.app import App, Parts
 from flowcache.api.data_action import DataAction
 from flowcache.api.envelope import refusals, request_ids
-from flowcache.audit.chain import Kind
 from flowcache.audit.history import newest_calls
 from flowcache.audit.journal import Journal
 from flowcache.audit.reading import Query
@@ -33,10 +31,10 @@ from flowcache.authn.principals import Principals
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.calls.admission import Admission
+from flowcache.calls.running import Calls
 from flowcache.calls.standing_lag import StandingLag
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
-from flowcache.errors import Unrecorded
 from flowcache.fleet.messages import Fleet, Question
 from flowcache.fleet.overrides import Wishes
 from flowcache.issuer.refreshing import KeyRefresh
@@ -46,7 +44,7 @@ from flowcache.metrics.counters import Counters
 from flowcache.metrics.latency import Histogram
 from flowcache.metrics.totals import fold, once_each
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import INTENDED, AuditRecord, Executor, Order, ShardedExecutor
+from flowcache.ports import AuditRecord, Executor, ShardedExecutor
 from flowcache.ratelimit.buckets import Bucket, Limiter
 from flowcache.ratelimit.shared import SharedBucket
 from flowcache.resilience.guard import Guard
@@ -67,8 +65,6 @@ __all__ = ["application", "service"]
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(WorkerStatus).decode
 
-_RECORD_SECONDS = 2.0
-"""How long an order waits for its record."""
 _CLOSING_SECONDS = 1.0
 """How long the audit journal has at the end, whatever is left of the grace."""
 _READY_SECONDS = 0.5
@@ -170,16 +166,16 @@ class Worker:
 
             executor = self._vault = Vault(self._guard, settings.sealing)
         turns = Turnstile()
-        self.data_action = DataAction(
+        self._calls = Calls(
             settings.data_action,
-            gate,
             executor,
             self._counters,
             self._audit,
             monotonic,
+            request_ids(),
             Admission(settings.data_action.max_in_flight, _callers(settings), lag),
-            turns,
         )
+        self.data_action = DataAction(settings.data_action, gate, self._calls, monotonic, turns)
         self.pages = pages(
             PagesSettings(
                 __version__, settings.shown, settings.data_action, settings.pages_need_credential
@@ -187,7 +183,11 @@ class Worker:
             gate,
             self._gather,
             self._ready,
-            Control(settings.guard.mode, self._wishes.in_force, self._switch),
+            Control(
+                settings.guard.mode,
+                self._wishes.in_force,
+                Switching(self._audit, time, self._wishes, self._fleet),
+            ),
             request_ids(),
             self._audit,
             None if audit.journal is None else partial(_history, audit.journal),
@@ -211,7 +211,7 @@ class Worker:
 
     async def close(self) -> None:
         began = monotonic()
-        await self.data_action.finish(self._grace)
+        await self._calls.finish(self._grace)
         if self._journal is not None:
             await self._journal.close(max(_CLOSING_SECONDS, began + self._grace - monotonic()))
         await self._fleet.close()
@@ -229,53 +229,6 @@ class Worker:
             self._journal.look()
         await self._store.ping(monotonic() + _READY_SECONDS)
 
-    async def _switch(
-        self, order: Order, by: str, address: str | None, request_id: str
-    ) -> Switched:
-        """Carry an order about circuits out in all workers, and keep a record of who gave it.
-
-        Raises:
-            Unrecorded: in strict mode; the sentence says whether it was carried out.
-        """
-        self._audit.admit()
-        at = time()
-        what = told(order)
-
-        def record(outcome: str, kind: Kind, **more: object) -> Awaitable[bool] | None:
-            return self._audit.record(
-                AuditRecord(
-                    at=time(),
-                    request_id=request_id,
-                    client=by,
-                    flow_id=None,
-                    interaction_id=None,
-                    operation=f"{SWITCH} {what['mode']}".upper(),
-                    key=None,
-                    outcome=outcome,
-                    hit=None,
-                    latency_ms=round((time() - at) * 1000, 3),
-                    address=address,
-                    kind=kind.value,
-                    detail=msgspec.json.encode(what | more).decode(),
-                )
-            )
-
-        if self._audit.wants_intents:
-            await _on_disk(record(INTENDED, Kind.INTENT), "so nothing was switched")
-        self._wishes.add(order, by, at)
-        answers, silent = await self._fleet.tell(Question.WISHES)
-        switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
-        _log.warning(
-            "circuits switched",
-            by=by,
-            request_id=request_id,
-            **what,
-            **switched._asdict(),
-        )
-        kind = Kind.OUTCOME if self._audit.wants_intents else Kind.CALL
-        await _on_disk(record("ok", kind, **switched._asdict()), "and circuits were switched")
-        return switched
-
     def _report(self, question: Question) -> bytes:
         # Whatever is asked: a wish that we were too slow to hear of is followed now.
         switched = self._wishes.follow()
@@ -286,9 +239,9 @@ class Worker:
             pid=os.getpid(),
             alive=True,
             started_at=self._started_at,
-            in_flight=self.data_action.in_flight,
-            at_work=self.data_action.admission.at_work,
-            overload_refusals=self.data_action.admission.refusals,
+            in_flight=self._calls.in_flight,
+            at_work=self._calls.admission.at_work,
+            overload_refusals=self._calls.admission.refusals,
             operations=self._counters.stats(),
             audit=self._ring.newest(self._ring.total) if self._ring and with_audit else [],
             audit_total=self._audit.total,
@@ -331,21 +284,6 @@ def _limiters(settings: Settings, store: Executor) -> dict[str, Limiter]:
     }
 
 
-async def _on_disk(kept: Awaitable[bool] | None, otherwise: str) -> None:
-    """Wait until a record is on disk, where that is promised.
-
-    Raises:
-        Unrecorded: it is not, or not soon enough.
-    """
-    if kept is None:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_RECORD_SECONDS):
-            if await kept:
-                return
-    raise Unrecorded(f"The audit record of this order can't be written, {otherwise}.")
-
-
 def _shown_certificate(settings: Settings) -> ShowsCertificate:
     """Return how to find out which certificate a call shows, and whose it is."""
     if not any(who.certificates for who in settings.principals):
@@ -362,10 +300,6 @@ def _shown_certificate(settings: Settings) -> ShowsCertificate:
 def _told(keys: KeySet) -> None:
     if keys.weak:
         _log.warning("keys of the issuer are ignored", why="RSA under 2048 bits", keys=keys.weak)
-
-
-def _number(answer: bytes) -> int:
-    return int(answer) if answer.isdigit() else 0
 
 
 def _fold(reports: list[bytes]) -> bytes:

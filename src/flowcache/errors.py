@@ -27,7 +27,7 @@
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
-Redis in `store/`. `api/data_action.py` and `admin/pages.py` turn these into answers.
+Redis in `store/`. `api/envelope.py` turns these into answers.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from time import monotonic, time
 from typing import Any
 
@@ -36,7 +35,8 @@ from flowcache.admin.openapi import JSON, document
 from flowcache.admin.routing import Page, Request, Response, Router, as_json, shielded
 from flowcache.admin.shared import Shared
 from flowcache.api.data_action import DataActionSettings
-from flowcache.authn.gate import Gate, Unverified
+from flowcache.audit.attempt import Attempt, on_disk
+from flowcache.authn.gate import Gate
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.errors import (
@@ -139,10 +139,7 @@ def pages(
         client = None
         try:
             headers, address = request.headers, address_of(request)
-            try:
-                principal = gate.identify(headers, address, peer, extensions)
-            except Unverified:
-                principal = await gate.verify(headers, address, peer, extensions)
+            principal = await gate.authenticate(headers, address, peer, extensions)
             client = principal.name
             gate.admit(principal)
             principal.require(permission)
@@ -155,22 +152,9 @@ def pages(
         request: Request, client: str | None, operation: str | None, failure: Failure
     ) -> None:
         """Record an attempt that came to nothing; the answer waits for its record."""
-        request.id = next_id()
-        request.kept = audit.record(
-            AuditRecord(
-                at=time(),
-                request_id=request.id,
-                client=client,
-                flow_id=None,
-                interaction_id=None,
-                operation=operation,
-                key=None,
-                outcome=failure.code,
-                hit=None,
-                latency_ms=0.0,
-                address=address_of(request),
-            )
-        )
+        attempt = Attempt(audit, time, next_id(), address_of(request), client, operation)
+        request.id = attempt.id
+        request.kept = attempt.conclude(failure.code)
 
     async def healthz(_: Request) -> Response:
         return _ALIVE
@@ -281,13 +265,8 @@ def pages(
 
 
 async def _in_time(kept: Awaitable[bool]) -> None:
-    """Wait until a record is on disk, where that is promised.
-
-    A broken journal changes nothing here: the page is where it is told.
-    """
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_RECORD_SECONDS):
-            await kept
+    """Wait for a record. Whether it is on disk changes nothing: the inspector tells of that."""
+    await on_disk(kept, _RECORD_SECONDS)
 
 
 async def _read(request: Request) -> bytes:

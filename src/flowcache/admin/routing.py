@@ -11,22 +11,18 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
-import structlog
 
 from flowcache.api.app import ROUTE
-from flowcache.api.envelope import bug, failure_headers
-from flowcache.contract import answer
+from flowcache.api.envelope import failed_answer
+from flowcache.calls.call import as_failure
 from flowcache.errors import Failure, MethodNotAllowed, NotFound
 from flowcache.server.asgi import Receive, Scope, Send
 from flowcache.server.turns import Turnstile
 
 __all__ = ["Headers", "Page", "Request", "Response", "Router", "Routes", "as_json", "shielded"]
 
-_log = structlog.get_logger(__name__)
-
 _MOST_SHOWN = 80
 """Characters of an unknown method or path that a refusal repeats."""
-_WHOLE_ANSWER = 1 << 20
 
 _DATA_ACTION = {ROUTE: b"POST", ROUTE + "/": b"POST"}
 
@@ -155,18 +151,14 @@ class Router:
 
     async def _failed(self, request: Request, fault: Exception) -> Response:
         request_id = request.id or self._next_id()
-        if isinstance(fault, Failure):
-            failure = fault
-        else:
-            _log.error("a bug", request_id=request_id, path=request.path, exc_info=fault)
-            failure = bug(request_id)
+        failure = as_failure(fault, request_id, path=request.path)
         if request.kept is not None:
             await self._settle(request.kept)
-        headers = dict(failure_headers(failure))
+        answer = failed_answer(failure, request_id)
+        headers = dict(answer.headers)
         if isinstance(failure, MethodNotAllowed):
             headers[b"allow"] = self._allowed[request.path]
-        told = answer.failed(failure, request_id, 0.0, None)
-        return Response(failure.status, shielded(headers), answer.encode(told, _WHOLE_ANSWER))
+        return Response(answer.status, shielded(headers), answer.body)
 
 
 def shielded(headers: Mapping[bytes, bytes]) -> Headers:

@@ -1,20 +1,18 @@
-"""What stands around every answer: its id, its headers, and what is said of a bug."""
+"""What stands around every answer: its id, its headers, and how one tells of a failure."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from math import ceil
 
-from flowcache.contract import answer
-from flowcache.errors import Failure, Internal, InvalidRequest
+from flowcache.calls.call import bug
+from flowcache.contract.answer import encode_failed
+from flowcache.errors import Failure, InvalidRequest
 from flowcache.server.refusal import Refusal, Refuse
 
-__all__ = ["JSON_HEADERS", "bug", "failure_headers", "refusals", "request_ids"]
-
-_WHOLE = 1 << 20
-"""More bytes than a refusal of the server itself ever has."""
+__all__ = ["JSON_HEADERS", "failed_answer", "failure_headers", "refusals", "request_ids"]
 
 
 def request_ids() -> Callable[[], str]:
@@ -34,7 +32,7 @@ JSON_HEADERS = (
 )
 
 
-def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
+def failure_headers(failure: Failure) -> Sequence[tuple[bytes, bytes]]:
     """Return the headers of a failure's answer; ``Retry-After`` is in whole seconds, rounded up."""
     headers = list(JSON_HEADERS)
     if failure.retry_after is not None:
@@ -44,9 +42,10 @@ def failure_headers(failure: Failure) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def bug(request_id: str) -> Internal:
-    """Return what a caller is told of a bug: nothing but where to look."""
-    return Internal(f"A bug in flowcache; its log tells more under {request_id}.")
+def failed_answer(failure: Failure, request_id: str) -> Refusal:
+    """Return the whole answer to a request that failed and is not a call."""
+    body = encode_failed(failure, request_id, 0.0, None)
+    return Refusal(request_id, failure.status, failure_headers(failure), body)
 
 
 def refusals() -> Refuse:
@@ -55,8 +54,6 @@ def refusals() -> Refuse:
 
     def refuse(why: str | None) -> Refusal:
         request_id = next_id()
-        failure = bug(request_id) if why is None else InvalidRequest(why)
-        body = answer.encode(answer.failed(failure, request_id, 0.0, None), _WHOLE)
-        return Refusal(request_id, failure.status, failure_headers(failure), body)
+        return failed_answer(bug(request_id) if why is None else InvalidRequest(why), request_id)
 
     return refuse

@@ -20,7 +20,7 @@ from flowcache.ports import Clock
 from flowcache.ratelimit.buckets import FailedAttempts, Limiter, Rate
 from flowcache.server.turns import Turnstile
 
-__all__ = ["Gate", "GateSettings", "ShowsCertificate", "Unverified", "no_certificate"]
+__all__ = ["Gate", "GateSettings", "ShowsCertificate", "no_certificate"]
 
 _VERIFIED = 4
 """Signatures that are looked at in one turn of the loop: each takes 0.06 to 0.6 ms, and whoever
@@ -132,6 +132,23 @@ class Gate:
         """
         await self._verifying.wait()
         return self.identify(headers, address, peer, extensions, verify=True)
+
+    async def authenticate(
+        self,
+        headers: _Headers,
+        address: str | None,
+        peer: _Peer = None,
+        extensions: _Extensions = None,
+    ) -> Principal:
+        """Return whose credential is shown, as `identify` and where that is needed `verify`.
+
+        Raises:
+            Failure: as there.
+        """
+        try:
+            return self.identify(headers, address, peer, extensions)
+        except Unverified:
+            return await self.verify(headers, address, peer, extensions)
 
     async def recognise(
         self, headers: _Headers, address: str | None, peer: _Peer, extensions: _Extensions

@@ -20,7 +20,8 @@ from flowcache.cli.common import Config, Redis, give_up, say, valid
 from flowcache.printable import printable, printable_lines
 
 if TYPE_CHECKING:
-    from flowcache.audit.deeds import Deed
+    from flowcache.audit.at_once import AtOnce
+    from flowcache.audit.attempt import Attempt
     from flowcache.audit.settings import AuditSettings
     from flowcache.authz.keys import KeyPattern
     from flowcache.settings import Settings
@@ -119,7 +120,7 @@ def erase(
     _warn_of_nobodys(target, settings)
     user = _user()
     told = {"namespace": namespace, "dry_run": dry_run, "reason": reason, "user": user}
-    deed = _begin(settings.audit, target, by or user, told, may_be_none=unrecorded or dry_run)
+    record = _begin(settings.audit, target, by or user, told, may_be_none=unrecorded or dry_run)
     show = _show if show_keys else _keep_quiet
     try:
         if dry_run:
@@ -127,9 +128,9 @@ def erase(
         else:
             outcome = _remove(settings.store, target, show, ask=not yes)
     except BaseException:
-        _end(deed, "internal", None)
+        _end(record, "internal", None)
         raise
-    is_recorded = _end(deed, outcome.code, outcome.keys)
+    is_recorded = _end(record, outcome.code, outcome.keys)
     _tell(outcome, target, dry_run, settings)
     raise typer.Exit(0 if outcome.code == "ok" and is_recorded else _LEFT)
 
@@ -204,13 +205,22 @@ class _Outcome(NamedTuple):
     why: str = ""
 
 
+class _Record(NamedTuple):
+    """The record of an erasure, which began at ``began`` (monotonic seconds)."""
+
+    attempt: Attempt
+    journal: AtOnce
+    began: float
+
+
 def _begin(
     settings: AuditSettings, target: _Target, by: str, told: dict[str, Any], *, may_be_none: bool
-) -> Deed | None:
+) -> _Record | None:
     """Record what is about to be done; nothing is done that can't be recorded."""
     from flowcache.api.envelope import request_ids
+    from flowcache.audit.at_once import AtOnce
+    from flowcache.audit.attempt import Attempt
     from flowcache.audit.database import JournalFault
-    from flowcache.audit.deeds import Deed
 
     if settings.journal is None:
         if not may_be_none:
@@ -219,29 +229,33 @@ def _begin(
                 "audit.journal, or go on with --unrecorded."
             )
         return None
-    deed = Deed(settings, time, request_ids()(), by, "ERASE", target.pattern.text, told)
+    journal = AtOnce(settings, time)
+    key = target.pattern.text
+    attempt = Attempt(journal, time, request_ids()(), None, by, "ERASE", key, told)
     try:
-        deed.begin()
+        attempt.intend()
     except JournalFault as fault:
         give_up(f"{fault} Nothing was done.")
-    return deed
+    return _Record(attempt, journal, monotonic())
 
 
-def _end(deed: Deed | None, outcome: str, keys: int | None) -> bool:
+def _end(record: _Record | None, outcome: str, keys: int | None) -> bool:
     """Record what came of it; tell whether that is on record, where it has to be."""
     from flowcache.audit.database import JournalFault
 
-    if deed is None:
+    if record is None:
         return True
     try:
-        deed.end(outcome, keys=keys)
+        took_ms = round((monotonic() - record.began) * 1000, 3)
+        record.attempt.conclude(outcome, None, took_ms, keys=keys)
+        record.journal.close()
     except JournalFault as fault:
         say(
             f"flowcache: {fault} What came of it is not on record, but that it was begun.",
             to_errors=True,
         )
         return False
-    say(f"On record as {deed.name}.", to_errors=True)
+    say(f"On record as {record.attempt.id}.", to_errors=True)
     return True
 
 

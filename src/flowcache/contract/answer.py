@@ -12,7 +12,7 @@ import msgspec
 
 from flowcache.errors import Failure, InvalidResponse, TooLarge
 
-__all__ = ["Answer", "FailedAnswer", "Metadata", "encode", "failed", "succeeded"]
+__all__ = ["Answer", "FailedAnswer", "Metadata", "encode", "encode_failed", "failed", "succeeded"]
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
@@ -65,14 +65,8 @@ def failed(
     failure: Failure, request_id: str, latency_ms: float, operation: str | None
 ) -> FailedAnswer:
     """Wrap a failure. A failure is no miss: ``hit`` is null."""
-    return FailedAnswer(
-        False,
-        None,
-        Metadata(request_id, latency_ms, operation, None),
-        failure.message,
-        failure.code,
-        failure.retryable,
-    )
+    metadata = Metadata(request_id, latency_ms, operation, None)
+    return FailedAnswer(False, None, metadata, failure.message, failure.code, failure.retryable)
 
 
 def encode(answer: Answer | FailedAnswer, max_bytes: int) -> bytes:
@@ -91,3 +85,10 @@ def encode(answer: Answer | FailedAnswer, max_bytes: int) -> bytes:
             f"The answer is {len(encoded)} bytes; at most {max_bytes} are sent. Store less a key."
         )
     return encoded
+
+
+def encode_failed(
+    failure: Failure, request_id: str, latency_ms: float, operation: str | None
+) -> bytes:
+    """Return the bytes of the answer to a call that failed."""
+    return _ENCODER.encode(failed(failure, request_id, latency_ms, operation)) + b"\n"

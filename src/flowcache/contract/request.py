@@ -37,6 +37,7 @@ __all__ = [
     "TtlLimits",
     "coerce",
     "decode",
+    "legible",
     "operation_name",
 ]
 
@@ -223,3 +224,21 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
         else optional("deadlineMs", deadline, coercion.integer, 1, MAX_DEADLINE_MS, "milliseconds"),
         None if once is None else optional("idempotencyKey", once, coercion.context),
     )
+
+
+def legible(body: Body) -> tuple[str | None, str | None, bytes | None]:
+    """Return flow, interaction and key of a body that is refused, as far as they can be read."""
+    key = body.key.encode()[: coercion.MAX_KEY_BYTES] if isinstance(body.key, str) else None
+    return _legible_context(body.flowId), _legible_context(body.interactionId), key
+
+
+def _legible_context(value: object) -> str | None:
+    """Return a context field, cut to its limit; it may be what the body is refused for."""
+    if (
+        coercion.is_absent(value)
+        or isinstance(value, bool)
+        or not isinstance(value, (str, int, float))
+    ):
+        return None
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode()[: coercion.MAX_CONTEXT_BYTES].decode(errors="ignore")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowcache.api.data_action import DataAction, DataActionSettings
+from flowcache.api.envelope import request_ids
 from flowcache.audit.ring import AuditRing
 from flowcache.authn.gate import Gate, GateSettings
 from flowcache.authn.principals import Credential, Principals
@@ -17,6 +18,7 @@ from flowcache.authz.keys import ALL_KEYS
 from flowcache.authz.networks import Networks
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
+from flowcache.calls.running import Calls
 from flowcache.ports import AuditRecord, Command, Reply
 from flowcache.ratelimit.buckets import Bucket, Rate
 from flowcache.server.asgi import ASGIApp, Message, Receive
@@ -206,14 +208,9 @@ class Endpoint:
         self.metrics: list[tuple[str | None, str, bool | None, float]] = []
         self._ring = AuditRing(1000)
         who = principal or Principal("flow", frozenset(permissions), ALL_KEYS)
-        self.app = DataAction(
-            DataActionSettings(**settings),
-            gate({TOKEN: who}, self.clock),
-            self.executor,
-            self,
-            self._ring,
-            self.clock,
-        )
+        chosen = DataActionSettings(**settings)
+        self.calls = Calls(chosen, self.executor, self, self._ring, self.clock, request_ids())
+        self.app = DataAction(chosen, gate({TOKEN: who}, self.clock), self.calls, self.clock)
 
     def record(
         self, operation: str | None, outcome: str, hit: bool | None, latency_ms: float

@@ -282,7 +282,7 @@ async def test_a_call_that_is_cancelled_is_on_record() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert endpoint.app.in_flight == 0
+    assert endpoint.calls.in_flight == 0
     assert [(record.operation, record.key) for record in endpoint.audit] == [("DEL", b"k")]
 
 
@@ -293,12 +293,12 @@ async def test_no_call_stays_in_flight(reply: object) -> None:
     seen: list[int] = []
 
     async def look() -> None:
-        seen.append(endpoint.app.in_flight)
+        seen.append(endpoint.calls.in_flight)
 
     endpoint.executor.meanwhile = look
     with capture_logs():
         await endpoint.act(operation="GET", key="k")
-    assert (seen, endpoint.app.in_flight) == ([1], 0)
+    assert (seen, endpoint.calls.in_flight) == ([1], 0)
 
 
 # -- the record ------------------------------------------------------------------------------------
@@ -434,11 +434,11 @@ async def test_more_calls_than_may_be_at_work_are_refused_at_once() -> None:
     assert "too many calls" in refused.json["error"]
     assert len(endpoint.executor.calls) == 2
     assert endpoint.metrics[0][:2] == (None, "overloaded")
-    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (2, 1)
+    assert (endpoint.calls.admission.at_work, endpoint.calls.admission.refusals) == (2, 1)
     go.set()
     assert [answered.status for answered in await asyncio.gather(*calls)] == [200] * 2
     assert (await endpoint.act(operation="DEL", key="k")).status == 200
-    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (0, 1)
+    assert (endpoint.calls.admission.at_work, endpoint.calls.admission.refusals) == (0, 1)
 
 
 @pytest.mark.parametrize("fault", [RedisUnavailable("x"), RuntimeError("x")])
@@ -449,7 +449,7 @@ async def test_a_call_that_failed_leaves_its_place(fault: Exception) -> None:
         with capture_logs():
             answered = await endpoint.act(operation="GET", key="k")
         assert "too many" not in answered.json["error"]
-    assert (endpoint.app.admission.at_work, endpoint.app.admission.refusals) == (0, 0)
+    assert (endpoint.calls.admission.at_work, endpoint.calls.admission.refusals) == (0, 0)
 
 
 async def test_bodies_that_are_on_their_way_take_no_place() -> None:
@@ -457,7 +457,7 @@ async def test_bodies_that_are_on_their_way_take_no_place() -> None:
     endpoint = Endpoint(max_in_flight=1)
     slow = asyncio.create_task(endpoint.receive(Script(chunk(b"{", True))))
     await asyncio.sleep(0)
-    assert endpoint.app.admission.at_work == 0
+    assert endpoint.calls.admission.at_work == 0
     assert (await endpoint.act(operation="GET", key="k")).status == 200
     slow.cancel()
 
@@ -468,7 +468,7 @@ async def test_a_body_that_gives_way_counts_as_an_overload() -> None:
     slow = [asyncio.create_task(endpoint.receive(Script(chunk(b"{", True)))) for _ in range(2)]
     (ended,), _ = await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
     assert ended is slow[0]
-    assert endpoint.app.admission.refusals == 1
+    assert endpoint.calls.admission.refusals == 1
     slow[1].cancel()
 
 
@@ -477,7 +477,7 @@ async def test_a_body_that_gives_way_counts_as_an_overload() -> None:
 
 async def test_an_idle_endpoint_is_finished_at_once() -> None:
     """With nothing in flight there is nothing to wait for."""
-    await asyncio.wait_for(Endpoint().app.finish(60), 5)
+    await asyncio.wait_for(Endpoint().calls.finish(60), 5)
 
 
 async def test_the_end_waits_for_calls_in_flight() -> None:
@@ -490,7 +490,7 @@ async def test_the_end_waits_for_calls_in_flight() -> None:
     endpoint.executor.meanwhile = wait
     calls = [asyncio.create_task(endpoint.act(operation="GET", key="k")) for _ in range(3)]
     await asyncio.sleep(0)
-    end = asyncio.create_task(endpoint.app.finish(60))
+    end = asyncio.create_task(endpoint.calls.finish(60))
     for call in calls:
         for _ in range(5):
             await asyncio.sleep(0)
@@ -498,7 +498,7 @@ async def test_the_end_waits_for_calls_in_flight() -> None:
         places.release()
         assert (await call).status == 200
     await asyncio.wait_for(end, 5)
-    assert endpoint.app.in_flight == 0
+    assert endpoint.calls.in_flight == 0
 
 
 async def test_the_end_does_not_wait_for_ever() -> None:
@@ -506,8 +506,8 @@ async def test_the_end_does_not_wait_for_ever() -> None:
     endpoint = Endpoint()
     task = asyncio.create_task(endpoint.receive(Script()))
     await asyncio.sleep(0)
-    await asyncio.wait_for(endpoint.app.finish(0.01), 5)
-    assert endpoint.app.in_flight == 1
+    await asyncio.wait_for(endpoint.calls.finish(0.01), 5)
+    assert endpoint.calls.in_flight == 1
     task.cancel()
 
 

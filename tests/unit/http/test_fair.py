@@ -210,7 +210,7 @@ async def test_of_a_burst_so_much_is_held() -> None:
     they are done; and what is held of one that waits for Redis is the command, nothing decoded."""
     release = asyncio.Event()
     endpoint = Endpoint()
-    endpoint.app._room = Room(20_000)
+    endpoint.calls._room = Room(20_000)
     endpoint.executor.meanwhile = release.wait  # type: ignore[assignment]
     value = [{"a": [1.5]}] * 1000
     calls = [
@@ -224,20 +224,20 @@ async def test_of_a_burst_so_much_is_held() -> None:
     release.set()
     codes = [(await call).json.get("code") for call in calls]
     assert codes == [None] * 3 + ["overloaded"] * 3
-    assert endpoint.app._room.free == 20_000
+    assert endpoint.calls._room.free == 20_000
 
 
 async def test_a_call_that_hangs_up_gives_back_what_it_held() -> None:
     """Nothing leaks, wherever it was."""
     endpoint = Endpoint()
-    free = endpoint.app._room.free
+    free = endpoint.calls._room.free
     endpoint.executor.meanwhile = asyncio.Event().wait  # type: ignore[assignment]
     act = endpoint.act(operation="SET", key="k", value="x" * 200_000)
     more = endpoint.act(operation="SET", key="k", value="x" * 200_000)
     calls = [asyncio.create_task(each) for each in (act, more)]
     await asyncio.sleep(0)
-    assert endpoint.app._room.free < free
+    assert endpoint.calls._room.free < free
     for each in calls:
         each.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    assert endpoint.app._room.free == free
+    assert endpoint.calls._room.free == free

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from flowcache.api.data_action import DataAction, DataActionSettings
+from flowcache.api.envelope import request_ids
 from flowcache.authz.keys import ALL_KEYS
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
+from flowcache.calls.running import Calls
 from flowcache.errors import DeadlineExceeded, Unrecorded
 from flowcache.ports import AuditRecord
 from flowcache.server.asgi import Message
@@ -61,9 +63,9 @@ class Action:
         self.counted: list[str] = []
         everything = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
         known = gate({TOKEN: Principal("flow", everything, ALL_KEYS)})
-        self.app = DataAction(
-            DataActionSettings(deadline=deadline), known, self.executor, self, self.sink, Clock()
-        )
+        settings, clock = DataActionSettings(deadline=deadline), Clock()
+        calls = Calls(settings, self.executor, self, self.sink, clock, request_ids())
+        self.app = DataAction(settings, known, calls, clock)
 
     def record(self, _: str | None, outcome: str, hit: bool | None, latency_ms: float) -> None:
         self.counted.append(outcome)
