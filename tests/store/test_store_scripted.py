@@ -76,6 +76,19 @@ class TestErrors:
             if text:
                 assert text not in caught.value.message
 
+    @pytest.mark.parametrize("text", ["ERR whatever", "NEWCODE of some later Redis", "", "moved"])
+    async def test_an_error_in_no_table_opens_no_circuit(self, text: str) -> None:
+        """The server answers, so it is asked again, and its first good reply is a success."""
+        async with Scripted(always(error(text))) as server, store_at(server.address) as store:
+            guard = guarded(store)
+            for command in (READ, WRITE_ONCE) * 10:
+                with pytest.raises(RedisUnavailable):
+                    await guard.execute(command, in_time())
+            assert len(server.requests) == 20
+            assert not any(each.failures or each.calls for each in guard.circuits())
+            server.script = always(bulk(b"1"))
+            assert await guard.execute(READ, in_time()) == b"1"
+
     @pytest.mark.parametrize(
         "text",
         [

@@ -200,14 +200,17 @@ _ERR: dict[str, tuple[Reaction, type[Failure], str]] = {
 }
 """Words in an error reply that begins with a word of `_VAGUE` -> the same."""
 
-_OTHER = (Reaction.REFUSE, RedisUnavailable, "Redis refused the command.")
-_OTHER_ERR = (Reaction.REFUSE, Declined, "Redis refused the command.")
-"""ERR is said of one command, often of one key: the server works, and no circuit need hear of it.
-A word of its own may be said of the whole server, as LOADING is."""
+_OTHER = (Reaction.REFUSE, Declined, "Redis refused the command.")
+"""What follows from an error that is in neither table: the call fails, and no circuit counts it.
+
+A server that answers is not silent. A circuit spares callers the wait for one that is, and an error
+costs no wait. If the word says that the whole server is unwell, callers learn that from each reply;
+if it concerns one key or command, an open circuit would fail everybody's calls. A word that is
+known to concern the whole server has a row above, such as LOADING."""
 
 
 def reaction(error: ErrorReply) -> tuple[Reaction, type[Failure], str]:
-    """Look up what follows from ``error``. One that nobody foresaw is a refusal."""
+    """Look up what follows from ``error``; `_OTHER` if it is in no table."""
     if error.code in _VAGUE:
-        return next((row for words, row in _ERR.items() if words in error.text), _OTHER_ERR)
+        return next((row for words, row in _ERR.items() if words in error.text), _OTHER)
     return REACTIONS.get(error.code, _OTHER)

@@ -64,12 +64,12 @@ from flowcache.store.replies import (
             Forbidden,
         ),
         ("ERR unknown command 'FOO'", Reaction.REFUSE, Declined),
-        ("A word of some later version", Reaction.REFUSE, RedisUnavailable),
-        ("", Reaction.REFUSE, RedisUnavailable),
+        ("A word of some later version", Reaction.REFUSE, Declined),
+        ("", Reaction.REFUSE, Declined),
         # Only the first word counts, and all of it.
         ("ERR MOVED", Reaction.REFUSE, Declined),
-        ("MOVEDX 1", Reaction.REFUSE, RedisUnavailable),
-        ("moved 1", Reaction.REFUSE, RedisUnavailable),
+        ("MOVEDX 1", Reaction.REFUSE, Declined),
+        ("moved 1", Reaction.REFUSE, Declined),
     ],
 )
 def test_what_follows(text: str, what: Reaction, failure: type[Failure]) -> None:
