@@ -40,7 +40,7 @@ async def fault(*nodes: tuple[str, int], **changes: Any) -> str:
 
 
 RIGHTS = (
-    *("get", "getrange", "strlen", "exists", "set", "incrby", "unlink", "expire", "pexpire"),
+    *("get", "getrange", "strlen", "set", "incrby", "unlink", "expire", "pexpire"),
     *("hset", "hgetall", "hlen", "hmget", "memory|usage", "eval", "evalsha", "ping"),
 )
 """What the service can't do without, whatever the topology."""

@@ -18,6 +18,8 @@ from tests.servers.process import RedisProcess
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import replicated
 from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.resp import NULL, bulk, serving
+from tests.store.scripted import Peer, Request, Script, Scripted
 from tests.store.test_cluster import key_on, name_of
 
 FAILOVER_SECONDS = 30.0
@@ -195,3 +197,31 @@ class TestSlow:
                 finally:
                     replica.resume()
                 await guard.close()
+
+
+def stopping_at(name: bytes, then: bytes) -> Script:
+    """Answer GETRANGE with nothing and everything else with ``then``; say nothing to ``name``."""
+
+    def script(peer: Peer, request: Request) -> None:
+        if request[0] != name:
+            peer.say(bulk(b"") if request[0] == b"GETRANGE" else then)
+
+    return script
+
+
+@pytest.mark.parametrize(("reply", "value"), [(NULL, None), (bulk(b""), b""), (bulk(b"1"), b"1")])
+async def test_a_primary_that_stalls_at_the_second_step(reply: bytes, value: bytes | None) -> None:
+    """GETRANGE was answered and what tells a miss from an empty string is not: the replica is asked
+    when the usual time is over, as at the first step."""
+    async with Scripted(mode="cluster") as primary, Scripted(mode="cluster") as replica:
+        primary.script, replica.script = stopping_at(b"EVALSHA", NULL), stopping_at(b"", reply)
+        primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
+        async with store_at(primary.address) as store:
+            guard = guarded(store)
+            await soon(store.shard(b"k").has_fallback)
+            found = await guard.execute(get(b"k"), in_time(60))
+            assert isinstance(found, Stale)
+            assert found.reply == value
+            assert [each[0] for each in primary.requests] == [b"GETRANGE", b"EVALSHA"]
+            assert guard.reads().hedges == 1
+            await guard.close()

@@ -90,6 +90,13 @@ def commands_run(server: RedisProcess) -> set[str]:
         return {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
 
 
+def calls_of(server: RedisProcess, *names: str) -> int:
+    """Return how often Redis executed these commands since its statistics were reset."""
+    with server.client() as client:
+        stats = client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
+
+
 def connections(server: RedisProcess) -> int:
     """Return how many connections flowcache has."""
     return str(server.cli("CLIENT", "LIST")).count("user=flow ")
@@ -177,6 +184,16 @@ class TestReads:
                     assert await store.execute(command, in_time()) == b"x" * 1000
                 else:
                     await too_large(store, command)
+
+    async def test_an_empty_text_takes_two_commands(self, server: RedisProcess) -> None:
+        """So does a miss: the second tells one from the other, and has the value."""
+        plant(server, "SET", "empty", "")
+        async with store_at(server.address, **as_flow()) as store:
+            await store.execute(get(b"absent"), in_time())  # Redis gets the script
+            for key, value in ((b"empty", b""), (b"absent", None)):
+                plant(server, "CONFIG", "RESETSTAT")
+                assert await store.execute(get(key), in_time()) == value
+                assert calls_of(server, "getrange", "evalsha", "eval") == 2
 
     async def test_nothing_is_no_empty_text(self, server: RedisProcess) -> None:
         """A missing key is a miss; an empty string that another program stored is a value."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from hiredis import pack_command
 
-from flowcache.ports import APPEND, TAKE, Command
+from flowcache.ports import APPEND, TAKE, Command, Reply
 from flowcache.store.slots import once_key
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "SMALL",
     "Packed",
     "pack",
-    "pack_exists",
     "pack_hgetall",
     "pack_wait",
     "pack_whole",
@@ -59,6 +58,10 @@ class Packed(NamedTuple):
         """Return the command with the script's whole text in place of its digest."""
         assert self.script is not None
         return _pack((b"EVAL", *self.script))
+
+    def is_unclear(self, reply: Reply) -> bool:
+        """Tell whether ``reply`` may mean an empty string or a missing key: GETRANGE's may."""
+        return self.most is not None and self.script is None and bool(reply == b"")
 
 
 def _pack(args: tuple[bytes, ...]) -> bytes:
@@ -98,11 +101,6 @@ HELLO = _pack((b"HELLO",))
 def pack_wait(replicas: int, milliseconds: int) -> bytes:
     """Return a WAIT for what was written before it on the same connection."""
     return _pack((b"WAIT", b"%d" % replicas, b"%d" % milliseconds))
-
-
-def pack_exists(key: bytes) -> Packed:
-    """Return the question whether there is a key."""
-    return Packed(_pack((b"EXISTS", key)))
 
 
 def pack_whole(command: Command, most: int, *, alone: bool = False) -> Packed:

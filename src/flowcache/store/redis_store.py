@@ -4,8 +4,9 @@
 
 A read of a value is bounded. Its first command asks for at most `commands.SMALL` bytes. When the
 reply is not the whole value, `_finish` goes on. GETRANGE replies with nothing both for a missing
-key and for an empty string: EXISTS tells which. A value that is larger is fetched over a connection
-of its own (`bulk`), or refused.
+key and for an empty string: a script that reads the value tells which. That second command is
+hedged as the first is. A value that is larger is fetched over a connection of its own (`bulk`), or
+refused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from flowcache.store.commands import (
     PING,
     Packed,
     pack,
-    pack_exists,
     pack_wait,
     pack_whole,
 )
@@ -47,12 +47,12 @@ __all__ = ["RedisStore"]
 class _Reading(NamedTuple):
     """A read of a value whose first command was answered: what is known of it.
 
-    ``most`` is how many bytes of the value that reply may have; ``link`` is where it came from, and
-    ``after`` what has to stand before a command there. For ``patience`` see `Pursuit`.
+    ``packed`` is that command; ``link`` is where its reply came from, and ``after`` what has to
+    stand before a command there. For ``patience`` see `Pursuit`.
     """
 
     command: Command
-    most: int
+    packed: Packed
     link: Link
     after: bytes | None
     deadline: float
@@ -115,18 +115,21 @@ class RedisStore:
             if shard.is_demoted:
                 return await self._read_at(shard, link, command, deadline)
         reply = await link.send(packed.data, until, slow_at=slow_at)
+        most = packed.most
+        if not isinstance(reply, Fault):
+            if most is None or (reply.__class__ is bytes and 0 < len(reply) <= most):
+                return reply
+            if packed.is_unclear(reply):
+                packed = self._ask_whole(command, packed, deadline)
+                reply = await link.send(packed.data, until, slow_at=slow_at)
+        patience = command.writes or not shard.has_fallback()
         if isinstance(reply, Fault):
-            patience = command.writes or not shard.has_fallback()
             pursuit = Pursuit(
                 self._means, command, packed, link, deadline, patience=patience, until=until
             )
             rest = self._follow(pursuit, command, packed, reply)
             return Slow(rest) if isinstance(reply, SlowReply) else await rest
-        most = packed.most
-        if most is None or (reply.__class__ is bytes and 0 < len(reply) <= most):
-            return reply
-        patience = not shard.has_fallback()
-        return await self._finish(_Reading(command, most, link, None, deadline, patience), reply)
+        return await self._finish(_Reading(command, packed, link, None, deadline, patience), reply)
 
     async def _follow(
         self, pursuit: Pursuit, command: Command, packed: Packed, fault: Fault
@@ -136,19 +139,15 @@ class RedisStore:
         if packed.most is None:
             return reply
         link, after, deadline = pursuit.link, pursuit.after, pursuit.deadline
-        reading = _Reading(command, packed.most, link, after, deadline, pursuit.patience)
+        reading = _Reading(command, packed, link, after, deadline, pursuit.patience)
         return await self._finish(reading, reply)
 
     async def _finish(self, reading: _Reading, reply: Reply) -> Reply | Large:
         """Return the value that is read, of which ``reply`` may be a part."""
-        command, most = reading.command, reading.most
-        if reply == b"":
-            if self._clock() >= reading.deadline:
-                raise AnsweredLate("Redis did not answer all of it in time.")
-            if not await self._ask_more(reading, pack_exists(command.key)):
-                return None
-            # It is empty, or was written a moment ago.
-            reply = await self._ask_more(reading, pack_whole(command, most))
+        command, packed = reading.command, reading.packed
+        if packed.is_unclear(reply):
+            packed = self._ask_whole(command, packed, reading.deadline)
+            reply = await self._ask_more(reading, packed)
         if reply.__class__ is list:
             return _as_hash(reply)
         if reply.__class__ is bytes:
@@ -159,11 +158,21 @@ class RedisStore:
             return reply
         if size == ELSEWHERE:
             return Large(partial(self._fetch, reading))
-        if size <= most:
+        if size <= (packed.most or 0):
             return reply
         if size > command.sizes.reply:
             raise TooLarge(TOO_LARGE)
         return Large(partial(self._fetch, reading))
+
+    def _ask_whole(self, command: Command, packed: Packed, deadline: float) -> Packed:
+        """Return the second command of a read whose first one, ``packed``, had an unclear reply.
+
+        Raises:
+            AnsweredLate: it is too late to send it.
+        """
+        if self._clock() >= deadline:
+            raise AnsweredLate("Redis did not answer all of it in time.")
+        return pack_whole(command, packed.most or 0)
 
     async def _ask_more(self, reading: _Reading, packed: Packed) -> Reply:
         """Send a further command about the key where the first one was answered."""
@@ -239,7 +248,7 @@ class RedisStore:
             pursuit = Pursuit(self._means, command, packed, link, deadline, patience=False)
             reply, link, after = await pursuit.follow(reply), pursuit.link, pursuit.after
         if packed.most is not None:
-            reading = _Reading(command, packed.most, link, after, deadline, False)
+            reading = _Reading(command, packed, link, after, deadline, False)
             reply = await self._finish(reading, reply)
         if not shard.is_stale(link):
             return reply

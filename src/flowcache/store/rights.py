@@ -61,7 +61,6 @@ def _always(key: bytes) -> tuple[Right, ...]:
                 (b"GET", key),
                 (b"GETRANGE", key, b"0", b"0"),
                 (b"STRLEN", key),
-                (b"EXISTS", key),
                 (b"INCRBY", key, b"1"),
                 (b"UNLINK", key),
                 (b"HSET", key, b"field", b"value"),
