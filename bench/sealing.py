@@ -30,7 +30,7 @@ from flowcache.encryption.settings import SealingSettings
 from flowcache.encryption.vault import Vault
 from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import Command, Reply, ShardedExecutor
+from flowcache.ports import Command, Reply, ShardedExecutor, SizeLimits
 from flowcache.ratelimit.buckets import Rate
 from flowcache.secret import Secret
 from flowcache.server.asgi import ASGIApp, Message
@@ -40,7 +40,7 @@ _ROUND_SECONDS = 0.05
 _TOKEN = b"token-of-the-benchmark"
 _KEYS = ("a", "b")
 _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
-_SETTINGS = DataActionSettings(max_body=1 << 20, max_answer=1 << 20)
+_SETTINGS = DataActionSettings(max_body=1 << 20, sizes=SizeLimits(reply=1 << 20))
 
 
 class _Place:

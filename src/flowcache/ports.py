@@ -18,9 +18,11 @@ __all__ = [
     "DEFAULT_SIZES",
     "FAILED",
     "INTENDED",
+    "MANY_FIELDS",
     "NAMESPACES",
     "RESERVED_PREFIX",
     "TAKE",
+    "UNCOUNTED",
     "Access",
     "AuditRecord",
     "AuditSink",
@@ -93,20 +95,65 @@ class Once(msgspec.Struct, frozen=True, gc=False):
     former: tuple[bytes, ...] = ()
 
 
+MANY_FIELDS = 512
+"""A hash of more fields is measured by the memory it takes: a copy would hold Redis up."""
+
+UNCOUNTED = 84
+"""Bytes of each field that do not count in a read of a hash of more than `MANY_FIELDS` fields.
+
+A write (`store/scripts/write.lua`) can't tell up to 64 of them from what Redis spends on a field.
+Redis can be configured to keep such a hash compactly, numbers of 20 digits in 10 bytes each: hence
+20 more. So what a write accepts is never too large for a read."""
+
+_FRAME = 18
+"""Bytes that frame a field in a reply of Redis, at most; `_SLACK` are for long fields."""
+_LEAST_FIELD = 6
+"""Bytes of a field in JSON besides name and value: four quotes, a colon and a comma."""
+_ESCAPED = 6
+"""Bytes that JSON writes for one: a control character becomes a backslash, a u and four digits."""
+_ENVELOPE = 128
+"""Bytes by which encryption makes a string longer, at most."""
+_SLACK = 64 * 1024
+_REST = 1024
+"""Bytes of an answer besides its data."""
+
+
 class SizeLimits(msgspec.Struct, frozen=True, gc=False):
     """How much a read may return, and how much a key may hold after a write.
 
-    The length of a string counts, or of all names and values of a hash, as Redis stores them: with
-    the envelope where they are encrypted. (A string that is written counts in clear: its envelope
-    is a few bytes.) ``reply`` and ``value`` are in bytes. For ``reply``, each field counts 6 bytes
-    more, which is what its quotes, colon and comma take in the answer. ``fields`` is how many a
-    hash may have after a write, ``held`` how many one may have that is read.
+    Both are about what Redis stores: the length of a string, or of all names and values of a hash,
+    with the envelope where they are encrypted. (A string that is written counts in clear: its
+    envelope is a few bytes.) ``reply`` and ``value`` are in bytes; for ``reply``, `UNCOUNTED` bytes
+    of each field do not count in a hash of many fields. ``fields`` is how many a hash may have
+    after a write, ``held`` how many one may have that is read.
     """
 
     reply: int = 512 * 1024
     value: int = 256 * 1024
     fields: int = 10_000
     held: int = 10_000
+
+    def readable(self) -> SizeLimits:
+        """Return these limits with those of writes so low that what is written can be read."""
+        value = min(self.value, self.reply - _ENVELOPE)
+        fields = min(self.fields, self._most_fields)
+        return msgspec.structs.replace(self, value=value, fields=fields)
+
+    @property
+    def _most_fields(self) -> int:
+        """Return how many fields a hash may have that is read, by both limits."""
+        return min(self.held, self.reply // _LEAST_FIELD)
+
+    @property
+    def received(self) -> int:
+        """Return the most bytes that a value which may be read takes on its way from Redis."""
+        return self.reply + (UNCOUNTED + _FRAME) * self._most_fields + _SLACK
+
+    @property
+    def answer(self) -> int:
+        """Return the most bytes of an answer with such a value, all of it control characters."""
+        stored = self.reply + UNCOUNTED * self._most_fields
+        return _ESCAPED * stored + _LEAST_FIELD * self._most_fields + _REST
 
 
 DEFAULT_SIZES = SizeLimits()

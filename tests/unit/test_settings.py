@@ -221,7 +221,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "http.max_unsent_bytes": ("1048576", lambda s: s.server.limits.unsent_bytes, 1048576),
     "http.max_body_bytes": ("2048", lambda s: s.data_action.max_body, 2048),
     "http.body_timeout_seconds": ("1.5", lambda s: s.data_action.body_timeout, 1.5),
-    "http.max_answer_bytes": ("4096", lambda s: s.data_action.max_answer, 4096),
+    "http.max_answer_bytes": ("4096", lambda s: s.data_action.sizes.reply, 4096),
     "http.trusted_proxies": (
         "10.0.0.0/8, ::1",
         lambda s: [s.gate.proxies.hold(each) for each in ("10.1.2.3", "::1", "11.0.0.1")],
@@ -1010,17 +1010,21 @@ def test_the_default_ttl_is_no_longer_than_the_longest() -> None:
     loaded({"FLOWCACHE_DATA_DEFAULT_TTL": "555", "FLOWCACHE_DATA_MAX_TTL": "555"})
 
 
-def test_what_can_be_written_and_not_read_is_warned_of() -> None:
-    """A key that may hold more than an answer can may become unreadable."""
+def test_what_could_not_be_read_can_not_be_written() -> None:
+    """A key may hold no more than a read returns, and a limit that is lowered is warned of."""
     for limits, warned in (
-        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524289"}, True),
-        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524288"}, False),
+        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524161"}, True),
+        ({"FLOWCACHE_DATA_MAX_VALUE_BYTES": "524160"}, False),
         ({"FLOWCACHE_HTTP_MAX_ANSWER_BYTES": "262143"}, True),
         ({"FLOWCACHE_DATA_MAX_FIELDS": "10001"}, True),
         ({"FLOWCACHE_DATA_MAX_FIELDS": "10001", "FLOWCACHE_DATA_MAX_ELEMENTS": "10001"}, False),
     ):
-        told = [each for each in loaded(limits).warnings if each.startswith("data.max_")]
+        settings = loaded(limits)
+        told = [each for each in settings.warnings if each.startswith("data.max_")]
         assert len(told) == warned
+        sizes = settings.data_action.sizes
+        assert sizes.value <= sizes.reply - 128
+        assert sizes.fields <= min(sizes.held, sizes.reply // 6)
 
 
 @pytest.mark.parametrize(("key", "most"), [("max_value_bytes", 1000), ("max_fields", 50)])

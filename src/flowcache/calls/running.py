@@ -57,7 +57,6 @@ class CallSettings(msgspec.Struct, frozen=True):
     sizes: SizeLimits = SizeLimits()
     bounds: Bounds = DEFAULT_BOUNDS
     deadline: float = 0.8
-    max_answer: int = 512 * 1024
     once_lifetime: float = 600.0
     """How long a write with an idempotency key is remembered."""
     max_in_flight: int = 1024
@@ -91,6 +90,8 @@ class Calls(Generic[ShardT]):
         self._clock = clock
         self._now = now
         self._next_id = next_id
+        self._most = settings.sizes.answer
+        """Bytes of an answer."""
         self._once_lifetime_ms = round(settings.once_lifetime * 1000)
 
     @contextmanager
@@ -129,7 +130,7 @@ class Calls(Generic[ShardT]):
             latency_ms = self._ms_since(call.started)
             name, attempt = call.operation, call.attempt
             told = answer.succeeded(data, attempt.id, latency_ms, name, hit, attempt.stale)
-            body = answer.encode(told, self._settings.max_answer)
+            body = answer.encode(told, self._most)
         except Exception as fault:
             return await self.refuse(call, fault)
         return await self._settle(call, Outcome(body), hit, latency_ms)

@@ -342,7 +342,8 @@ def _sizes(v: dict[str, Any], sizes: SizeLimits) -> SizeLimits | None:
     value, fields = v["max_value_bytes"], v["max_fields"]
     if value is None and fields is None:
         return None
-    return SizeLimits(sizes.reply, value or sizes.value, fields or sizes.fields, sizes.held)
+    own = SizeLimits(sizes.reply, value or sizes.value, fields or sizes.fields, sizes.held)
+    return own.readable()
 
 
 def shown_clients(tables: Any) -> dict[str, Any]:

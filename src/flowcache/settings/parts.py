@@ -125,12 +125,11 @@ def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Setting
         tls,
         DataActionSettings(
             limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
-            sizes=_sizes(v),
+            sizes=_sizes(v).readable(),
             bounds=Bounds(v["data.max_elements"], v["data.max_depth"]),
             deadline=deadline,
             max_body=v["http.max_body_bytes"],
             body_timeout=v["http.body_timeout_seconds"],
-            max_answer=v["http.max_answer_bytes"],
             max_in_flight=v["http.max_in_flight"],
             max_unfinished=v["http.max_unfinished_bytes"],
             once_lifetime=v["data.idempotency_seconds"],
@@ -320,13 +319,12 @@ def store_part(v: dict[str, Any]) -> StoreSettings:
         connect_timeout=v["redis.connect_timeout_seconds"],
         reply_timeout=reply_timeout,
         refresh_interval=v["redis.refresh_seconds"],
-        # A field of 6 bytes in the answer may be one of 16 on its way here.
-        max_large_reply=v["http.max_answer_bytes"] * 4 + 64 * 1024,
+        max_large_reply=_sizes(v).received,
     )
 
 
 def _sizes(v: dict[str, Any]) -> SizeLimits:
-    """Return everybody's limits of size; of one that has a fault, which is told, the default."""
+    """Return everybody's limits of size as configured; in place of one with a fault the default."""
     most = DEFAULT_SIZES
     return SizeLimits(
         v["http.max_answer_bytes"] or most.reply,
@@ -408,15 +406,16 @@ def _no_room_kept(v: dict[str, Any], known: Clients) -> tuple[str, ...]:
 
 
 def _unreadable(v: dict[str, Any]) -> tuple[str, ...]:
-    pairs = (
-        ("data.max_value_bytes", "http.max_answer_bytes"),
-        ("data.max_fields", "data.max_elements"),
+    asked = _sizes(v)
+    used = asked.readable()
+    rows = (
+        ("data.max_value_bytes", asked.value, used.value, "http.max_answer_bytes"),
+        ("data.max_fields", asked.fields, used.fields, "data.max_elements, http.max_answer_bytes"),
     )
     return tuple(
-        f"{written} = {v[written]}: more than {read} = {v[read]}, "
-        "so that not all that is written can be read"
-        for written, read in pairs
-        if v[written] > v[read]
+        f"{name} = {wanted}: more than can be read ({limits}), so {most} is used"
+        for name, wanted, most, limits in rows
+        if wanted > most
     )
 
 

@@ -136,7 +136,13 @@ SETTINGS: tuple[Setting, ...] = (
         2.0,
         "how long a body may take to arrive",
     ),
-    Setting("http", "max_answer_bytes", read.number(1024, 16 << 20), 512 * 1024, "longest answer"),
+    Setting(
+        "http",
+        "max_answer_bytes",
+        read.number(1024, 16 << 20),
+        512 * 1024,
+        "longest stored value that is answered; what JSON adds comes on top",
+    ),
     Setting(
         "http",
         "trusted_proxies",

@@ -13,7 +13,7 @@ import asyncio
 from typing import cast
 
 from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge
-from flowcache.ports import Clock, Command, Reply
+from flowcache.ports import MANY_FIELDS, UNCOUNTED, Clock, Command, Reply
 from flowcache.store.commands import ELSEWHERE, pack_hgetall, pack_whole
 from flowcache.store.link import Link
 from flowcache.store.replies import (
@@ -129,9 +129,13 @@ def _late() -> DeadlineExceeded:
 
 def _size(reply: object) -> int:
     """Return what counts of a hash, see `ports.SizeLimits`; 0 for anything else."""
+    if isinstance(reply, dict):  # as RESP3 has it
+        fields, texts = len(reply), [*reply, *reply.values()]
+    elif isinstance(reply, list):
+        fields, texts = len(reply) // 2, reply
+    else:
+        return 0
     try:
-        if isinstance(reply, dict):  # as RESP3 has it
-            return sum(map(len, reply)) + sum(map(len, reply.values())) + 6 * len(reply)
-        return sum(map(len, reply)) + 3 * len(reply) if isinstance(reply, list) else 0
+        return sum(map(len, texts)) - (UNCOUNTED * fields if fields > MANY_FIELDS else 0)
     except TypeError:
         return 0  # whoever reads it says that it does not fit

@@ -21,7 +21,7 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.ports import Command, Stale
+from flowcache.ports import Command, SizeLimits, Stale
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
 
 
@@ -221,7 +221,8 @@ async def test_a_bug_is_answered_and_logged_and_not_told(fault: Exception) -> No
 
 async def test_an_answer_over_its_limit_is_refused_whole() -> None:
     """What is too long to send is told in the envelope, and counted as what it is."""
-    endpoint = Endpoint(b'"' + b"x" * 2000 + b'"', max_answer=1024)
+    sizes = SizeLimits(reply=1024, held=10)
+    endpoint = Endpoint(b'"' + b"x" * sizes.answer + b'"', sizes=sizes)
     answered = await endpoint.act(operation="GET", key="k")
     assert (answered.status, answered.json["code"]) == (413, "too_large")
     assert len(answered.body) < 1024
@@ -243,8 +244,9 @@ async def test_an_answer_over_its_limit_is_refused_whole() -> None:
 )
 async def test_a_refusal_fits_into_the_shortest_answer(fields: dict[str, Any]) -> None:
     """Even with the least limit there is, a refusal can say what it refuses."""
-    answered = await Endpoint(max_answer=1024).post(body(**fields))
+    answered = await Endpoint(sizes=SizeLimits(reply=1024)).post(body(**fields))
     assert answered.json["code"] == "invalid_request"
+    assert len(answered.body) < 1024
 
 
 async def test_chunks_are_read_to_their_end() -> None:

@@ -130,7 +130,7 @@ def _limits(settings: DataActionSettings) -> list[dict[str, Any]]:
     limits = settings.limits
     rows: tuple[tuple[str, float, str], ...] = (
         ("Body", settings.max_body, "bytes"),
-        ("Answer", settings.max_answer, "bytes"),
+        ("A value that is read, as stored", settings.sizes.reply, "bytes"),
         ("Array items and object members", settings.bounds.max_elements, "elements"),
         ("Depth of arrays and objects in a body", settings.bounds.max_depth, "levels"),
         ("Key", MAX_KEY_BYTES, "bytes"),

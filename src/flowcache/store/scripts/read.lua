@@ -2,8 +2,8 @@
 --
 -- KEYS[1]  the key
 -- ARGV[1]  GET or HGETALL
--- ARGV[2]  the most bytes: of a string, its length; of a hash, names and values and 6 bytes a field,
---          which is what a field costs at least besides them in a JSON answer
+-- ARGV[2]  the most bytes: of a string, its length; of a hash, all names and values, less UNCOUNTED
+--          bytes a field where it has more than MANY (`ports.UNCOUNTED` says why)
 -- ARGV[3]  the most fields
 -- ARGV[4]  "1" on the connection for large replies, where a look may cost more
 --
@@ -14,7 +14,7 @@
 
 local key, command, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local alone = ARGV[4] == '1'
-local MANY, SPARSE, ELSEWHERE = 512, 16 * 1024 * 1024, -1
+local MANY, UNCOUNTED, SPARSE, ELSEWHERE = 512, 84, 16 * 1024 * 1024, -1
 
 if command == 'GET' then
   local size = redis.pcall('STRLEN', key)
@@ -26,6 +26,7 @@ local fields = redis.pcall('HLEN', key)
 if type(fields) == 'table' then return fields end
 if fields == 0 then return {} end
 if fields > tonumber(ARGV[3]) then return 2^53 end
+-- In a JSON answer a field takes 6 bytes at least besides its name and value.
 if fields * 6 > most then return fields * 6 end
 if fields > MANY and not alone then return ELSEWHERE end
 
@@ -33,11 +34,14 @@ if fields > MANY and not alone then return ELSEWHERE end
 -- 20 digits in 10 bytes, everything else in at least as many bytes as it is long; and it spends at
 -- most twice the length, and 256 bytes a field. Besides it keeps the table of a hash that had many
 -- fields once: so what few fields take may be up to SPARSE bytes less.
-local memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '10000')
+local memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
 if type(memory) == 'table' then return memory end
 if not memory then return {} end
-if memory + 26 * fields > most then
-  local least = math.floor((memory - 4096) / 2) - 122 * fields
+local uncounted = 0
+if fields > MANY then uncounted = UNCOUNTED * fields end
+local fits = memory + 20 * fields - uncounted <= most
+if not fits then
+  local least = math.floor((memory - 4096) / 2) - 128 * fields - uncounted
   if fields > MANY then
     if least > most then return least end
   elseif memory > 2 * most and not alone then
@@ -46,12 +50,11 @@ if memory + 26 * fields > most then
     return least
   end
 end
--- 18 bytes is the most that frames a field on its way. A link takes replies of four times `most`.
-if fields > MANY and memory + 18 * fields <= 4 * most then return ELSEWHERE end
+if fields > MANY and fits then return ELSEWHERE end
 
 local reply = redis.pcall('HGETALL', key)
-if reply.err or memory + 26 * fields <= most then return reply end
-local size = 6 * fields
+if reply.err or fits then return reply end
+local size = -uncounted
 for place = 1, #reply do size = size + #reply[place] end
 if size > most then return size end
 return reply

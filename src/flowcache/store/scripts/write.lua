@@ -7,7 +7,8 @@
 -- ARGV[3]    the fingerprint of the write, told from another body's; behind it, with spaces between,
 --            those that the same write may have had before
 -- ARGV[4]    the record's life in milliseconds
--- ARGV[5]    the most bytes that the key may hold afterwards: a string's length, or names and values
+-- ARGV[5]    the most bytes that the key may hold afterwards: a string's length, or names and values.
+--            Whatever passes here can be read (`ports.SizeLimits.readable`)
 -- ARGV[6]    the most fields that a hash may have afterwards
 -- ARGV[7..]  the command's arguments after the key
 --
@@ -55,7 +56,7 @@ if no then return no end
 
 -- Return an error if a hash would become too large. Up to MANY fields it is measured to the byte.
 -- Beyond, a copy would hold everybody up: its size is then what Redis says it takes, less OVERHEAD
--- for each field.
+-- for each field; a read leaves as much out, and 20 bytes more (`ports.UNCOUNTED`).
 local MANY, OVERHEAD, SPARSE = 512, 64, 16 * 1024 * 1024
 local function outgrown()
   local fields = redis.pcall('HLEN', key)
@@ -65,7 +66,7 @@ local function outgrown()
   for place = FIRST, #ARGV do bytes = bytes + #ARGV[place] end
   local memory = 0
   if fields > 0 then
-    memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '10000')
+    memory = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', '0')
     if type(memory) == 'table' then return memory end
   end
   -- Redis keeps a number of up to 20 digits in 10 bytes, and everything else in at least as many
