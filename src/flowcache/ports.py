@@ -173,6 +173,8 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     writes: bool = False
     once: Once | None = None
     sizes: SizeLimits = DEFAULT_SIZES
+    client: str = ""
+    """Whose it is, for what is shared fairly; filled by `authz.verdict.placed`."""
 
     @property
     def is_repeatable(self) -> bool:

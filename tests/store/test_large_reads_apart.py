@@ -7,6 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 import pytest
+from msgspec import structs
 
 from flowcache.errors import AnsweredLate, TooLarge
 from flowcache.ports import Access, Large, Stale
@@ -71,6 +72,29 @@ async def test_only_a_few_are_under_way() -> None:
             slow.answer()
         assert [len(value) for value in await asyncio.gather(*reads)] == [SMALL + 1] * 10
         assert slow.most == AT_ONCE
+
+
+async def test_clients_are_served_in_turn() -> None:
+    """However many large reads one client has waiting, another's comes after one of them."""
+    slow = Slow()
+    async with Scripted(slow) as server, store_at(server.address) as store:
+
+        def read(client: str) -> asyncio.Future[object]:
+            command = structs.replace(get(client.encode()), client=client)
+            return asyncio.ensure_future(store.execute(command, in_time()))
+
+        reads = [read("busy") for _ in range(20)]
+        await soon(lambda: len(slow.asked) == AT_ONCE)
+        (apart,) = store._routes._bulks.values()
+        await soon(lambda: len(apart._queue) == 20 - AT_ONCE)
+        modest = read("modest")
+        await soon(lambda: len(apart._queue) == 21 - AT_ONCE)
+        for left in range(21, 0, -1):
+            await soon(lambda: len(slow.asked) == min(AT_ONCE, left))  # noqa: B023
+            slow.answer()
+        await asyncio.gather(*reads, modest)
+        asked = [each[3] for each in server.requests if each[0] == b"EVALSHA"]
+        assert asked.index(b"modest") <= AT_ONCE + 1
 
 
 async def test_a_connection_that_is_used_is_not_idle() -> None:

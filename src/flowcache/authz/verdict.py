@@ -91,10 +91,13 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
 def placed(command: Command, who: Principal) -> Command:
     """Return ``command`` with its key where it lies in Redis, and its token where only ``who`` is.
 
+    It has the name of ``who``, too.
+
     Two clients may reach one key. A token is each one's own: else a repetition would tell one what
     the other wrote, and who took a token first would keep the other's write from being done. No
     name of a client holds a colon.
     """
+    command = structs.replace(command, client=who.name)
     if command.once is not None:
         token = b"%b:%b" % (who.name.encode(), command.once.token)
         command = structs.replace(command, once=structs.replace(command.once, token=token))

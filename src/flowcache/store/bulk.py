@@ -2,7 +2,9 @@
 
 A link answers in order, so a large reply delays all that are behind it: here it delays other large
 ones only. At most `_IN_FLIGHT` replies are under way, which bounds the memory that they take: one
-whose caller left keeps its place until it came or the connection is lost. The connection is closed
+whose caller left keeps its place until it came or the connection is lost. Further reads wait, and
+clients are served round robin, so that one with many reads delays another's by one reply. The
+connection is closed
 when nobody used it for a while. A failure concerns its caller alone: no circuit hears of it
 (`ports.Large`), and no other connection is reset.
 """
@@ -13,6 +15,7 @@ import asyncio
 from typing import cast
 
 from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge
+from flowcache.fair_queue import FairQueue, Turn
 from flowcache.ports import MANY_FIELDS, UNCOUNTED, Clock, Command, Reply
 from flowcache.store.commands import ELSEWHERE, pack_hgetall, pack_whole
 from flowcache.store.link import Link
@@ -29,7 +32,7 @@ from flowcache.store.replies import (
 __all__ = ["Bulk"]
 
 _IN_FLIGHT = 4
-"""How many replies may be under way at once. Further reads wait for their turn."""
+"""How many replies may be under way at once."""
 _TRIES = 3
 _IDLE = 10.0
 """Seconds without a read after which the connection is closed."""
@@ -43,7 +46,8 @@ class Bulk:
     def __init__(self, link: Link, clock: Clock) -> None:
         self.link = link
         self._clock = clock
-        self._room = asyncio.Semaphore(_IN_FLIGHT)
+        self._places = _IN_FLIGHT
+        self._queue = FairQueue()
         self._readers = 0
         self._under_way: set[asyncio.Task[Reply]] = set()
         self._used_at = clock()
@@ -63,7 +67,7 @@ class Bulk:
         self._readers += 1
         try:
             async with asyncio.timeout(self._left(deadline)):
-                await self._room.acquire()
+                await self._take_place(command.client, deadline)
                 # On its own: a caller who gives up leaves, the reply under way keeps its place.
                 reading = asyncio.create_task(self._read(command, deadline, after))
                 self._under_way.add(reading)
@@ -80,10 +84,32 @@ class Bulk:
 
     def _free(self, reading: asyncio.Task[Reply]) -> None:
         self._under_way.discard(reading)
-        self._room.release()
+        self._give_place()
         self._used_at = self._clock()
         if not reading.cancelled():
             reading.exception()  # where the caller left, nobody else takes note of it
+
+    async def _take_place(self, client: str, deadline: float) -> None:
+        """Wait until one more reply may be under way; `_give_place` gives the place back."""
+        if self._places:  # then nobody waits
+            self._places -= 1
+            return
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.add(client, Turn(deadline, 1, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the place came in the same turn of the loop
+                self._give_place()
+            raise
+
+    def _give_place(self) -> None:
+        while self._queue:
+            turn = self._queue.pop().future
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._places += 1
 
     def _left(self, deadline: float) -> float:
         return max(0.0, deadline - self._clock())

@@ -413,7 +413,7 @@ async def test_a_command_is_what_the_catalogue_planned() -> None:
     await endpoint.act(operation="SET", key="k", value=1, ttl=5, idempotencyKey="o")
     ((command, _),) = endpoint.executor.calls
     assert command.once is not None
-    assert command == Command(b"SET", b"k", (b"1",), 5, True, command.once)
+    assert command == Command(b"SET", b"k", (b"1",), 5, True, command.once, client="flow")
     assert (command.once.token, command.once.lifetime_ms) == (b"flow:o", 1500)
 
 
