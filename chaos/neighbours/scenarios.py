@@ -131,6 +131,7 @@ IN_FLIGHT = Attack(
     connections=1500,
     every=1.0,
 )
+AT_ONCE = Attack(requests=(flat(ATTACKER),), connections=1500, every=1.0)
 ONE_KEY = Attack(
     requests=tuple(
         call(ATTACKER, "INCR", "counter", idempotencyKey=f"once:{n}") for n in range(500)
@@ -350,6 +351,11 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         f"{acts.LATE_SECONDS * 1000:.0f} ms late.",
         acts.behind_a_late_redis(IN_FLIGHT),
         rigs.proxied,
+    ),
+    against(
+        "1500 long bodies at once",
+        "1,500 connections each send 255 KB at the same moment, once a second.",
+        AT_ONCE,
     ),
     against(
         "idempotent writes on one key",

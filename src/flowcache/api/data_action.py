@@ -79,7 +79,7 @@ class DataAction:
                 raise
             call.attempt.client = principal.name
             self._gate.admit(principal)
-            raw = await self._body.read(receive, _declared_length(headers))
+            raw = await self._body.read(receive, _declared_length(headers), principal.name)
         except Exception as fault:
             return await self._refuse(call, fault)
         return await self._run(call, principal, raw)

@@ -11,9 +11,11 @@ A connection is always in one state, and each state but one has a longest time:
     CLOSING   the last answer has been sent      -> GONE
     GONE
 
-Requests that come ahead of time (pipelining) stay bytes until their turn, and reading is paused
-when there are many: what a client can make a connection hold is bounded by `_READ_AHEAD`, one read
-and one answer. So a connection runs one request at a time, in order.
+A connection runs one request at a time, in order. What comes while nobody wants it, a body or the
+next requests (pipelining), stays bytes, and reading is paused: what a client can make a connection
+hold is bounded by `_READ_AHEAD`, one read and one answer. All connections of a worker are read in
+small segments, into one buffer: else a thousand clients that each send a large body at the same
+moment would fill its memory before the first of them is looked at.
 
 CLOSING is a lingering close: the write side is shut, and what still comes is read and dropped for a
 while. Closed at once with bytes unread, the kernel would send a reset, and that can destroy the
@@ -50,8 +52,11 @@ __all__ = ["Connection", "Patience", "Site", "State"]
 
 _log = structlog.get_logger(__name__)
 
-_READ_AHEAD = 64 * 1024
-"""Bytes that are read before anybody wants them."""
+_SEGMENT = 16 * 1024
+"""Bytes that are read at once of a connection. Few requests are larger, and no TLS record."""
+_READ_AHEAD = _SEGMENT - 1
+"""Bytes that are read before anybody wants them. After a full segment reading is paused: libuv
+would go on with the same connection as long as segments are full."""
 _UNSENT = 16 * 1024
 """Bytes of answers that may wait to be sent; the next request is begun when there are fewer, and
 what all connections hold of more is bounded (`Stalled`)."""
@@ -139,6 +144,7 @@ class Site:
 
     __slots__ = (
         "app",
+        "buffer",
         "clock",
         "connections",
         "heads",
@@ -161,6 +167,8 @@ class Site:
         most_unsent: int = 32 << 20,
     ) -> None:
         self.app = app
+        self.buffer = memoryview(bytearray(_SEGMENT))
+        """Where what comes is read to, of all connections: it is taken out at once."""
         self.scheme = scheme
         self.loop = loop
         self.clock = clock
@@ -173,7 +181,7 @@ class Site:
         """Whether every answer is the last one on its connection."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection. It enters ``site`` when made, and leaves it at its end."""
 
     __slots__ = (
@@ -250,7 +258,14 @@ class Connection(asyncio.Protocol):
         if self.state is State.NEW or self.state is State.IDLE:
             self._enter(State.HEAD)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._site.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._site.buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
+        """Take what came, which TLS may have decrypted."""
         state = self.state
         if state is State.IDLE or state is State.NEW or state is State.HEAD:
             self._read(data)

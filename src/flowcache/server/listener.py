@@ -91,7 +91,7 @@ class Listener:
         self._now = now
         scheme = "http" if tls is None else "https"
         self._site = Site(app, loop, clock, refuse, self._on_gone, scheme, limits.unsent_bytes)
-        self._protocol: Callable[[Connection], asyncio.Protocol] = (
+        self._protocol: Callable[[Connection], asyncio.BufferedProtocol] = (
             _as_it_is
             if tls is None
             else partial(TlsWire, context=tls, turns=Turnstile(_HANDSHAKES_A_TURN))
@@ -274,7 +274,7 @@ class Listener:
             await self._empty.wait()
 
 
-def _as_it_is(connection: Connection) -> asyncio.Protocol:
+def _as_it_is(connection: Connection) -> asyncio.BufferedProtocol:
     return connection
 
 

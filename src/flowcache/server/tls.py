@@ -46,7 +46,7 @@ _PLAIN_HTTP = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
-class TlsWire(asyncio.Protocol):
+class TlsWire(asyncio.BufferedProtocol):
     """The server's side of TLS for one ``connection``, which has not begun."""
 
     __slots__ = (
@@ -87,12 +87,16 @@ class TlsWire(asyncio.Protocol):
         self._wire = cast(Wire, transport)
         self._connection.begin(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._connection.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = self._connection.get_buffer(nbytes)[:nbytes]
         if self._is_shut:
-            self._connection.data_received(data)  # which drops it
+            self._connection.data_received(bytes(data))  # which drops it
             return
         if self._is_over:
-            self._connection.drop(len(data))
+            self._connection.drop(nbytes)
             return
         self._incoming.write(data)
         if self._has_begun:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from flowcache.api.body import _AT_ONCE as AT_ONCE
 from flowcache.api.body import BodyReader
 from flowcache.errors import InvalidRequest, Overloaded, TooLarge
 from flowcache.server.asgi import Message
@@ -26,7 +27,22 @@ def reader(clock: Clock) -> BodyReader:
 
 
 def reading(reader: BodyReader, *messages: Message) -> asyncio.Task[bytes]:
-    return asyncio.create_task(reader.read(Script(*messages), None))
+    return asyncio.create_task(reader.read(Script(*messages), None, "c"))
+
+
+class Gate:
+    """A body in two pieces, the second of which comes when the gate is open."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.open = asyncio.Event()
+
+    async def __call__(self) -> Message:
+        self.asked += 1
+        if self.asked == 1:
+            return chunk(b"01", True)
+        await self.open.wait()
+        return chunk(b"23")
 
 
 def is_idle(reader: BodyReader) -> bool:
@@ -50,7 +66,7 @@ async def test_a_body_is_all_of_its_pieces(
 ) -> None:
     """However a server cuts a body, it is read as a whole, and nothing after it."""
     script = Script(*messages, chunk(b"of the next"))
-    assert await reader.read(script, None) == body
+    assert await reader.read(script, None, "c") == body
     assert script.received == len(messages)
     assert is_idle(reader)
 
@@ -62,7 +78,7 @@ async def test_a_header_that_declares_nothing_too_long_changes_nothing(
     reader: BodyReader, declared: bytes | None
 ) -> None:
     """What the Content-Length says is only a reason to refuse early."""
-    assert await reader.read(Script(chunk(b"0123456789")), declared) == b"0123456789"
+    assert await reader.read(Script(chunk(b"0123456789")), declared, "c") == b"0123456789"
 
 
 @pytest.mark.parametrize("declared", [b"11", b"0011", b"9" * 30, b"9" * 5000])
@@ -72,7 +88,7 @@ async def test_a_body_declared_too_long_is_refused_unread(
     """Nobody has to send what will not be taken."""
     script = Script(chunk(b"x"))
     with pytest.raises(TooLarge, match=r"^body: over the limit of 10 bytes\.$"):
-        await reader.read(script, declared)
+        await reader.read(script, declared, "c")
     assert script.received == 0
     assert is_idle(reader)
 
@@ -80,7 +96,7 @@ async def test_a_body_declared_too_long_is_refused_unread(
 async def test_a_body_is_complete_at_its_length(reader: BodyReader) -> None:
     """Nothing is awaited beyond the declared length, whatever the server says is to come."""
     script = Script(chunk(b"01", True), chunk(b"234", True), chunk(b"unread"))
-    assert await reader.read(script, b"5") == b"01234"
+    assert await reader.read(script, b"5", "c") == b"01234"
     assert script.received == 2
 
 
@@ -99,7 +115,7 @@ async def test_a_body_that_becomes_too_long_is_refused_there(
     """A body without a length is read up to its limit and no further."""
     script = Script(*messages)
     with pytest.raises(TooLarge):
-        await reader.read(script, None)
+        await reader.read(script, None, "c")
     assert script.received == received
     assert is_idle(reader)
 
@@ -110,7 +126,7 @@ async def test_a_body_that_becomes_too_long_is_refused_there(
 async def test_a_body_that_breaks_off_is_refused(reader: BodyReader, before: list[Message]) -> None:
     """Half a body is none, whether the client hung up or sent chunks that make no sense."""
     with pytest.raises(InvalidRequest, match=r"^body: it broke off before its end\.$"):
-        await reader.read(Script(*before, GONE), None)
+        await reader.read(Script(*before, GONE), None, "c")
     assert is_idle(reader)
 
 
@@ -137,7 +153,7 @@ async def test_a_body_that_still_has_time_is_waited_for(reader: BodyReader, cloc
     async def gated() -> Message:
         return await gate
 
-    quick = asyncio.create_task(reader.read(gated, None))
+    quick = asyncio.create_task(reader.read(gated, None, "c"))
     await asyncio.sleep(0)
     clock.now += TIMEOUT / 2 + 0.001
     with pytest.raises(InvalidRequest):
@@ -166,10 +182,10 @@ async def test_a_body_that_arrives_at_the_last_moment_is_taken(
 
 async def test_sweeps_end_with_the_last_reader(reader: BodyReader) -> None:
     """An idle service runs no timer; the next body starts it again."""
-    await reader.read(Script(chunk(b"")), None)
+    await reader.read(Script(chunk(b"")), None, "c")
     reader._end_slow_ones()
     assert reader._sweep is None
-    await reader.read(Script(chunk(b"")), None)
+    await reader.read(Script(chunk(b"")), None, "c")
     assert reader._sweep is not None
 
 
@@ -208,7 +224,7 @@ async def test_a_body_that_was_ended_leaves_its_task_as_it_was(
 
     async def call() -> int:
         with pytest.raises(InvalidRequest):
-            await reader.read(Script(), None)
+            await reader.read(Script(), None, "c")
         task = asyncio.current_task()
         assert task is not None
         return task.cancelling()
@@ -251,7 +267,7 @@ async def test_a_receive_that_fails_leaves_nothing_behind(
         raise fault
 
     with pytest.raises(type(fault)):
-        await reader.read(failing, None)
+        await reader.read(failing, None, "c")
     assert is_idle(reader)
 
 
@@ -263,7 +279,7 @@ async def test_the_oldest_of_too_many_bodies_is_ended(clock: Clock) -> None:
     with pytest.raises(Overloaded, match=r"^body: .+\.$"):
         await slow[0]
     assert list(reader._reading) == slow[1:]
-    assert await reader.read(Script(chunk(b"whole")), None) == b"whole"
+    assert await reader.read(Script(chunk(b"whole")), None, "c") == b"whole"
     with pytest.raises(Overloaded):
         await slow[1]
     slow[2].cancel()
@@ -300,7 +316,7 @@ async def test_the_oldest_gives_way_to_what_is_held_in_all(clock: Clock) -> None
     with pytest.raises(Overloaded):
         await first
     assert reader._held == 8
-    assert await reader.read(Script(chunk(b"0123456789")), None) == b"0123456789"
+    assert await reader.read(Script(chunk(b"0123456789")), None, "c") == b"0123456789"
     assert not second.done()
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -312,5 +328,43 @@ async def test_a_body_alone_may_be_the_oldest_itself(clock: Clock) -> None:
     """With no other to give way, the one that passes the bound is ended itself."""
     reader = BodyReader(MOST, TIMEOUT, clock, max_held=5)
     with pytest.raises(Overloaded):
-        await reader.read(Script(chunk(b"0123456", True), chunk(b"789")), None)
+        await reader.read(Script(chunk(b"0123456", True), chunk(b"789")), None, "c")
     assert is_idle(reader)
+
+
+async def test_a_client_has_a_few_bodies_read_on_at_once(reader: BodyReader) -> None:
+    """The next of its bodies waits, another client's does not; and each gets its turn."""
+    gates = [Gate() for _ in range(AT_ONCE + 2)]
+    clients = ["busy"] * (AT_ONCE + 1) + ["other"]
+    tasks = [
+        asyncio.create_task(reader.read(gate, None, client))
+        for gate, client in zip(gates, clients, strict=True)
+    ]
+    await asyncio.sleep(0)
+    asked = [gate.asked for gate in gates]
+    assert asked == [2] * AT_ONCE + [1, 2]
+    gates[3].open.set()
+    assert await tasks[3] == b"0123"
+    await asyncio.sleep(0)
+    assert gates[AT_ONCE].asked == 2
+    for gate in gates:
+        gate.open.set()
+    assert await asyncio.gather(*tasks) == [b"0123"] * len(tasks)
+    assert is_idle(reader)
+    assert not reader._places
+
+
+async def test_a_body_whose_turn_does_not_come_in_time_is_refused(clock: Clock) -> None:
+    """It was not slow itself, and its client is told what to do: fewer at once."""
+    reader = BodyReader(MOST, TIMEOUT, clock)
+    gates = [Gate() for _ in range(AT_ONCE + 1)]
+    tasks = [asyncio.create_task(reader.read(gate, None, "busy")) for gate in gates]
+    await asyncio.sleep(0)
+    clock.now += TIMEOUT + 1
+    reader._end_slow_ones()
+    faults = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(fault) for fault in faults] == [InvalidRequest] * AT_ONCE + [Overloaded]
+    assert str(faults[-1]) == "body: too many large ones of this client arrive at once."
+    assert is_idle(reader)
+    assert not reader._places
+    assert not reader._waiting
