@@ -68,6 +68,8 @@ def examine(
     if isolation is not None and run.vitals is not None:
         cost = cost_of(calls, run.told.ticks, strikes, isolation)
         broken += broken_for_neighbours(cost, run.vitals, isolation, DEADLINE, timed=timed)
+        if broken:
+            broken.append(run.vitals.blame())
     elif timed:
         broken += broken_on_time(figures, scenario.bars, calls, strikes, DEADLINE)
     return Result(run, figures, findings, tuple(broken), cost)

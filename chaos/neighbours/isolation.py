@@ -34,6 +34,7 @@ AT_ONCE_SECONDS = 0.5
 Tick = tuple[float, float]
 """When the generator's loop woke, and how late; see `load.Told.ticks`."""
 
+_LOST = re.compile(r"^flowcache_event_loop_lost_seconds_total(?:\{.*\})? (\S+)$", re.M)
 _OPENED = re.compile(r'^flowcache_circuit_transitions_total\{.*to="open".*\} (\S+)$', re.M)
 
 
@@ -67,6 +68,17 @@ class Vitals:
     plain_seconds: float
     restarts: int = 0
     """How many workers had to be replaced."""
+    lost_seconds: float = 0.0
+    """For how long a worker's event loop did not turn."""
+    waited_seconds: float = 0.0
+    """How long a worker was ready to run and had no core (`schedstat`)."""
+
+    def blame(self) -> str:
+        """Return what tells flowcache's doing from that of a busy machine."""
+        return (
+            f"workers' event loops did not turn for {self.lost_seconds:.2f} s, and a worker that "
+            f"was ready to run waited {self.waited_seconds:.2f} s for a core"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,8 @@ def look_at(service: Service, token: str, ca: Path | None = None) -> Vitals:
         SILENT if answered is None else _outcome(json.loads(answered)),
         took,
         restarts=service.log.count("a worker died"),
+        lost_seconds=0.0 if metrics is None else sum(map(float, _LOST.findall(metrics))),
+        waited_seconds=max(map(_waited_seconds, _children(service.process.pid))),
     )
 
 
@@ -243,6 +257,11 @@ def _ask(
 def _children(pid: int) -> list[int]:
     """Return the processes that a process started: flowcache's workers."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _waited_seconds(pid: int) -> float:
+    """Return how long the main thread of a process waited for a core (sched-stats.rst of Linux)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def _peak_mib(pid: int) -> int:

@@ -151,6 +151,12 @@ class TestBars:
         """One thing that is wrong is one sentence."""
         assert len(broken(cost, vitals, Isolation(), DEADLINE, timed=True)) == 1
 
+    def test_a_worker_says_what_held_it_up(self) -> None:
+        """Time without a core is the machine's doing, and is told beside the time that was lost."""
+        told = replace(VITALS, lost_seconds=3.21, waited_seconds=0.45).blame()
+        assert "3.21 s" in told
+        assert "0.45 s" in told
+
     def test_bars_hold_at_their_edges(self) -> None:
         """What is just allowed breaks nothing, and time is no bar where it is not asked for."""
         vitals = replace(VITALS, peak_mib=256, plain_seconds=0.5)
