@@ -36,7 +36,7 @@ from flowcache.calls.standing_lag import StandingLag
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
 from flowcache.fleet.messages import Fleet, Question
-from flowcache.fleet.overrides import Wishes
+from flowcache.fleet.overrides import Overrides
 from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.loop_watch import LoopWatch
 from flowcache.metrics import logs
@@ -157,7 +157,7 @@ class Worker:
             )
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
-        self._wishes = Wishes(fleet_directory, self._guard.obey)
+        self._overrides = Overrides(fleet_directory, self._guard.obey)
         executor: ShardedExecutor[ShardRoute] = self._guard
         self._vault: Vault[ShardRoute] | None = None
         if settings.sealing is not None:
@@ -185,8 +185,8 @@ class Worker:
             self._ready,
             Control(
                 settings.guard.mode,
-                self._wishes.in_force,
-                Switching(self._audit, time, self._wishes, self._fleet),
+                self._overrides.in_force,
+                Switching(self._audit, time, self._overrides, self._fleet),
             ),
             request_ids(),
             self._audit,
@@ -203,11 +203,11 @@ class Worker:
         if self._keys is not None:
             await self._keys.start()
         await self._store.start()
-        self._wishes.follow()
+        self._overrides.follow()
         if self._journal is not None:  # late: a start that is given up leaves no chain without end
             await self._journal.start()
         await self._fleet.start()
-        self._wishes.follow()  # one that nobody could tell us of a moment ago
+        self._overrides.follow()  # one that nobody could tell us of a moment ago
 
     async def close(self) -> None:
         began = monotonic()
@@ -230,9 +230,9 @@ class Worker:
         await self._store.ping(monotonic() + _READY_SECONDS)
 
     def _report(self, question: Question) -> bytes:
-        # Whatever is asked: a wish that we were too slow to hear of is followed now.
-        switched = self._wishes.follow()
-        if question is Question.WISHES:
+        # Whatever is asked: an override that we were too slow to hear of is followed now.
+        switched = self._overrides.follow()
+        if question is Question.OVERRIDES:
             return b"%d" % switched
         with_audit = question is Question.EVERYTHING
         status = WorkerStatus(
@@ -250,7 +250,7 @@ class Worker:
             store=self._store.status(),
             certificate_expires=self._certificate_expires,
             journal=None if self._journal is None else self._journal.status(),
-            sealing=None if self._vault is None else self._vault.status(),
+            encryption=None if self._vault is None else self._vault.status(),
             loop=LoopStatus(
                 lags=list(self._lags.counts),
                 total=self._lags.total,

@@ -11,16 +11,16 @@ from flowcache.ports import AuditRecord, Order
 
 __all__ = [
     "CIRCUIT_STATES",
+    "CircuitOverride",
     "CircuitStatus",
-    "CircuitWish",
     "DeliveryStatus",
+    "EncryptionKeyStatus",
+    "EncryptionStatus",
     "JournalStatus",
     "LinkStatus",
     "LoopStatus",
     "OperationStats",
     "ReadStats",
-    "SealingKeyStatus",
-    "SealingStatus",
     "ShardStatus",
     "StoreStatus",
     "WorkerStatus",
@@ -91,19 +91,19 @@ class CircuitStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadStats(msgspec.Struct, frozen=True):
-    """How many reads got a second chance since the worker started."""
+    """How many reads were hedged or answered by a fallback since the worker started."""
 
     hedges: int = 0
-    """Slow reads for which a second server was asked, within the budget."""
+    """Slow reads that were also sent to the fallback, within the hedge budget."""
     hedges_refused: int = 0
-    """Slow reads for which the budget allowed no second server yet."""
-    rescues: int = 0
-    """Of these, the ones that had no reply at half of their deadline: a second server was asked."""
-    elsewhere: int = 0
-    """Reads that the second server answered."""
+    """Slow reads that the budget did not allow to hedge when they became slow."""
+    late_hedges: int = 0
+    """Of these, the reads sent to the fallback at half of their deadline, without a budget."""
+    fallback: int = 0
+    """Reads that the fallback answered."""
 
 
-class CircuitWish(msgspec.Struct, frozen=True):
+class CircuitOverride(msgspec.Struct, frozen=True):
     """An order in force. ``by`` is the principal who gave it, ``at`` when, in Unix seconds."""
 
     order: Order
@@ -114,9 +114,9 @@ class CircuitWish(msgspec.Struct, frozen=True):
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker's writing to the audit journal does. ``fault`` is None while it is well.
 
-    ``tampering`` says what it found wrong with what had been written. ``let_go`` records left by
-    retention, ``let_go_early`` of them before their time. ``commits`` counts commits by the bucket
-    of their latency, ``commit_ms`` is the sum of it.
+    ``tampering`` says which written records were found altered. Retention removed ``pruned``
+    records, ``pruned_early`` of them younger than ``audit.keep_days``. ``commits`` counts commits
+    by bucket of latency, and ``commit_ms`` is the sum of these latencies.
     """
 
     path: str
@@ -129,15 +129,15 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     commits: list[int]
     commit_ms: float
     tampering: str | None = None
-    let_go: int = 0
-    let_go_early: int = 0
+    pruned: int = 0
+    pruned_early: int = 0
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
     """How a destination of the audit does. Counts are of all time; times are Unix seconds.
 
     ``behind`` are the records that it has not had yet, by writer, and ``behind_seconds`` how long
-    the oldest of them has waited. ``missed`` records were let go of before it had them. ``fault``
+    the oldest of them has waited. ``missed`` records were pruned before it had them. ``fault``
     is None when the last attempt went well; ``stopped``: nothing is tried any more. When it is not
     ``known`` how it does, the fault says why, it counts as stopped, and the numbers say nothing.
     """
@@ -155,23 +155,23 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     known: bool = True
 
 
-class SealingKeyStatus(msgspec.Struct, frozen=True):
-    """A key of encryption at rest: whether it is the one that seals, and how often it was used."""
+class EncryptionKeyStatus(msgspec.Struct, frozen=True):
+    """A key of encryption at rest: whether it is the active one, and how often it was used."""
 
     active: bool
-    sealed: int
-    opened: int
+    encrypted: int
+    decrypted: int
 
 
-class SealingStatus(msgspec.Struct, frozen=True):
+class EncryptionStatus(msgspec.Struct, frozen=True, rename="camel"):
     """What encryption at rest did since the worker started.
 
-    ``keys`` are by id, ``flaws`` count the values that were not opened by `encryption.Flaw`; those
-    in clear among them may have been let through.
+    ``keys`` are by id. ``decryption_failures`` counts values by `encryption.DecryptionFailure`.
+    Values that are not encrypted count, even if ``encryption.plaintext`` lets them pass.
     """
 
-    keys: dict[str, SealingKeyStatus]
-    flaws: dict[str, int]
+    keys: dict[str, EncryptionKeyStatus]
+    decryption_failures: dict[str, int]
 
 
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,7 +225,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """When the service's own ends, Unix seconds; None where no TLS is spoken."""
     journal: JournalStatus | None = None
     """None where the newest audit records in memory are all there are."""
-    sealing: SealingStatus | None = None
+    encryption: EncryptionStatus | None = None
     """None where nothing is encrypted."""
     loop: LoopStatus | None = None
     """None where nobody watches the event loop."""

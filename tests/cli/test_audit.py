@@ -17,7 +17,7 @@ from flowcache.audit.settings import KeyNames
 from flowcache.audit.writing import ChainWriter
 from flowcache.secret import Secret
 from tests.cli.test_cli import flowcache
-from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, checked, let_go, record, settings
+from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, checked, pruned, record, settings
 
 KEY = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
 
@@ -116,7 +116,7 @@ def test_an_anchor_that_can_not_be_written_stays_as_it_was(path: Path, tmp_path:
 def test_what_was_let_go_of_is_told(path: Path) -> None:
     """How much, up to when, whether too early; and what nobody can know without the key."""
     chain(path, [10])
-    assert let_go(path, 1_700_000_000.0 + 5 * 86_400) == 11
+    assert pruned(path, 1_700_000_000.0 + 5 * 86_400) == 11
     verify = ("audit", "verify", "--journal", str(path))
     told = "11 records of 1 chains were let go of by retention, the newest of 2023-11-14T22:13:29"
     sealed = flowcache(*verify, environment=KEY)

@@ -280,8 +280,8 @@ def test_nothing_that_a_service_says_steers_a_terminal() -> None:
         "refused": nasty,
         "worker": nasty,
     }
-    wish = {"mode": nasty, "shard": nasty, "access": None, "by": nasty, "at": nasty}
-    told = {"circuits": [circuit], "wishes": [wish], "configured": nasty}
+    override = {"mode": nasty, "shard": nasty, "access": None, "by": nasty, "at": nasty}
+    told = {"circuits": [circuit], "overrides": [override], "configured": nasty}
     with answering(200, json.dumps(told).encode()) as url:
         table, as_json = circuits("--url", url), circuits("--url", url, "--json")
     for done in (table, as_json):

@@ -418,7 +418,7 @@ def test_an_order_that_can_not_be_recorded_is_not_carried_out(
         eventually(lambda: broken(running), what="the journal to be missed")
         assert switched(running, mode="disabled") == 503
         headers = {"authorization": f"Bearer {running.inspector_token}"}
-        assert running.request("GET", "/inspector/circuits", None, headers).json["wishes"] == []
+        assert running.request("GET", "/inspector/circuits", None, headers).json["overrides"] == []
         aside.rename(path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowcache.fleet.overrides import Wishes
+from flowcache.fleet.overrides import Overrides
 from flowcache.ports import Mode, Order
 from tests.contract.together import together
 from tests.servers import Cluster, RedisProcess, eventually
@@ -104,7 +104,7 @@ def test_one_shard_can_be_held(cluster_servers: Cluster) -> None:
 
 
 def test_a_worker_that_is_spawned_later_follows(two: Service) -> None:
-    """A wish outlives the workers that heard of it: not one call of a new one is let through."""
+    """An override applies to workers spawned after it, from their first call on."""
     switch(two, mode="forced-open")
     for pid in pids(two):
         os.kill(pid, signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_worker_that_is_spawned_later_follows(two: Service) -> None:
 
     eventually(both_have_served, what="new workers to serve", ignoring=(OSError,))
     assert {answer.status for answer in found} == {503}
-    assert [wish["mode"] for wish in listed(two)["wishes"]] == ["forced-open"]
+    assert [override["mode"] for override in listed(two)["overrides"]] == ["forced-open"]
     switch(two, mode="auto")
     assert statuses(two, READ) == {200}
 
@@ -173,25 +173,25 @@ def test_a_worker_that_was_stopped_follows_when_it_goes_on(two: Service) -> None
 
 
 def test_an_order_of_which_nobody_was_told_is_followed_at_the_next_question(two: Service) -> None:
-    """A worker that dies once it has written a wish leaves it to the others to find."""
+    """A worker that dies once it has written an override leaves it to the others to find."""
     assert statuses(two, READ) == {200}
     (directory,) = two.directory.glob("flowcache-*")
-    Wishes(directory, lambda _: 0).add(Order(Mode.FORCED_OPEN), "control", 1.5)
+    Overrides(directory, lambda _: 0).add(Order(Mode.FORCED_OPEN), "control", 1.5)
     assert two.request("GET", "/metrics").status == 200
     assert statuses(two, READ) == {503}
 
 
 def test_an_order_is_on_record(two: Service) -> None:
-    """Who switched what, and when: in the log, in the audit, and in the list of wishes."""
+    """Who switched what, and when: in the log, in the audit, and in the list of overrides."""
     switch(two, mode="observe", access="read")
     (entry,) = two.inspect("?operation=switch%20observe")["auditLogs"]
     assert (entry["client"], entry["address"], entry["outcome"]) == ("control", "127.0.0.1", "ok")
     told = json.loads(entry["detail"])
     assert (told["mode"], told["shard"], told["access"]) == ("observe", None, "read")
     assert (told["workers"], told["silent"]) == (2, 0)
-    (wish,) = listed(two)["wishes"]
-    assert (wish["mode"], wish["shard"], wish["access"]) == ("observe", None, "read")
-    assert wish["by"] == "control"
+    (override,) = listed(two)["overrides"]
+    assert (override["mode"], override["shard"], override["access"]) == ("observe", None, "read")
+    assert override["by"] == "control"
     (line,) = [line for line in two.log.splitlines() if "circuits switched" in line]
     logged = json.loads(line)
     assert (logged["mode"], logged["access"], logged["by"]) == ("observe", "read", "control")
@@ -204,7 +204,7 @@ def test_a_misspelt_order_switches_nothing(two: Service) -> None:
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")
     assert answer.json["error"].startswith("shards: unknown")
     assert statuses(two, READ) == {200}
-    assert listed(two)["wishes"] == []
+    assert listed(two)["overrides"] == []
 
 
 @pytest.mark.parametrize("mode", ["auto", "forced-open", "disabled", "observe"])

@@ -98,7 +98,7 @@ def metric(running: Service, name: str, **labels: str) -> float:
     header = {"authorization": f"Bearer {INSPECTOR_TOKEN}"}
     text = running.request("GET", "/metrics", None, header).body.decode()
     shown = ",".join(f'{label}="{value}"' for label, value in labels.items())
-    start = f"flowcache_encryption_{name}_total{{{shown}}} "
+    start = f"flowcache_{name}_total{{{shown}}} "
     (value,) = (row.removeprefix(start) for row in text.splitlines() if row.startswith(start))
     return float(value)
 
@@ -204,7 +204,7 @@ def test_what_was_tampered_with_is_refused_and_counted(configured: Configured) -
             ("plaintext", "HGETALL", "h", NEEDLE.encode()),
         ]
         for flaw, operation, key, stored in cases:
-            before = metric(running, "flaws", flaw=flaw)
+            before = metric(running, "decryption_failures", reason=flaw)
             if operation == "GET":
                 configured.raw("SET", key, stored)
             else:
@@ -213,7 +213,7 @@ def test_what_was_tampered_with_is_refused_and_counted(configured: Configured) -
             assert (answer.status, answer.code) == (500, "invalid_response"), flaw
             assert (answer.json["data"], answer.json["retryable"]) == (None, False)
             assert NEEDLE.encode() not in answer.body
-            assert metric(running, "flaws", flaw=flaw) == before + 1
+            assert metric(running, "decryption_failures", reason=flaw) == before + 1
         assert NEEDLE not in running.log
         # Neither is it taken for a failure of Redis, nor for good: what is written again is well.
         assert running.inspect()["circuitState"] == "closed"
@@ -251,7 +251,7 @@ def test_keys_are_rotated_without_a_call_lost(configured: Configured) -> None:
         fields = configured.raw("HGETALL", "h")
         assert fields[b"a"].startswith(Sealer("k2").header)
         assert fields[b"b"].startswith(Sealer("k1").header)
-        assert metric(running, "opened", key="k1") >= 1, "the old key is in use"
+        assert metric(running, "decrypted_values", key="k1") >= 1, "the old key is in use"
         assert act(running, "vault", operation="GET", key="left").data == "old"
         assert act(running, "vault", operation="SET", key="left", value="again").data == "OK"
         assert act(running, "vault", operation="HSET", key="h", value={"b": "new"}).data == 0
@@ -261,7 +261,7 @@ def test_keys_are_rotated_without_a_call_lost(configured: Configured) -> None:
         assert act(running, "vault", operation="GET", key="left").data == "again"
         assert act(running, "vault", operation="HGETALL", key="h").data == {"a": "new", "b": "new"}
         assert act(running, "vault", operation="GET", key="k").code == "invalid_response"
-        assert metric(running, "flaws", flaw="unknown_key") == 1
+        assert metric(running, "decryption_failures", reason="unknown_key") == 1
 
         configured.write("k2", "k1")  # and is again when the key is back
         reload(running)
@@ -308,7 +308,9 @@ def test_a_namespace_in_clear_comes_under_encryption(configured: Configured) -> 
         assert act(running, "vault", operation="SET", key="c", value=1, idempotencyKey="c").data
         assert configured.raw("GET", "c") == b"1", "it was not written again"
         assert configured.raw("GET", "a").startswith(Sealer().header)
-        assert metric(running, "flaws", flaw="plaintext") >= 2, "what is left can be counted"
+        assert metric(running, "decryption_failures", reason="plaintext") >= 2, (
+            "what is left can be counted"
+        )
 
         assert calls.told() == {("new", "ok")}
         configured.write("k1")

@@ -37,12 +37,12 @@ from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode, Order
 from flowcache.status import (
-    CircuitWish,
+    CircuitOverride,
     DeliveryStatus,
+    EncryptionKeyStatus,
+    EncryptionStatus,
     JournalStatus,
     LinkStatus,
-    SealingKeyStatus,
-    SealingStatus,
     ShardStatus,
     StoreStatus,
     WorkerStatus,
@@ -309,7 +309,7 @@ def test_the_inspector_fits_its_schema() -> None:
             commits=[],
             commit_ms=0.5,
         ),
-        sealing=SealingStatus({"2027-01": SealingKeyStatus(True, 1, 2)}, {"altered": 1}),
+        encryption=EncryptionStatus({"2027-01": EncryptionKeyStatus(True, 1, 2)}, {"altered": 1}),
     )
     allowed = validator(SCHEMAS["Inspector"])
     delivery = DeliveryStatus("cxone", 1, 2, 3, {"0a": 4}, 0.5, 1.5, "away", 2.5, False)
@@ -318,11 +318,11 @@ def test_the_inspector_fits_its_schema() -> None:
     allowed.validate(shown)
     assert set(shown) == set(SCHEMAS["Inspector"]["properties"])
     assert set(shown["circuits"][0]) == set(SCHEMAS["Circuit"]["properties"])
-    wishes = [
-        CircuitWish(Order(Mode.DISABLED), "control", 2.5),
-        CircuitWish(Order(None, "127.0.0.1:6379", Access.READ), "control", 3.5),
+    overrides = [
+        CircuitOverride(Order(Mode.DISABLED), "control", 2.5),
+        CircuitOverride(Order(None, "127.0.0.1:6379", Access.READ), "control", 3.5),
     ]
-    circuits = circuits_view([worker, worker], wishes, Mode.OBSERVE)
+    circuits = circuits_view([worker, worker], overrides, Mode.OBSERVE)
     validator(SCHEMAS["Circuits"]).validate(json.loads(msgspec.json.encode(circuits)))
     assert set(circuits) == set(SCHEMAS["Circuits"]["properties"])
     switched = told(Order(None, None, Access.READ)) | Switched(6, 2, 0)._asdict()

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flowcache.contract.request import Request, TtlLimits
-from flowcache.encryption.envelope import Flaw, Parts, parse
+from flowcache.encryption.envelope import DecryptionFailure, Parts, parse
 from flowcache.encryption.keyring import Keyring
 from flowcache.encryption.keys import WrittenKeys
 from flowcache.encryption.settings import Plaintext, SealingSettings
@@ -185,7 +185,7 @@ def test_nothing_in_clear_looks_sealed(planted: bytes, key: bytes) -> None:
     """What flowcache writes in clear, and any other text, is told from an envelope."""
     try:
         planted.decode()
-        assert parse(planted) is Flaw.PLAINTEXT
+        assert parse(planted) is DecryptionFailure.PLAINTEXT
     except UnicodeDecodeError:
         pass
     memory = Memory()

@@ -199,13 +199,13 @@ def pages(
         await allowed(request, Permission.INSPECT_READ)
         async with line:
             workers = await gather(Question.TOTALS)
-            return as_json(circuits_view(workers, control.wishes(), control.configured))
+            return as_json(circuits_view(workers, control.overrides(), control.configured))
 
     async def switch(request: Request) -> Response:
         principal = await allowed(request, Permission.CIRCUITS_WRITE, SWITCH)
         try:
             body = await _read(request)
-            shards = shards_of(await gather(Question.TOTALS), control.wishes())
+            shards = shards_of(await gather(Question.TOTALS), control.overrides())
             order = read_order(body, shards)
         except Failure as failure:
             refused(request, principal.name, SWITCH, failure)

@@ -10,7 +10,7 @@ from flowcache.admin.inspector.circuits import SWITCH, Switched, told
 from flowcache.audit.attempt import Attempt, Kept, on_disk
 from flowcache.errors import Unrecorded
 from flowcache.fleet.messages import Fleet, Question
-from flowcache.fleet.overrides import Wishes
+from flowcache.fleet.overrides import Overrides
 from flowcache.ports import AuditSink, Now, Order
 
 __all__ = ["Switching"]
@@ -24,10 +24,10 @@ _RECORD_SECONDS = 2.0
 class Switching:
     """Call it with an order, and who gave it, from where, in which request."""
 
-    def __init__(self, audit: AuditSink, now: Now, wishes: Wishes, fleet: Fleet) -> None:
+    def __init__(self, audit: AuditSink, now: Now, overrides: Overrides, fleet: Fleet) -> None:
         self._audit = audit
         self._now = now
-        self._wishes = wishes
+        self._overrides = overrides
         self._fleet = fleet
 
     async def __call__(
@@ -43,8 +43,8 @@ class Switching:
         operation = f"{SWITCH} {what['mode']}".upper()
         attempt = Attempt(self._audit, self._now, request_id, address, by, operation, None, what)
         await _on_record(attempt.intend(), "so nothing was switched")
-        self._wishes.add(order, by, at)
-        answers, silent = await self._fleet.tell(Question.WISHES)
+        self._overrides.add(order, by, at)
+        answers, silent = await self._fleet.tell(Question.OVERRIDES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
         figures = switched._asdict()
         _log.warning("circuits switched", by=by, request_id=request_id, **what, **figures)

@@ -130,8 +130,8 @@ class Journal:
         """Since when the oldest of the batch has waited; None while there is none."""
         self._waiting: list[_Waiting] = []
         self._written = 0
-        self._let_go = 0
-        self._let_go_early = 0
+        self._pruned = 0
+        self._pruned_early = 0
         self._early_untold = 0
         self._commits = [0] * BUCKETS
         self._commit_ms = 0.0
@@ -222,8 +222,8 @@ class Journal:
             queued=self._unwritten(),
             written=self._written,
             lost=self._lost,
-            let_go=self._let_go,
-            let_go_early=self._let_go_early,
+            pruned=self._pruned,
+            pruned_early=self._pruned_early,
             commits=list(self._commits),
             commit_ms=self._commit_ms,
         )
@@ -354,8 +354,8 @@ class Journal:
             self._time = SteadyTime(self._now, self._clock, known)
         gone = self._writer.retain(self._time())
         if gone is not None:
-            self._let_go += gone.records
-            self._let_go_early += gone.early
+            self._pruned += gone.records
+            self._pruned_early += gone.early
             self._early_untold += gone.early
             if gone.is_full:
                 self._tidy_at = self._clock()

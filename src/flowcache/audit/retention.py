@@ -28,7 +28,7 @@ from flowcache.audit.chain import STRANGERS, Cut, Entry, Link, Walk, cut_seal, d
 from flowcache.audit.chain import seal as seal_of
 from flowcache.ports import Clock, Now
 
-__all__ = ["LetGo", "Retention", "SteadyTime", "Tampered"]
+__all__ = ["Pruned", "Retention", "SteadyTime", "Tampered"]
 
 _STEP = 1000
 """The most records that one transaction removes: some milliseconds in which nobody else writes."""
@@ -43,7 +43,7 @@ class Tampered(Exception):
     """What was to be let go of is not what was written. The message says what, and where."""
 
 
-class LetGo(NamedTuple):
+class Pruned(NamedTuple):
     """What one step lets go of: the new cuts, and how much it is.
 
     ``early`` of the ``records`` are younger than they had to be kept. ``is_full``: there may be
@@ -126,7 +126,7 @@ class Retention:
         self._key = key
         self._step = step
 
-    def find(self, connection: sqlite3.Connection, now: float) -> LetGo | None:
+    def find(self, connection: sqlite3.Connection, now: float) -> Pruned | None:
         """Return up to a step of what has to go; None when nothing has. Have the turn while you do.
 
         Raises:
@@ -155,7 +155,7 @@ class Retention:
         horizon: float,
         now: float,
         excess: int | None = None,
-    ) -> LetGo | None:
+    ) -> Pruned | None:
         """Take records from the fronts of ``extents`` until it is a step.
 
         Those before the ``horizon`` go; with an ``excess``, the first of any age until so many
@@ -184,7 +184,7 @@ class Retention:
         if not found:
             return None
         is_full = records >= self._step or len(found) == _CHAINS
-        return LetGo(found, records, early, why, is_full)
+        return Pruned(found, records, early, why, is_full)
 
     def _believe(self, connection: sqlite3.Connection, writer: int) -> None:
         """See that the last record of a chain is sealed: how far the chain goes is in its hash."""

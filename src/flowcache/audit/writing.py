@@ -32,7 +32,7 @@ from flowcache.audit.chain import (
 from flowcache.audit.database import ADVICE, COLUMNS, Damaged, JournalFault, Turns
 from flowcache.audit.recognising import recognise
 from flowcache.audit.redaction import Redaction, redaction
-from flowcache.audit.retention import LetGo, Retention, Tampered
+from flowcache.audit.retention import Pruned, Retention, Tampered
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.witness import look
 from flowcache.ports import AuditRecord, Now
@@ -155,7 +155,7 @@ class ChainWriter:
                 self._commit(connection, records)
             self._tried = None
 
-    def retain(self, now: float) -> LetGo | None:
+    def retain(self, now: float) -> Pruned | None:
         """Let go of some of what is too old or too much at ``now``, and return what it was.
 
         Where that was tampered with, nothing goes, and `tampering` says what is wrong.

@@ -371,9 +371,9 @@ def _print_table(told: dict[str, Any]) -> None:
         console.print(table)
     else:
         console.print("No shard has been called yet.")
-    for wish in told["wishes"]:
-        where = f"{wish['shard'] or 'all shards'}, {wish['access'] or 'all access'}"
-        line = f"{wish['mode']} for {where}: by {wish['by']}, {wish['at']}"
+    for override in told["overrides"]:
+        where = f"{override['shard'] or 'all shards'}, {override['access'] or 'all access'}"
+        line = f"{override['mode']} for {where}: by {override['by']}, {override['at']}"
         console.print(shown(line), soft_wrap=True)
     console.print(shown(f"configured: {told['configured']}"))
 

@@ -30,14 +30,14 @@ from typing import NamedTuple
 
 from flowcache.encryption.xaes import NONCE_BYTES, TAG_BYTES
 
-__all__ = ["Flaw", "Parts", "field_of", "header", "is_envelope", "parse", "string_of"]
+__all__ = ["DecryptionFailure", "Parts", "field_of", "header", "is_envelope", "parse", "string_of"]
 
 _MARK = 0xFC
 _VERSION = 1
 _FIXED = 3
 
 
-class Flaw(StrEnum):
+class DecryptionFailure(StrEnum):
     """Why a stored value is not opened. The values are labels of a metric and never renamed."""
 
     PLAINTEXT = "plaintext"
@@ -68,14 +68,14 @@ def is_envelope(stored: bytes) -> bool:
     return stored[:1] == b"\xfc"
 
 
-def parse(stored: bytes) -> Parts | Flaw:
+def parse(stored: bytes) -> Parts | DecryptionFailure:
     """Take an envelope apart; nothing of it is known to be true yet."""
     if not is_envelope(stored):
-        return Flaw.PLAINTEXT
+        return DecryptionFailure.PLAINTEXT
     start = _FIXED + (stored[2] if len(stored) > _FIXED else 0)
     end = start + NONCE_BYTES
     if len(stored) < end + TAG_BYTES or stored[1] != _VERSION:
-        return Flaw.MALFORMED
+        return DecryptionFailure.MALFORMED
     return Parts(stored[:start], stored[start:end], stored[end:])
 
 

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from flowcache.encryption.envelope import Flaw, header, parse
+from flowcache.encryption.envelope import DecryptionFailure, header, parse
 from flowcache.encryption.keys import Key
 from flowcache.encryption.xaes import HALF_NONCE_BYTES, KEY_BYTES, Xaes256Gcm
 
@@ -68,18 +68,18 @@ class Keyring:
         nonce = (half or new_half()) + urandom(HALF_NONCE_BYTES)
         return key.header + nonce + key.cipher.seal(nonce, plain, key.header + bound)
 
-    def open(self, stored: bytes, bound: bytes) -> bytes | Flaw:
+    def open(self, stored: bytes, bound: bytes) -> bytes | DecryptionFailure:
         """Return what is in an envelope, or why it is not opened."""
         parts = parse(stored)
-        if isinstance(parts, Flaw):
+        if isinstance(parts, DecryptionFailure):
             return parts
         key = self._by_header.get(parts.header)
         if key is None:
-            return Flaw.UNKNOWN_KEY
+            return DecryptionFailure.UNKNOWN_KEY
         try:
             plain = key.cipher.open(parts.nonce, parts.sealed, key.header + bound)
         except InvalidTag:
-            return Flaw.ALTERED
+            return DecryptionFailure.ALTERED
         key.opened += 1
         return plain
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, NoReturn
 
 from msgspec import structs
 
-from flowcache.encryption.envelope import Flaw, field_of, string_of
+from flowcache.encryption.envelope import DecryptionFailure, field_of, string_of
 from flowcache.encryption.keyring import Keyring, new_half
 from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.errors import Forbidden, InvalidResponse
@@ -33,15 +33,15 @@ from flowcache.ports import (
     ShardT,
     Stale,
 )
-from flowcache.status import SealingKeyStatus, SealingStatus
+from flowcache.status import EncryptionKeyStatus, EncryptionStatus
 
 __all__ = ["Vault"]
 
 _WHY = {
-    Flaw.PLAINTEXT: "it is not encrypted, as it has to be.",
-    Flaw.MALFORMED: "it is damaged.",
-    Flaw.UNKNOWN_KEY: "flowcache does not have the key that it was encrypted with.",
-    Flaw.ALTERED: "it was altered, or moved here.",
+    DecryptionFailure.PLAINTEXT: "it is not encrypted, as it has to be.",
+    DecryptionFailure.MALFORMED: "it is damaged.",
+    DecryptionFailure.UNKNOWN_KEY: "flowcache does not have the key that it was encrypted with.",
+    DecryptionFailure.ALTERED: "it was altered, or moved here.",
 }
 """What a caller is told: nothing of what is stored."""
 
@@ -51,7 +51,7 @@ class Vault(Generic[ShardT]):
 
     __slots__ = (
         "_covers",
-        "_flaws",
+        "_failures",
         "_inner",
         "_reads_plaintext",
         "_ring",
@@ -67,7 +67,7 @@ class Vault(Generic[ShardT]):
         self._reads_plaintext = settings.plaintext is not Plaintext.REFUSE
         self._writes_plaintext = settings.plaintext is Plaintext.WRITE
         self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
-        self._flaws = dict.fromkeys(Flaw, 0)
+        self._failures = dict.fromkeys(DecryptionFailure, 0)
         self.shard: Callable[[bytes], ShardT] = inner.shard
         """Where a key is: sealing moves nothing."""
 
@@ -82,14 +82,14 @@ class Vault(Generic[ShardT]):
             return self._execute_sealed(shard, command, deadline)
         return self._inner.execute_at(shard, command, deadline)
 
-    def status(self) -> SealingStatus:
+    def status(self) -> EncryptionStatus:
         """Return what was counted since the worker started."""
-        return SealingStatus(
+        return EncryptionStatus(
             {
-                key_id: SealingKeyStatus(key_id == self._ring.active, sealed, opened)
+                key_id: EncryptionKeyStatus(key_id == self._ring.active, sealed, opened)
                 for key_id, (sealed, opened) in self._ring.counts().items()
             },
-            {flaw.value: count for flaw, count in self._flaws.items()},
+            {reason.value: count for reason, count in self._failures.items()},
         )
 
     async def _execute_sealed(self, shard: ShardT, command: Command, deadline: float) -> Reply:
@@ -124,10 +124,10 @@ class Vault(Generic[ShardT]):
 
     def _open(self, stored: bytes, bound: bytes) -> bytes:
         plain = self._ring.open(stored, bound)
-        if not isinstance(plain, Flaw):
+        if not isinstance(plain, DecryptionFailure):
             return plain
-        self._flaws[plain] += 1
-        if plain is Flaw.PLAINTEXT and self._reads_plaintext and _is_text(stored):
+        self._failures[plain] += 1
+        if plain is DecryptionFailure.PLAINTEXT and self._reads_plaintext and _is_text(stored):
             return stored
         raise InvalidResponse(f"What is stored under this key can't be opened: {_WHY[plain]}")
 

@@ -45,7 +45,7 @@ class Question(Enum):
     TOTALS = b"t"
     """Everything but audit records."""
     EVERYTHING = b"e"
-    WISHES = b"w"
+    OVERRIDES = b"o"
     """To follow what operators want of circuits; answered by how many were switched."""
 
 

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from flowcache.metrics.counters import merge
 from flowcache.metrics.latency import count_until
-from flowcache.metrics.totals import merge_sealing
+from flowcache.metrics.totals import merge_encryption
 from flowcache.ports import Mode
 from flowcache.status import CIRCUIT_STATES, CircuitStatus, DeliveryStatus, WorkerStatus
 
@@ -72,7 +72,7 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
             lookups.add_metric([name, "miss"], stats.misses)
         seconds.add_metric([name], _buckets(stats.latency), stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
-    yield from _second_chances(workers)
+    yield from _hedges_and_retries(workers)
     yield CounterMetricFamily(
         "flowcache_overload_refusals",
         "Calls refused for want of room; Redis was not asked.",
@@ -85,7 +85,7 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     )
     yield from _loops(workers)
     yield from _journal(workers)
-    yield from _sealing(workers)
+    yield from _encryption(workers)
 
 
 def _loops(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -109,26 +109,26 @@ def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
     return [*bounds, ("+Inf", float(sum(counts)))]
 
 
-def _sealing(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    total = merge_sealing(workers)
-    sealed = CounterMetricFamily(
-        "flowcache_encryption_sealed", "Values encrypted, by the key's id.", labels=["key"]
+def _encryption(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+    total = merge_encryption(workers)
+    encrypted = CounterMetricFamily(
+        "flowcache_encrypted_values", "Values encrypted, by the key's id.", labels=["key"]
     )
-    opened = CounterMetricFamily(
-        "flowcache_encryption_opened", "Values decrypted, by the key's id.", labels=["key"]
+    decrypted = CounterMetricFamily(
+        "flowcache_decrypted_values", "Values decrypted, by the key's id.", labels=["key"]
     )
-    flaws = CounterMetricFamily(
-        "flowcache_encryption_flaws",
-        "Values that could not be decrypted, by what is wrong with them.",
-        labels=["flaw"],
+    failures = CounterMetricFamily(
+        "flowcache_decryption_failures",
+        "Values that could not be decrypted, by reason.",
+        labels=["reason"],
     )
     if total is not None:
         for key_id, use in total.keys.items():
-            sealed.add_metric([key_id], use.sealed)
-            opened.add_metric([key_id], use.opened)
-        for flaw, count in total.flaws.items():
-            flaws.add_metric([flaw], count)
-    yield from (sealed, opened, flaws)
+            encrypted.add_metric([key_id], use.encrypted)
+            decrypted.add_metric([key_id], use.decrypted)
+        for reason, count in total.decryption_failures.items():
+            failures.add_metric([reason], count)
+    yield from (encrypted, decrypted, failures)
 
 
 def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -145,14 +145,14 @@ def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
             sum(j.lost for j in journals),
         ),
         (
-            "flowcache_audit_let_go",
+            "flowcache_audit_pruned",
             "Audit records that retention removed.",
-            sum(j.let_go for j in journals),
+            sum(j.pruned for j in journals),
         ),
         (
-            "flowcache_audit_let_go_early",
-            "Of these, younger than audit.keep_days: there was too much.",
-            sum(j.let_go_early for j in journals),
+            "flowcache_audit_pruned_early",
+            "Of these, younger than audit.keep_days: the journal was larger than audit.max_mb.",
+            sum(j.pruned_early for j in journals),
         ),
     ):
         yield CounterMetricFamily(name, about, value=value)
@@ -201,7 +201,7 @@ _DELIVERY: tuple[tuple[_Family, str, str, Callable[[DeliveryStatus], float]], ..
     (
         CounterMetricFamily,
         "flowcache_audit_delivery_missed",
-        "Audit records that the journal let go of before a destination had them.",
+        "Audit records that retention removed before a destination had them.",
         lambda each: each.missed,
     ),
     (
@@ -236,38 +236,38 @@ def _delivery(deliveries: Sequence[DeliveryStatus]) -> Iterator[Metric]:
     yield stopped
 
 
-def _second_chances(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
+def _hedges_and_retries(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     reads = [worker.reads for worker in workers]
     stores = [worker.store for worker in workers]
     for name, about, value in (
         (
-            "flowcache_reads_elsewhere",
-            "Reads that were answered by a second server.",
-            sum(r.elsewhere for r in reads),
+            "flowcache_fallback_reads",
+            "Reads that the fallback answered.",
+            sum(r.fallback for r in reads),
         ),
         (
             "flowcache_hedges",
-            "Slow reads that were sent to a second server, within the budget.",
+            "Slow reads that were also sent to the fallback, within the hedge budget.",
             sum(r.hedges for r in reads),
         ),
         (
             "flowcache_hedges_refused",
-            "Slow reads that the budget kept from a second server at first.",
+            "Slow reads that the hedge budget did not allow to hedge.",
             sum(r.hedges_refused for r in reads),
         ),
         (
-            "flowcache_rescues",
-            "Reads without a reply at half of their deadline, sent to a second server.",
-            sum(r.rescues for r in reads),
+            "flowcache_late_hedges",
+            "Reads without a reply at half of their deadline, sent to the fallback.",
+            sum(r.late_hedges for r in reads),
         ),
         (
             "flowcache_retries",
-            "Commands sent again because a server failed.",
+            "Commands retried because a server failed.",
             sum(s.retries for s in stores),
         ),
         (
             "flowcache_retries_refused",
-            "Commands that the budget kept from being sent again.",
+            "Commands that the retry budget did not allow to retry.",
             sum(s.retries_refused for s in stores),
         ),
     ):

@@ -9,16 +9,16 @@ from msgspec import structs
 from flowcache.metrics.counters import merge
 from flowcache.status import (
     CircuitStatus,
+    EncryptionKeyStatus,
+    EncryptionStatus,
     JournalStatus,
     LoopStatus,
     ReadStats,
-    SealingKeyStatus,
-    SealingStatus,
     StoreStatus,
     WorkerStatus,
 )
 
-__all__ = ["fold", "merge_sealing", "once_each"]
+__all__ = ["fold", "merge_encryption", "once_each"]
 
 
 def once_each(living: Iterable[WorkerStatus], left: Iterable[WorkerStatus]) -> list[WorkerStatus]:
@@ -63,38 +63,37 @@ def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
         ),
         journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
         overload_refusals=sum(worker.overload_refusals for worker in workers),
-        sealing=merge_sealing(workers),
+        encryption=merge_encryption(workers),
         loop=_loop([worker.loop for worker in workers if worker.loop is not None]),
     )
 
 
-def merge_sealing(workers: Sequence[WorkerStatus]) -> SealingStatus | None:
-    """Add up what workers sealed and opened; a key is active while one that lives seals with it."""
-    there = [(each.alive, each.sealing) for each in workers if each.sealing is not None]
+def merge_encryption(workers: Sequence[WorkerStatus]) -> EncryptionStatus | None:
+    """Add up what workers encrypted; a key is active while a living worker encrypts with it."""
+    there = [(each.alive, each.encryption) for each in workers if each.encryption is not None]
     if not there:
         return None
-    ids = dict.fromkeys(key_id for _, sealing in there for key_id in sealing.keys)
-    flaws = there[0][1].flaws
-    return SealingStatus(
+    ids = dict.fromkeys(key_id for _, status in there for key_id in status.keys)
+    reasons = there[0][1].decryption_failures
+    return EncryptionStatus(
         {
             key_id: _key(
-                [
-                    (alive, sealing.keys[key_id])
-                    for alive, sealing in there
-                    if key_id in sealing.keys
-                ]
+                [(alive, status.keys[key_id]) for alive, status in there if key_id in status.keys]
             )
             for key_id in ids
         },
-        {flaw: sum(sealing.flaws[flaw] for _, sealing in there) for flaw in flaws},
+        {
+            reason: sum(status.decryption_failures[reason] for _, status in there)
+            for reason in reasons
+        },
     )
 
 
-def _key(uses: Sequence[tuple[bool, SealingKeyStatus]]) -> SealingKeyStatus:
-    return SealingKeyStatus(
+def _key(uses: Sequence[tuple[bool, EncryptionKeyStatus]]) -> EncryptionKeyStatus:
+    return EncryptionKeyStatus(
         any(alive and use.active for alive, use in uses),
-        sum(use.sealed for _, use in uses),
-        sum(use.opened for _, use in uses),
+        sum(use.encrypted for _, use in uses),
+        sum(use.decrypted for _, use in uses),
     )
 
 
@@ -122,8 +121,8 @@ def _journal(journals: Sequence[JournalStatus]) -> JournalStatus | None:
         queued=0,
         written=sum(each.written for each in journals),
         lost=sum(each.lost for each in journals),
-        let_go=sum(each.let_go for each in journals),
-        let_go_early=sum(each.let_go_early for each in journals),
+        pruned=sum(each.pruned for each in journals),
+        pruned_early=sum(each.pruned_early for each in journals),
         commits=[sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)],
         commit_ms=sum(each.commit_ms for each in journals),
     )

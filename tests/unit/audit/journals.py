@@ -23,7 +23,7 @@ __all__ = [
     "by_hand",
     "chain",
     "checked",
-    "let_go",
+    "pruned",
     "record",
     "settings",
     "told",
@@ -76,7 +76,7 @@ def chain(
     return writer.name
 
 
-def let_go(path: Path, now: float, step: int = 1000) -> int:
+def pruned(path: Path, now: float, step: int = 1000) -> int:
     """Take one step of retention, a day being long enough; return how many records are gone."""
     with closing(connect(path)) as hand:
         found = Retention(1, 1024, SIGNING_KEY.encode(), step).find(hand, now)

@@ -377,8 +377,8 @@ async def test_retention_runs_by_itself(path: Path, monkeypatch: pytest.MonkeyPa
         passed[0] += 2 * 86_400
         made.record(record(50, at=began + passed[0]))
         await until(lambda: kept(path) == ["id-50"], "the old records to be gone")
-        assert made.status().let_go > 50
-        assert made.status().let_go_early == 0
+        assert made.status().pruned > 50
+        assert made.status().pruned_early == 0
     assert checked(path).is_well
 
 
@@ -394,13 +394,13 @@ async def test_retention_is_looked_after_under_steady_load(
 
         def never_empty(records: Any) -> None:
             append(records)
-            if made.status().let_go == 0:
+            if made.status().pruned == 0:
                 for each in batch:
                     made._queue.append((each, None))
 
         monkeypatch.setattr(made._writer, "append", never_empty)
         made.record(record(1))
-        await until(lambda: made.status().let_go_early > 0, "something to be let go of")
+        await until(lambda: made.status().pruned_early > 0, "something to be let go of")
 
 
 async def test_relaxed_gathers_under_steady_load(path: Path) -> None:
@@ -504,7 +504,7 @@ async def test_tampering_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) ->
             hand.execute("UPDATE records SET at = 0.0 WHERE seq = 0")
         await until(lambda: made.status().tampering is not None, "the alarm")
         assert made.status().fault is None
-        assert made.status().let_go == 0
+        assert made.status().pruned == 0
         made.record(record(2))
         await until(lambda: made.status().written == 2, "the next record to be written")
     assert kept(path) == ["id-1", "id-2"]

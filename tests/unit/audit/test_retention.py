@@ -11,10 +11,10 @@ import pytest
 from flowcache.audit.chain import STRANGERS, Kind, digest
 from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
-from flowcache.audit.retention import LetGo, SteadyTime
+from flowcache.audit.retention import Pruned, SteadyTime
 from flowcache.audit.settings import AuditSettings
 from flowcache.audit.writing import ChainWriter
-from tests.unit.audit.journals import by_hand, chain, checked, let_go, record, settings
+from tests.unit.audit.journals import by_hand, chain, checked, pruned, record, settings
 
 DAY = 86_400.0
 BEGAN = 1_700_000_000.0
@@ -31,8 +31,8 @@ class Keeper:
     def write(self, count: int, client: str | None = "somebody") -> None:
         self.writer.append([record(i, at=self.now, client=client) for i in range(count)])
 
-    def retain(self) -> list[LetGo]:
-        steps: list[LetGo] = []
+    def retain(self) -> list[Pruned]:
+        steps: list[Pruned] = []
         while (gone := self.writer.retain(self.now)) is not None:
             steps.append(gone)
             if not gone.is_full:
@@ -103,7 +103,7 @@ def test_it_takes_small_steps(path: Path) -> None:
     """No step removes more than it may, so that nobody waits long for the turn; all verify."""
     chain(path, [10])
     gone = []
-    while removed := let_go(path, BEGAN + 1e9, step=3):
+    while removed := pruned(path, BEGAN + 1e9, step=3):
         gone.append(removed)
         assert checked(path).is_well
     assert gone == [3, 3, 3, 2]
@@ -114,7 +114,7 @@ def test_a_step_is_as_small_over_several_chains(path: Path) -> None:
     for _ in range(2):
         chain(path, [10])
     gone = []
-    while removed := let_go(path, BEGAN + 1e9, step=15):
+    while removed := pruned(path, BEGAN + 1e9, step=15):
         gone.append(removed)
         assert checked(path).is_well
     assert gone == [15, 7]
@@ -174,7 +174,7 @@ def test_the_newest_that_is_gone_is_not_the_last(path: Path) -> None:
     writer.append([record(at=BEGAN + later) for later in (9, 5, 3, 2, 1)])
     writer.close()
     for taken in (3, 2):  # the opening record is the first
-        assert let_go(path, BEGAN + 9 * DAY, step=taken) == taken
+        assert pruned(path, BEGAN + 9 * DAY, step=taken) == taken
         assert checked(path).gone.newest == BEGAN + 9
 
 
@@ -427,7 +427,7 @@ def test_what_was_not_let_go_of_is_not_on_record(
     keeper.write(5)
     keeper.now += 9 * DAY
     with monkeypatch.context() as broken:
-        broken.setattr(LetGo, "apply", failing)
+        broken.setattr(Pruned, "apply", failing)
         with pytest.raises(JournalFault, match="disk I/O error"):
             keeper.retain()
     with Reader(path) as reader:

@@ -24,7 +24,7 @@ from tests.unit.audit.journals import (
     by_hand,
     chain,
     checked,
-    let_go,
+    pruned,
     record,
     told,
     wrong,
@@ -197,7 +197,7 @@ def test_a_tail_that_was_cut_off_behind_a_cut_is_missed(journal: Path) -> None:
     """That retention removed the front excuses only what lay before its cut."""
     chain(journal)
     first = int(next(name for name, (seq, _) in heads_of(journal).items() if seq == LAST), 16)
-    while let_go(journal, 1_700_000_000.0 + 86_400 + 4, step=2):
+    while pruned(journal, 1_700_000_000.0 + 86_400 + 4, step=2):
         pass
     assert wrong(journal) == []
     with by_hand(journal) as hand:
@@ -462,7 +462,7 @@ def test_retention_meanwhile_is_no_fault(tmp_path: Path, monkeypatch: pytest.Mon
 
     def cut_behind_their_back(reader: Reader) -> dict[int, Cut]:
         found = cuts(reader)
-        let_go(path, 2e9)
+        pruned(path, 2e9)
         return found
 
     monkeypatch.setattr(Reader, "cuts", cut_behind_their_back)

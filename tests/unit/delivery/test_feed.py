@@ -19,7 +19,7 @@ from flowcache.delivery.batch import Batch
 from flowcache.delivery.feed import Feed
 from flowcache.delivery.progress import Place
 from flowcache.outbound.judging import NotNow
-from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, let_go, record, settings
+from tests.unit.audit.journals import SIGNING_KEY, by_hand, chain, pruned, record, settings
 
 NEW = Place(0.0, {})
 
@@ -45,7 +45,7 @@ def numbers(batches: list[Batch], writer: str) -> list[int]:
 
 def cut(path: Path, records: int, at: float = 5e9) -> None:
     """Let go of the first records of the journal, as retention does."""
-    assert let_go(path, at, records) == records
+    assert pruned(path, at, records) == records
 
 
 def test_everything_in_order_per_writer(path: Path) -> None:

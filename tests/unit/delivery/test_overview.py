@@ -28,7 +28,7 @@ from flowcache.outbound.judging import NotNow
 from flowcache.status import DeliveryStatus
 from flowcache.store.settings import StoreSettings
 from tests.delivery.loops import Memory, looping, room_for, verified
-from tests.unit.audit.journals import by_hand, chain, let_go, settings
+from tests.unit.audit.journals import by_hand, chain, pruned, settings
 from tests.unit.telemetry.statuses import worker
 
 WRITTEN_AT = 1_700_000_000.0
@@ -242,7 +242,7 @@ def test_retention_goes_on_while_a_destination_is_dead(path: Path) -> None:
 
     with capture_logs():
         asyncio.run(work())
-    assert let_go(path, 5e9, 15) == 15
+    assert pruned(path, 5e9, 15) == 15
     with by_hand(path) as hand:
         (left,) = hand.execute("SELECT count(*) FROM records").fetchone()
     assert left == 7

@@ -23,7 +23,7 @@ from flowcache.ports import Access, AuditSink, Mode, Order
 from flowcache.ratelimit.buckets import Rate
 from flowcache.server.asgi import Message
 from flowcache.settings import load
-from flowcache.status import CircuitWish, WorkerStatus
+from flowcache.status import CircuitOverride, WorkerStatus
 from tests.unit.http.asgi import GONE, Answered, Header, Script, bearer, call, chunk, gate, heard
 from tests.unit.telemetry.statuses import circuit, record, worker
 
@@ -42,7 +42,7 @@ WORKERS = [
         circuits=[circuit("open", "a:1")],
     )
 ]
-WISH = CircuitWish(Order(Mode.OBSERVE), "control", 0.0)
+OVERRIDE = CircuitOverride(Order(Mode.OBSERVE), "control", 0.0)
 
 Switches = list[tuple[Order, str, str]]
 
@@ -75,7 +75,7 @@ def app(
             switches.append((order, by, request_id))
         return Switched(circuits=3, workers=2, silent=1)
 
-    control = Control(Mode.AUTO, lambda: [WISH], switch)
+    control = Control(Mode.AUTO, lambda: [OVERRIDE], switch)
     settings = PagesSettings("1.2.3", shown)
     return pages(settings, gate(known), gather, ready, control, lambda: "id-1", audit)
 
@@ -286,14 +286,14 @@ async def order(
 
 
 @pytest.mark.parametrize("token", ["see", "switch"])
-async def test_who_inspects_sees_circuits_and_wishes(token: str) -> None:
+async def test_who_inspects_sees_circuits_and_overrides(token: str) -> None:
     """Reading takes the permission to inspect, and moves no audit records."""
     asked: list[Question] = []
     answered = await fetch(app(asked=asked), "/inspector/circuits", bearer(token))
     assert answered.status == 200
     assert answered.headers["cache-control"] == "no-store"
     assert [each["state"] for each in answered.json["circuits"]] == ["open"]
-    assert [each["mode"] for each in answered.json["wishes"]] == ["observe"]
+    assert [each["mode"] for each in answered.json["overrides"]] == ["observe"]
     assert answered.json["configured"] == "auto"
     assert asked == [Question.TOTALS]
 

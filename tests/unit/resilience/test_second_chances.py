@@ -51,7 +51,7 @@ class TestDown:
         """What the primary can't answer the replica does, and the answer says so."""
         guarded.store.outcome = fault
         assert await stale(guarded) == b"from the replica"
-        assert guarded.guard.reads().elsewhere == 1
+        assert guarded.guard.reads().fallback == 1
 
     async def test_it_counts_against_the_primary(self, guarded: Guarded) -> None:
         """That a caller got its answer doesn't make the primary well."""
@@ -239,7 +239,7 @@ class TestSlow:
         assert guarded.store.read_elsewheres == 0
         assert isinstance(await read, Stale)
         reads = guarded.guard.reads()
-        assert (reads.hedges, reads.hedges_refused, reads.rescues) == (0, 1, 1)
+        assert (reads.hedges, reads.hedges_refused, reads.late_hedges) == (0, 1, 1)
         rest.set_result(b"at last")
 
     async def test_no_budget_is_needed_for_a_primary_that_answers_late(
@@ -252,7 +252,7 @@ class TestSlow:
         rest.set_result(b"late")
         assert await read == b"late"
         assert guarded.store.read_elsewheres == 0
-        assert guarded.guard.reads().rescues == 0
+        assert guarded.guard.reads().late_hedges == 0
 
     async def test_out_of_budget_a_primary_that_is_lost_is_waited_for_no_longer(
         self, guarded: Guarded
@@ -268,7 +268,9 @@ class TestSlow:
         rest = guarded.store.slow = asyncio.get_running_loop().create_future()
         guarded.takes(HOUR / 2)
         assert await asyncio.wait_for(stale(guarded, HOUR), HANGS) == b"from the replica"
-        assert guarded.guard.reads().rescues == 1, "the first was no rescue: its primary was lost"
+        assert guarded.guard.reads().late_hedges == 1, (
+            "the first was no rescue: its primary was lost"
+        )
         rest.set_result(b"at last")
 
     async def test_every_read_pays_for_hedges(self, guarded: Guarded) -> None:

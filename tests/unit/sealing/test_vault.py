@@ -197,9 +197,9 @@ def test_what_can_not_be_opened_is_refused_and_counted(stored: bytes, flaw: str)
             asyncio.run(_execute(watched, Command(name, b"k")))
         assert caught.value.message.startswith("What is stored under this key can't be opened: ")
         assert "needle" not in caught.value.message
-        counted = {each: n for each, n in watched.status().flaws.items() if n}
+        counted = {each: n for each, n in watched.status().decryption_failures.items() if n}
         assert counted == {flaw: 1}
-        assert not any(key.opened for key in watched.status().keys.values())
+        assert not any(key.decrypted for key in watched.status().keys.values())
 
 
 async def _execute(watched: Vault[Place], command: Command) -> Reply:
@@ -217,7 +217,7 @@ def test_plaintext_passes_where_that_was_chosen() -> None:
     }
     watched = vault(Redis(b"clear"), **chosen)
     asyncio.run(_execute(watched, Command(b"GET", b"k")))
-    assert watched.status().flaws["plaintext"] == 1
+    assert watched.status().decryption_failures["plaintext"] == 1
 
 
 @pytest.mark.parametrize(
@@ -368,12 +368,14 @@ def test_keys_tell_how_often_they_were_used() -> None:
         return watched
 
     told = asyncio.run(use()).status()
-    assert {name: (key.active, key.sealed, key.opened) for name, key in told.keys.items()} == {
+    assert {
+        name: (key.active, key.encrypted, key.decrypted) for name, key in told.keys.items()
+    } == {
         "k1": (False, 0, 1),
         "k2": (True, 3, 0),
         "k3": (False, 0, 0),
     }
-    assert not any(told.flaws.values())
+    assert not any(told.decryption_failures.values())
 
 
 class Kms:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowcache.metrics.exposition import exposition
 from flowcache.metrics.latency import Histogram
 from flowcache.ports import Mode
-from flowcache.status import LoopStatus, SealingKeyStatus, SealingStatus, WorkerStatus
+from flowcache.status import EncryptionKeyStatus, EncryptionStatus, LoopStatus, WorkerStatus
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -164,16 +164,19 @@ def test_an_overload_is_told_apart_from_an_outage() -> None:
 
 def test_encryption_is_counted_by_key_over_all_workers() -> None:
     """A key of any worker has its counts, and so has what could not be opened."""
-    one = SealingStatus({"k1": SealingKeyStatus(True, 1, 2)}, {"altered": 3})
-    other = SealingStatus(
-        {"k1": SealingKeyStatus(False, 10, 20), "k2": SealingKeyStatus(True, 5, 0)}, {"altered": 4}
+    one = EncryptionStatus({"k1": EncryptionKeyStatus(True, 1, 2)}, {"altered": 3})
+    other = EncryptionStatus(
+        {"k1": EncryptionKeyStatus(False, 10, 20), "k2": EncryptionKeyStatus(True, 5, 0)},
+        {"altered": 4},
     )
-    samples = parsed([worker(1, sealing=one), worker(2), worker(3, sealing=other, alive=False)])
-    assert value(samples, "encryption_sealed_total", key="k1") == 11
-    assert value(samples, "encryption_opened_total", key="k1") == 22
-    assert value(samples, "encryption_sealed_total", key="k2") == 5
-    assert value(samples, "encryption_opened_total", key="k2") == 0
-    assert value(samples, "encryption_flaws_total", flaw="altered") == 7
+    samples = parsed(
+        [worker(1, encryption=one), worker(2), worker(3, encryption=other, alive=False)]
+    )
+    assert value(samples, "encrypted_values_total", key="k1") == 11
+    assert value(samples, "decrypted_values_total", key="k1") == 22
+    assert value(samples, "encrypted_values_total", key="k2") == 5
+    assert value(samples, "decrypted_values_total", key="k2") == 0
+    assert value(samples, "decryption_failures_total", reason="altered") == 7
 
 
 def test_odd_names_are_escaped() -> None:

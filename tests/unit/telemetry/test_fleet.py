@@ -372,22 +372,22 @@ async def test_all_workers_do_what_they_are_told(directory: Path) -> None:
 
     async with AsyncExitStack() as stack:
         one, *_ = [await stack.enter_async_context(running(directory, follow)) for _ in range(3)]
-        answers, silent = await one.tell(Question.WISHES)
+        answers, silent = await one.tell(Question.OVERRIDES)
         assert sorted(answers) == [b"1", b"2", b"3"]
         assert silent == 0
-        assert asked == [Question.WISHES] * 3
+        assert asked == [Question.OVERRIDES] * 3
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_is_too_slow_to_be_told_is_counted(directory: Path) -> None:
     """It is not told of as it was before, unlike in a report: it may not have done it yet."""
     async with running(directory, says(b"7")) as fleet, sibling(directory, once(b"8")):
-        assert await fleet.tell(Question.WISHES) == ([b"7", b"8"], 0)
-        assert await fleet.tell(Question.WISHES) == ([b"7"], 1)
+        assert await fleet.tell(Question.OVERRIDES) == ([b"7", b"8"], 0)
+        assert await fleet.tell(Question.OVERRIDES) == ([b"7"], 1)
 
 
 async def test_who_is_gone_is_not_waited_for(directory: Path) -> None:
     """The socket of a worker that was killed stays behind; nobody is missing."""
     async with running(directory, says(b"7")) as fleet:
         (directory / "0.worker").touch()
-        assert await fleet.tell(Question.WISHES) == ([b"7"], 0)
+        assert await fleet.tell(Question.OVERRIDES) == ([b"7"], 0)

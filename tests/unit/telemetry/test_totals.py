@@ -10,13 +10,13 @@ from msgspec import structs
 from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.metrics.exposition import exposition
 from flowcache.metrics.latency import BUCKETS
-from flowcache.metrics.totals import fold, merge_sealing, once_each
+from flowcache.metrics.totals import fold, merge_encryption, once_each
 from flowcache.status import (
+    EncryptionKeyStatus,
+    EncryptionStatus,
     JournalStatus,
     LoopStatus,
     ReadStats,
-    SealingKeyStatus,
-    SealingStatus,
     StoreStatus,
     WorkerStatus,
 )
@@ -49,10 +49,10 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         overload_refusals=pid,
         reads=ReadStats(pid, 10 * pid, 100 * pid, 1000 * pid),
         loop=LoopStatus(lags=counts(pid), total=pid / 8, longest=pid / 16, last=1.0, lost=pid / 4),
-        sealing=SealingStatus(
+        encryption=EncryptionStatus(
             {
-                "k1": SealingKeyStatus(False, pid, 10 * pid),
-                f"k{2 + pid % 2}": SealingKeyStatus(True, 1, pid),
+                "k1": EncryptionKeyStatus(False, pid, 10 * pid),
+                f"k{2 + pid % 2}": EncryptionKeyStatus(True, 1, pid),
             },
             {"altered": pid, "plaintext": 1},
         ),
@@ -66,8 +66,8 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         queued=0,
         written=pid,
         lost=10 * pid,
-        let_go=100 * pid,
-        let_go_early=1000 * pid,
+        pruned=100 * pid,
+        pruned_early=1000 * pid,
         commits=counts(pid),
         commit_ms=pid / 4,
     )
@@ -137,18 +137,18 @@ def test_only_who_lives_says_which_key_is_active() -> None:
     """A key that was replaced, or removed, is active no more when its workers have ended; while
     they go over, both are."""
     before, after = (
-        SealingStatus({"old": SealingKeyStatus(not is_new, 3, 4)} | new, {})
-        for is_new, new in ((False, {}), (True, {"new": SealingKeyStatus(True, 5, 6)}))
+        EncryptionStatus({"old": EncryptionKeyStatus(not is_new, 3, 4)} | new, {})
+        for is_new, new in ((False, {}), (True, {"new": EncryptionKeyStatus(True, 5, 6)}))
     )
-    removed = SealingStatus({"new": SealingKeyStatus(True, 1, 1)}, {})
+    removed = EncryptionStatus({"new": EncryptionKeyStatus(True, 1, 1)}, {})
 
     def active(*workers: WorkerStatus) -> list[str]:
-        merged = merge_sealing(workers)
+        merged = merge_encryption(workers)
         assert merged is not None
         return sorted(key_id for key_id, use in merged.keys.items() if use.active)
 
-    assert active(worker(1, sealing=before), worker(2, sealing=after)) == ["new", "old"]
-    gone = worker(1, alive=False, sealing=before)
-    assert active(worker(2, sealing=after), gone) == ["new"]
-    assert active(worker(3, sealing=removed), fold([gone])) == ["new"]
+    assert active(worker(1, encryption=before), worker(2, encryption=after)) == ["new", "old"]
+    gone = worker(1, alive=False, encryption=before)
+    assert active(worker(2, encryption=after), gone) == ["new"]
+    assert active(worker(3, encryption=removed), fold([gone])) == ["new"]
     assert active(gone) == []

@@ -15,7 +15,7 @@ from flowcache.admin.inspector.view import circuits_of, iso
 from flowcache.contract.coercion import kind
 from flowcache.errors import InvalidRequest
 from flowcache.ports import Access, Mode, Order
-from flowcache.status import CircuitWish, WorkerStatus
+from flowcache.status import CircuitOverride, WorkerStatus
 
 __all__ = [
     "CONFIGURED",
@@ -53,13 +53,13 @@ class Switched(NamedTuple):
 class Control(NamedTuple):
     """How the pages reach the circuits of all workers.
 
-    ``configured`` is the mode where nobody has a wish. ``switch`` carries an order out, for the
-    principal of that name at that address, in the request of that id; it raises `Unrecorded` where
-    that can't be put on record.
+    ``configured`` is the mode without an override. ``switch`` carries out an order for the
+    principal of that name at that address, in the request of that id. It raises `Unrecorded`
+    if the order can't be recorded.
     """
 
     configured: Mode
-    wishes: Callable[[], Sequence[CircuitWish]]
+    overrides: Callable[[], Sequence[CircuitOverride]]
     switch: Callable[[Order, str, str | None, str], Awaitable[Switched]]
 
 
@@ -122,22 +122,25 @@ def told(order: Order) -> dict[str, Any]:
     }
 
 
-def shards_of(workers: Sequence[WorkerStatus], wishes: Sequence[CircuitWish]) -> set[str]:
-    """Return the shards that an order may name: those there are, and those with a wish to undo."""
+def shards_of(workers: Sequence[WorkerStatus], overrides: Sequence[CircuitOverride]) -> set[str]:
+    """Return the shards that an order may name: those there are, and those with an override."""
     living = [worker for worker in workers if worker.alive]
     return {
         *(shard.name for worker in living for shard in worker.store.shards),
         *(circuit.shard for worker in living for circuit in worker.circuits),
-        *(wish.order.shard for wish in wishes if wish.order.shard is not None),
+        *(override.order.shard for override in overrides if override.order.shard is not None),
     }
 
 
 def circuits_view(
-    workers: Sequence[WorkerStatus], wishes: Sequence[CircuitWish], configured: Mode
+    workers: Sequence[WorkerStatus], overrides: Sequence[CircuitOverride], configured: Mode
 ) -> dict[str, Any]:
-    """Return the circuits of all workers, and what was asked of them; the later wish counts."""
+    """Return the circuits of all workers, and what was asked of them; the later override counts."""
     return {
         "configured": configured.value,
-        "wishes": [told(wish.order) | {"by": wish.by, "at": iso(wish.at)} for wish in wishes],
+        "overrides": [
+            told(override.order) | {"by": override.by, "at": iso(override.at)}
+            for override in overrides
+        ],
         "circuits": circuits_of(workers),
     }

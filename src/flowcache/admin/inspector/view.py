@@ -17,7 +17,7 @@ import msgspec
 from flowcache.errors import InvalidRequest
 from flowcache.metrics.counters import merge
 from flowcache.metrics.latency import percentile_ms
-from flowcache.metrics.totals import merge_sealing
+from flowcache.metrics.totals import merge_encryption
 from flowcache.ports import FAILED, AuditRecord, has_failed
 from flowcache.status import (
     CIRCUIT_STATES,
@@ -120,11 +120,11 @@ def view(
             (store.status for store in stores if store.status != "ready"), "ready"
         ),
         "circuits": circuits_of(workers),
-        "secondChances": {
+        "retriesAndHedges": {
             "hedges": sum(worker.reads.hedges for worker in everybody),
             "hedgesRefused": sum(worker.reads.hedges_refused for worker in everybody),
-            "rescues": sum(worker.reads.rescues for worker in everybody),
-            "answeredElsewhere": sum(worker.reads.elsewhere for worker in everybody),
+            "lateHedges": sum(worker.reads.late_hedges for worker in everybody),
+            "fallbackReads": sum(worker.reads.fallback for worker in everybody),
             "retries": sum(worker.store.retries for worker in everybody),
             "retriesRefused": sum(worker.store.retries_refused for worker in everybody),
         },
@@ -139,8 +139,8 @@ def view(
                 "written": worker.journal.written,
                 "lost": worker.journal.lost,
                 "tampering": worker.journal.tampering,
-                "letGo": worker.journal.let_go,
-                "letGoEarly": worker.journal.let_go_early,
+                "pruned": worker.journal.pruned,
+                "prunedEarly": worker.journal.pruned_early,
             }
             for worker in workers
             if worker.journal is not None
@@ -191,7 +191,7 @@ def _loop(loop: LoopStatus) -> dict[str, Any]:
 
 
 def _encryption(workers: Sequence[WorkerStatus]) -> dict[str, Any] | None:
-    total = merge_sealing(workers)
+    total = merge_encryption(workers)
     return None if total is None else msgspec.to_builtins(total)
 
 

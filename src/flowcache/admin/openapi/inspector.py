@@ -96,8 +96,8 @@ def inspector_schemas() -> dict[str, Schema]:
     }
     key = {
         "active": {"type": "boolean", "description": "Whether it encrypts what is written."},
-        "sealed": whole | {"description": "Values encrypted with it."},
-        "opened": whole | {"description": "Values decrypted with it."},
+        "encrypted": whole | {"description": "Values encrypted with it."},
+        "decrypted": whole | {"description": "Values decrypted with it."},
     }
     journal = {
         "worker": whole,
@@ -110,14 +110,14 @@ def inspector_schemas() -> dict[str, Schema]:
         "lost": whole,
         "tampering": maybe_text
         | {"description": "What is in the journal and is not what was written there."},
-        "letGo": whole | {"description": "Records that retention removed."},
-        "letGoEarly": whole | {"description": "Of these, those younger than `audit.keep_days`."},
+        "pruned": whole | {"description": "Records that retention removed."},
+        "prunedEarly": whole | {"description": "Of these, those younger than `audit.keep_days`."},
     }
     delivery = {
         "destination": {"enum": ["stream", "file", "http", "cxone"]},
         "delivered": whole,
         "failures": whole | {"description": "Attempts to deliver a batch that failed."},
-        "missed": whole | {"description": "Records that the journal let go of before it had them."},
+        "missed": whole | {"description": "Records that retention removed before it had them."},
         "behind": whole | {"description": "Records that it has not had yet."},
         "behindSeconds": number | {"description": "How long the oldest of them has waited."},
         "lastDelivered": maybe_text,
@@ -166,7 +166,7 @@ def inspector_schemas() -> dict[str, Schema]:
         "Circuits": obj(
             {
                 "configured": {"enum": list(Mode), "description": "`breaker.mode`."},
-                "wishes": {
+                "overrides": {
                     "type": "array",
                     "items": obj(
                         {
@@ -197,19 +197,19 @@ def inspector_schemas() -> dict[str, Schema]:
                 "circuitState": state | {"description": "The worst of all circuits."},
                 "redisClusterStatus": text | {"description": "`ready`, or the first that is not."},
                 "circuits": {"type": "array", "items": ref("Circuit")},
-                "secondChances": obj(
+                "retriesAndHedges": obj(
                     dict.fromkeys(
                         (
                             "hedges",
                             "hedgesRefused",
-                            "rescues",
-                            "answeredElsewhere",
+                            "lateHedges",
+                            "fallbackReads",
                             "retries",
                             "retriesRefused",
                         ),
                         whole,
                     ),
-                    description="Calls that were sent again, or to a second server.",
+                    description="Commands that were retried, hedged or answered by a fallback.",
                 ),
                 "journal": {
                     "type": "array",
@@ -232,11 +232,10 @@ def inspector_schemas() -> dict[str, Schema]:
                 "encryption": obj(
                     {
                         "keys": {"type": "object", "additionalProperties": obj(key)},
-                        "flaws": {
+                        "decryptionFailures": {
                             "type": "object",
                             "additionalProperties": whole,
-                            "description": "Values that could not be decrypted, by what is wrong "
-                            "with them.",
+                            "description": "Values that could not be decrypted, by reason.",
                         },
                     },
                     type=["object", "null"],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowcache.admin.inspector.circuits import circuits_view, read_order, shards_of
 from flowcache.errors import InvalidRequest
 from flowcache.ports import Access, Mode, Order
-from flowcache.status import CircuitWish
+from flowcache.status import CircuitOverride
 from tests.unit.telemetry.statuses import circuit, link, shard, worker
 
 SHARDS = {"a:1", "b:2"}
@@ -128,26 +128,26 @@ def test_any_body_is_an_order_or_a_fault(body: bytes) -> None:
         assert read_order(body, SHARDS).shard in {None, *SHARDS}
 
 
-def test_shards_are_those_there_are_and_those_with_a_wish() -> None:
-    """One that nobody called, one that has a circuit, one whose wish is to be undone."""
-    wishes = [CircuitWish(Order(Mode.DISABLED, "w:4"), "control", 0.0)]
+def test_shards_are_those_there_are_and_those_with_an_override() -> None:
+    """One that nobody called, one that has a circuit, one whose override is to be undone."""
+    overrides = [CircuitOverride(Order(Mode.DISABLED, "w:4"), "control", 0.0)]
     workers = [
         worker(1, shards=[shard(link("a:1"))]),
         worker(2, circuits=[circuit(shard="b:2")]),
         worker(3, shards=[shard(link("gone:3"))], alive=False),
     ]
-    assert shards_of(workers, wishes) == {"a:1", "b:2", "w:4"}
+    assert shards_of(workers, overrides) == {"a:1", "b:2", "w:4"}
 
 
-def test_the_view_shows_circuits_and_wishes() -> None:
-    """Each circuit with its worker; each wish with whose it was and when; the mode without any."""
-    wishes = [
-        CircuitWish(Order(Mode.FORCED_OPEN), "control", 0.0),
-        CircuitWish(Order(None, "a:1", Access.READ), "control", 1.5),
+def test_the_view_shows_circuits_and_overrides() -> None:
+    """Each circuit with its worker; each override with who set it and when; the configured mode."""
+    overrides = [
+        CircuitOverride(Order(Mode.FORCED_OPEN), "control", 0.0),
+        CircuitOverride(Order(None, "a:1", Access.READ), "control", 1.5),
     ]
-    shown = circuits_view([worker(7, circuits=[circuit()])], wishes, Mode.OBSERVE)
+    shown = circuits_view([worker(7, circuits=[circuit()])], overrides, Mode.OBSERVE)
     assert shown["configured"] == "observe"
-    assert shown["wishes"] == [
+    assert shown["overrides"] == [
         {
             "mode": "forced-open",
             "shard": None,

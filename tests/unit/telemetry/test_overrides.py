@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from flowcache.fleet.overrides import Wishes
+from flowcache.fleet.overrides import Overrides
 from flowcache.ports import Access, Mode, Order
-from flowcache.status import CircuitWish
+from flowcache.status import CircuitOverride
 
 SHARDS = ("a:1", "b:2")
 CIRCUITS = list(itertools.product(SHARDS, Access))
@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, directory: Path) -> None:
         self.modes = dict.fromkeys(CIRCUITS, CONFIGURED)
         self.obeyed: list[Sequence[Order]] = []
-        self.wishes = Wishes(directory, self.obey)
+        self.overrides = Overrides(directory, self.obey)
 
     def obey(self, orders: Sequence[Order]) -> int:
         self.obeyed.append(orders)
@@ -39,13 +39,13 @@ class Worker:
             self.modes |= dict.fromkeys(met, order.mode or CONFIGURED)
         return sum(before[circuit] != mode for circuit, mode in self.modes.items())
 
-    def wish(
+    def override(
         self, mode: Mode | None, shard: str | None = None, access: Access | None = None
     ) -> None:
-        self.wishes.add(Order(mode, shard, access), "control", 1.5)
+        self.overrides.add(Order(mode, shard, access), "control", 1.5)
 
     def in_force(self) -> list[Order]:
-        return [wish.order for wish in self.wishes.in_force()]
+        return [override.order for override in self.overrides.in_force()]
 
 
 @pytest.fixture
@@ -53,37 +53,37 @@ def worker(tmp_path: Path) -> Worker:
     return Worker(tmp_path)
 
 
-def test_nobody_has_a_wish_at_first(worker: Worker) -> None:
+def test_nobody_has_an_override_at_first(worker: Worker) -> None:
     """A service begins without any, and following none meets nothing."""
-    assert worker.wishes.in_force() == []
-    assert worker.wishes.follow() == 0
+    assert worker.overrides.in_force() == []
+    assert worker.overrides.follow() == 0
 
 
 def test_who_reads_meanwhile_reads_what_was_there(worker: Worker, tmp_path: Path) -> None:
-    """A sibling that has begun to read finds the wishes of before, whole."""
-    worker.wish(Mode.FORCED_OPEN, "a:1")
+    """A sibling that has begun to read finds the overrides of before, whole."""
+    worker.override(Mode.FORCED_OPEN, "a:1")
     before = (tmp_path / "circuits.json").read_bytes()
     with (tmp_path / "circuits.json").open("rb", buffering=0) as reading:
         begun = reading.read(5)
-        worker.wish(Mode.DISABLED)
+        worker.override(Mode.DISABLED)
         assert begun + reading.read() == before
-    assert [wish.order.mode for wish in worker.wishes.in_force()] == [Mode.DISABLED]
+    assert [override.order.mode for override in worker.overrides.in_force()] == [Mode.DISABLED]
 
 
-def test_a_wish_is_followed_once(worker: Worker) -> None:
+def test_an_override_is_followed_once(worker: Worker) -> None:
     """It tells how many circuits changed; repeated following takes nothing up again."""
-    worker.wish(Mode.FORCED_OPEN, "a:1")
-    assert [worker.wishes.follow(), worker.wishes.follow()] == [len(Access), 0]
+    worker.override(Mode.FORCED_OPEN, "a:1")
+    assert [worker.overrides.follow(), worker.overrides.follow()] == [len(Access), 0]
     order = Order(Mode.FORCED_OPEN, "a:1")
     assert worker.obeyed == [[order]]
-    assert worker.wishes.in_force() == [CircuitWish(order, "control", 1.5)]
+    assert worker.overrides.in_force() == [CircuitOverride(order, "control", 1.5)]
 
 
 def test_a_sibling_follows_as_well(worker: Worker, tmp_path: Path) -> None:
     """What one worker was asked is known to the other, with who asked and when."""
     sibling = Worker(tmp_path)
-    worker.wish(Mode.DISABLED, None, Access.READ)
-    assert sibling.wishes.follow() == len(SHARDS)
+    worker.override(Mode.DISABLED, None, Access.READ)
+    assert sibling.overrides.follow() == len(SHARDS)
     assert sibling.obeyed == [worker.in_force()]
 
 
@@ -101,34 +101,34 @@ def test_a_sibling_follows_as_well(worker: Worker, tmp_path: Path) -> None:
         ((None, Access.READ), ("a:1", None), 2),
     ],
 )
-def test_a_wish_replaces_those_it_covers(
+def test_an_override_replaces_those_it_covers(
     worker: Worker,
     first: tuple[str | None, Access | None],
     second: tuple[str | None, Access | None],
     left: int,
 ) -> None:
     """What no circuit follows any more is not kept; what some do, is."""
-    worker.wish(Mode.DISABLED, *first)
-    worker.wish(Mode.AUTO, *second)
+    worker.override(Mode.DISABLED, *first)
+    worker.override(Mode.AUTO, *second)
     assert len(worker.in_force()) == left
 
 
 def test_what_was_asked_can_be_taken_back(worker: Worker) -> None:
     """Nothing is left of it, and circuits are as they are configured."""
-    worker.wish(Mode.DISABLED, "a:1")
-    worker.wishes.follow()
-    worker.wish(None, "a:1")
+    worker.override(Mode.DISABLED, "a:1")
+    worker.overrides.follow()
+    worker.override(None, "a:1")
     assert worker.in_force() == []
-    assert worker.wishes.follow() == len(Access)
+    assert worker.overrides.follow() == len(Access)
     assert set(worker.modes.values()) == {CONFIGURED}
 
 
 def test_a_part_can_be_taken_back(worker: Worker) -> None:
     """It holds what is beneath it off that part, and goes when nothing is beneath it any more."""
-    worker.wish(Mode.DISABLED)
-    worker.wish(None, None, Access.WRITE)
-    worker.wish(Mode.OBSERVE, "a:1", Access.READ)
-    worker.wishes.follow()
+    worker.override(Mode.DISABLED)
+    worker.override(None, None, Access.WRITE)
+    worker.override(Mode.OBSERVE, "a:1", Access.READ)
+    worker.overrides.follow()
     assert worker.modes == {
         circuit: Mode.OBSERVE
         if circuit == ("a:1", Access.READ)
@@ -137,20 +137,20 @@ def test_a_part_can_be_taken_back(worker: Worker) -> None:
         else Mode.DISABLED
         for circuit in CIRCUITS
     }
-    worker.wish(None, "b:2")
+    worker.override(None, "b:2")
     assert worker.in_force()[1:] == [
         Order(None, None, Access.WRITE),
         Order(Mode.OBSERVE, "a:1", Access.READ),
         Order(None, "b:2"),
     ]
-    worker.wish(None)
+    worker.override(None)
     assert worker.in_force() == []
 
 
 def test_what_is_taken_back_beside_an_order_leaves_nothing(worker: Worker) -> None:
     """Nothing was asked of that shard."""
-    worker.wish(Mode.DISABLED, "a:1")
-    worker.wish(None, "b:2")
+    worker.override(Mode.DISABLED, "a:1")
+    worker.override(None, "b:2")
     assert worker.in_force() == [Order(Mode.DISABLED, "a:1")]
 
 
@@ -167,33 +167,33 @@ def test_what_is_taken_back_beside_an_order_leaves_nothing(worker: Worker) -> No
 )
 def test_late_early_or_new_all_workers_agree(
     tmp_path_factory: pytest.TempPathFactory,
-    wishes: list[tuple[Mode | None, str | None, Access | None, bool]],
+    overrides: list[tuple[Mode | None, str | None, Access | None, bool]],
 ) -> None:
-    """One that hears of every wish, one that misses some, and one spawned after all of them."""
+    """One that hears of every override, one that misses some, and one spawned after all of them."""
     directory = tmp_path_factory.mktemp("fleet")
     prompt, late = Worker(directory), Worker(directory)
     modes = dict.fromkeys(CIRCUITS, CONFIGURED)
-    for mode, shard, access, heard in wishes:
-        prompt.wish(mode, shard, access)
+    for mode, shard, access, heard in overrides:
+        prompt.override(mode, shard, access)
         for circuit in CIRCUITS:
             if shard in (None, circuit[0]) and access in (None, circuit[1]):
                 modes[circuit] = mode or CONFIGURED
-        prompt.wishes.follow()
+        prompt.overrides.follow()
         if heard:
-            late.wishes.follow()
+            late.overrides.follow()
     spawned = Worker(directory)
-    late.wishes.follow()
-    spawned.wishes.follow()
+    late.overrides.follow()
+    spawned.overrides.follow()
     assert prompt.modes == late.modes == spawned.modes == modes
-    assert len(prompt.wishes.in_force()) <= (len(SHARDS) + 1) * (len(Access) + 1)
+    assert len(prompt.overrides.in_force()) <= (len(SHARDS) + 1) * (len(Access) + 1)
 
 
-def test_wishes_of_the_same_moment_are_all_kept(tmp_path: Path) -> None:
+def test_overrides_of_the_same_moment_are_all_kept(tmp_path: Path) -> None:
     """Two workers that are asked at once overwrite nothing of each other's."""
     workers = [Worker(tmp_path) for _ in range(4)]
 
     def ask(number: int) -> None:
-        workers[number % 4].wish(Mode.OBSERVE, f"s:{number}")
+        workers[number % 4].override(Mode.OBSERVE, f"s:{number}")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(40)))
@@ -203,10 +203,10 @@ def test_wishes_of_the_same_moment_are_all_kept(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_stops_nobody(worker: Worker, tmp_path: Path) -> None:
-    """A file of another version is told in the log; circuits go on, and the next wish counts."""
+    """A file of another version is logged; circuits stay, and the next override is applied."""
     (tmp_path / "circuits.json").write_bytes(b'[{"number":"seven"}]')
     with capture_logs() as logged:
-        assert worker.wishes.follow() == 0
+        assert worker.overrides.follow() == 0
     assert [entry["log_level"] for entry in logged] == ["error"]
-    worker.wish(Mode.DISABLED)
-    assert worker.wishes.follow() == len(CIRCUITS)
+    worker.override(Mode.DISABLED)
+    assert worker.overrides.follow() == len(CIRCUITS)
