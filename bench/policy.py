@@ -66,7 +66,11 @@ def _call(clients: int, *, narrow: bool, token: str | None = None) -> Callable[[
         (b"content-length", b"50"),
         (b"authorization", b"Bearer " + shown.encode()),
     ]
-    command, permission, peer = Command(b"GET", b"customer:42"), _GET.permission, ("10.1.2.3", 4711)
+    command, permission, peer = (
+        Command((b"GET", b"customer:42")),
+        _GET.permission,
+        ("10.1.2.3", 4711),
+    )
 
     def call() -> Command:
         address = gate.address(peer, headers)

@@ -30,7 +30,7 @@ from flowcache.encryption.settings import SealingSettings
 from flowcache.encryption.vault import Vault
 from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import Command, Reply, ShardedExecutor, SizeLimits
+from flowcache.ports import Command, Done, Executor, SizeLimits
 from flowcache.ratelimit.buckets import Rate
 from flowcache.secret import Secret
 from flowcache.server.asgi import ASGIApp, Message
@@ -43,14 +43,7 @@ _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
 _SETTINGS = DataActionSettings(max_body=1 << 20, sizes=SizeLimits(reply=1 << 20))
 
 
-class _Place:
-    name = "127.0.0.1:7000"
-
-    def has_fallback(self) -> bool:
-        return False
-
-
-_PLACE = _Place()
+_SHARD = "127.0.0.1:7000"
 
 
 class _Memory:
@@ -59,18 +52,15 @@ class _Memory:
     def __init__(self) -> None:
         self._held: dict[bytes, Any] = {}
 
-    async def execute_at(self, shard: _Place, command: Command, deadline: float) -> Reply:
-        if command.name == b"SET":
-            (self._held[command.key],) = command.args
-            return b"OK"
-        if command.name == b"HSET":
-            pairs = zip(command.args[::2], command.args[1::2], strict=True)
-            self._held[command.key] = dict(pairs)
-            return 0
-        return self._held[command.key]
-
-    def shard(self, key: bytes) -> _Place:
-        return _PLACE
+    async def execute(self, command: Command, deadline: float) -> Done:
+        name, key, *more = command.words
+        if name == b"SET":
+            (self._held[key],) = more
+            return Done(b"OK", _SHARD)
+        if name == b"HSET":
+            self._held[key] = dict(zip(more[::2], more[1::2], strict=True))
+            return Done(0, _SHARD)
+        return Done(self._held[key], _SHARD)
 
 
 class _Row(NamedTuple):
@@ -92,7 +82,7 @@ def _rows() -> list[_Row]:
     return rows
 
 
-def _action(executor: ShardedExecutor[_Place]) -> ASGIApp:
+def _action(executor: Executor) -> ASGIApp:
     principal = Principal("flow", _DATA, ALL_KEYS)
     credential = Credential(Token(digest(_TOKEN)), principal)
     gate = Gate(

@@ -44,7 +44,7 @@ from flowcache.metrics.counters import Counters
 from flowcache.metrics.latency import Histogram
 from flowcache.metrics.totals import fold, once_each
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import AuditRecord, Executor, ShardedExecutor
+from flowcache.ports import AuditRecord, Executor
 from flowcache.ratelimit.buckets import Bucket, Limiter
 from flowcache.ratelimit.shared import SharedBucket
 from flowcache.resilience.guard import Guard
@@ -54,7 +54,6 @@ from flowcache.server.turns import Turnstile
 from flowcache.settings import Settings
 from flowcache.status import LoopStatus, WorkerStatus
 from flowcache.store.redis_store import RedisStore
-from flowcache.store.routes import ShardRoute
 
 if TYPE_CHECKING:
     from flowcache.authn.jwks import KeySet
@@ -158,8 +157,8 @@ class Worker:
             known = Principals(settings.credentials, time, stated.credential)
         gate = Gate(known, settings.gate, self._limiters, monotonic, _shown_certificate(settings))
         self._overrides = Overrides(fleet_directory, self._guard.obey)
-        executor: ShardedExecutor[ShardRoute] = self._guard
-        self._vault: Vault[ShardRoute] | None = None
+        executor: Executor = self._guard
+        self._vault: Vault | None = None
         if settings.sealing is not None:
             # Imported here, as is what issuers need: it brings the library of cryptography.
             from flowcache.encryption.vault import Vault

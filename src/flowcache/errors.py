@@ -68,7 +68,8 @@ class Failure(Exception):
 
     ``message`` is one sentence for a flow author: it names the field or the remedy and never
     carries a stored value or a secret. ``retryable`` says whether the very same call may
-    succeed later *and* is safe to repeat. ``retry_after`` is in seconds.
+    succeed later *and* is safe to repeat. ``retry_after`` is in seconds. ``shard`` is the name of
+    the shard where a command failed; None where no command was run.
     """
 
     code: ClassVar[str]
@@ -79,7 +80,7 @@ class Failure(Exception):
     probe_soon: ClassVar[bool] = False
     """Whether the reason passes by itself, so that a circuit need not stay open for its time."""
 
-    __slots__ = ("message", "retry_after", "retryable")
+    __slots__ = ("message", "retry_after", "retryable", "shard")
 
     def __init__(
         self, message: str, *, retryable: bool | None = None, retry_after: float | None = None
@@ -88,6 +89,7 @@ class Failure(Exception):
         self.message = message
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
+        self.shard: str | None = None
 
 
 class InvalidRequest(Failure):

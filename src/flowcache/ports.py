@@ -28,6 +28,7 @@ __all__ = [
     "AuditSink",
     "Clock",
     "Command",
+    "Done",
     "Executor",
     "Large",
     "Metrics",
@@ -38,10 +39,8 @@ __all__ = [
     "Reply",
     "Shard",
     "ShardT",
-    "ShardedExecutor",
     "SizeLimits",
     "Slow",
-    "Stale",
     "Store",
     "has_failed",
     "unanswered",
@@ -70,14 +69,14 @@ NAMESPACES = RESERVED_PREFIX + b"ns:"
 APPEND = b"FLOWCACHE.APPEND"
 """A command of ours: append to the stream under its key, all or nothing.
 
-``args`` are how many entries it may have, about; the name of an entry's only field; and its value
-in each entry; the reply is how many there were (`store/scripts/append.lua`)."""
+Behind the key stand how many entries it may have, about; the name of an entry's only field; and its
+value in each entry. The reply is how many there were (`store/scripts/append.lua`)."""
 
 TAKE = b"TAKE"
 """A command of ours: take from the bucket under its key, which the whole fleet has in common.
 
-``args`` are the microseconds between two tokens and how many tokens were taken; the reply is in how
-many microseconds all that was taken will have been earned (`store/scripts/rate.lua`)."""
+Behind the key stand the microseconds between two tokens and how many tokens were taken. The reply
+is in how many microseconds all that was taken will have been earned (`store/scripts/rate.lua`)."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False):
@@ -160,15 +159,15 @@ DEFAULT_SIZES = SizeLimits()
 
 
 class Command(msgspec.Struct, frozen=True, gc=False):
-    """What an operation asks of the store: a Redis command on one key.
+    """What an operation asks of the store: the words of a Redis command.
 
-    ``ttl`` (seconds) is set in the same atomic step; None leaves the key's life alone. ``sizes``
-    hold in that step, too. How any of this is made atomic is the store's business.
+    ``keys`` are the places of those words that are keys, at least one. All keys of a command have
+    to be in one slot. ``ttl`` (seconds) is set in the same atomic step; None leaves the life of the
+    keys alone. ``sizes`` hold in that step, too. How this is made atomic is the store's business.
     """
 
-    name: bytes
-    key: bytes
-    args: tuple[bytes, ...] = ()
+    words: tuple[bytes, ...]
+    keys: tuple[int, ...] = (1,)
     ttl: int | None = None
     writes: bool = False
     once: Once | None = None
@@ -177,9 +176,28 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     """Whose it is, for what is shared fairly; filled by `authz.verdict.placed`."""
 
     @property
+    def name(self) -> bytes:
+        """The name of the command."""
+        return self.words[0]
+
+    @property
+    def key(self) -> bytes:
+        """The first key, which tells where the command is run."""
+        return self.words[self.keys[0]]
+
+    @property
     def is_repeatable(self) -> bool:
         """Whether running it twice does no more than running it once."""
         return not self.writes or self.once is not None
+
+    def all_keys(self) -> list[bytes]:
+        """Return the keys, in the order of the words."""
+        return [self.words[place] for place in self.keys]
+
+    def size(self) -> int:
+        """Return the bytes of the words that are neither the name nor a key."""
+        keys = sum(map(len, self.all_keys()))
+        return sum(map(len, self.words)) - len(self.words[0]) - keys
 
 
 def unanswered(command: Command) -> DeadlineExceeded:
@@ -192,42 +210,43 @@ def unanswered(command: Command) -> DeadlineExceeded:
     return DeadlineExceeded("Redis did not answer in time.")
 
 
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """What came of a command: the reply, and who gave it."""
+
+    reply: Reply
+    shard: str
+    """The name of the shard that held the keys."""
+    stale: bool = False
+    """Whether a replica answered in place of its primary: the reply may be old."""
+
+
 class Executor(Protocol):
     """Something that runs commands: a guard around a store."""
 
-    def execute(self, command: Command, deadline: float) -> Awaitable[Reply]:
-        """Run ``command`` and return its reply before ``deadline`` (monotonic seconds).
-
-        The reply may be `Stale`, of a read.
+    def execute(self, command: Command, deadline: float) -> Awaitable[Done]:
+        """Run ``command`` and return what came of it before ``deadline`` (monotonic seconds).
 
         Raises:
-            Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`.
+            Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`;
+                its ``shard`` is the name of the shard where the command failed.
+            InvalidRequest: the keys of the command are in different slots.
         """
 
 
-class Stale:
-    """A reply that may be older than the last write: a replica gave it in its primary's place."""
-
-    __slots__ = ("reply",)
-
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-
-
 class Slow:
-    """What comes in place of a reply that takes long. ``rest`` is the reply, when it comes.
+    """What comes in place of `Done` for a reply that takes long. ``rest`` is it, when it comes.
 
     ``rest`` has to be awaited, and raises as the call itself would have. It may be `Large`.
     """
 
     __slots__ = ("rest",)
 
-    def __init__(self, rest: Awaitable[Reply | Large]) -> None:
+    def __init__(self, rest: Awaitable[Done | Large]) -> None:
         self.rest = rest
 
 
 class Large:
-    """What comes in place of a value that is too large to travel among others.
+    """What comes in place of `Done` for a value that is too large to travel among others.
 
     ``fetch`` returns it, and raises as the call itself would have; but its failure concerns its
     caller alone, and says nothing about the shard.
@@ -235,12 +254,12 @@ class Large:
 
     __slots__ = ("fetch",)
 
-    def __init__(self, fetch: Callable[[], Awaitable[Reply]]) -> None:
+    def __init__(self, fetch: Callable[[], Awaitable[Done]]) -> None:
         self.fetch = fetch
 
 
 class Shard(Protocol):
-    """The part of a store that holds a key."""
+    """The part of a store that holds some of the keys."""
 
     @property
     def name(self) -> str:
@@ -253,25 +272,16 @@ class Shard(Protocol):
 ShardT = TypeVar("ShardT", bound=Shard)
 
 
-class ShardedExecutor(Protocol[ShardT]):
-    """An executor in two steps, for those who want to know where a command goes."""
-
-    def shard(self, key: bytes) -> ShardT:
-        """Return the shard that holds ``key``. Synchronous and cheap.
-
-        Raises:
-            RedisUnavailable: no shard is known to hold it.
-        """
-
-    def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
-        """Run ``command`` on the shard that holds its key, as `Executor.execute`."""
-
-
 class Store(Protocol[ShardT]):
     """A place where commands run: a Redis, whatever its topology."""
 
-    def shard(self, key: bytes) -> ShardT:
-        """Return the shard that holds ``key``, as `ShardedExecutor.shard`."""
+    def shard(self, command: Command) -> ShardT:
+        """Return the shard that holds the keys of ``command``. Synchronous and cheap.
+
+        Raises:
+            RedisUnavailable: no shard is known to hold them.
+            InvalidRequest: they are in different slots.
+        """
 
     def shards(self) -> Set[str]:
         """Return the names of all shards there are."""
@@ -283,7 +293,7 @@ class Store(Protocol[ShardT]):
         deadline: float,
         slow_at: float | None = None,
         wait_until: float | None = None,
-    ) -> Awaitable[Reply | Slow | Large]:
+    ) -> Awaitable[Done | Slow | Large]:
         """Run ``command`` where commands of its kind go, as `Executor.execute`.
 
         When there is no reply at ``slow_at``, on the clock that replies are judged by
@@ -294,8 +304,8 @@ class Store(Protocol[ShardT]):
 
     def read_elsewhere(
         self, shard: ShardT, command: Command, deadline: float
-    ) -> Awaitable[Reply | Large]:
-        """Have the fallback of ``shard`` answer a read; `Stale` where it is a replica.
+    ) -> Awaitable[Done | Large]:
+        """Have the fallback of ``shard`` answer a read; ``stale`` where it is a replica.
 
         Raises:
             Failure: as `Executor.execute`.
@@ -374,7 +384,7 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     address: str | None = None
     """Where the caller spoke from."""
     shard: str | None = None
-    """The shard that held the key when the command was sent; None when none was."""
+    """The shard that the command was sent to; None when none was, or the caller left before."""
     stale: bool = False
     """Whether a replica answered in its primary's place."""
     kind: str = "call"

@@ -137,7 +137,7 @@ def test_the_field_that_is_named_is_the_one_to_mend(fields: dict[str, Any]) -> N
 def test_what_is_set_is_what_is_read(value: object, ascii_only: bool) -> None:
     """A value that SET stores comes back from GET as it was posted, number types included."""
     raw = dumped({"operation": "SET", "key": "k", "value": value}, ascii_only)
-    (text,) = plan(coerce(decode(raw), LIMITS), 1000).command.args
+    (text,) = plan(coerce(decode(raw), LIMITS), 1000).command.words[2:]
     data, hit = GET.read(text)
     assert hit is True
     assert same(data, value)

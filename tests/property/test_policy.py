@@ -217,7 +217,7 @@ def test_two_clients_never_share_a_record(
     def record(name: str) -> bytes:
         who = Principal(name, frozenset(), prefix=namespace_prefix(namespace) if namespace else b"")
         once = Once(data.draw(tokens).encode(), b"fingerprint", 1)
-        command = placed(Command(b"DEL", b"k", writes=True, once=once), who)
+        command = placed(Command((b"DEL", b"k"), writes=True, once=once), who)
         assert command.once is not None
         return once_key(command.key, command.once.token)
 

@@ -17,10 +17,9 @@ from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.encryption.vault import Vault
 from flowcache.errors import InvalidRequest, InvalidResponse
 from flowcache.operations.catalogue import plan
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Done, Reply
 from flowcache.secret import Secret
 from tests.envelopes import KEYS, Sealer
-from tests.places import Place
 from tests.property.strategies import json_values, modest, stored, texts
 
 PROVIDER = WrittenKeys(Secret(KEYS))
@@ -39,21 +38,20 @@ class Memory:
     def __init__(self) -> None:
         self.held: dict[bytes, Any] = {}
 
-    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
-        key, args = command.key, command.args
-        match command.name:
+    async def execute(self, command: Command, deadline: float) -> Done:
+        return Done(self.reply(command), "shard")
+
+    def reply(self, command: Command) -> Reply:
+        name, key, *more = command.words
+        match name:
             case b"SET":
-                self.held[key] = args[0]
+                self.held[key] = more[0]
                 return b"OK"
             case b"HSET":
-                pairs = dict(zip(args[::2], args[1::2], strict=True))
+                pairs = dict(zip(more[::2], more[1::2], strict=True))
                 self.held.setdefault(key, {}).update(pairs)
                 return len(pairs)
         return self.held.get(key)
-
-    def shard(self, key: bytes) -> Place:
-        """Return the only one."""
-        return Place()
 
 
 def run(
@@ -65,7 +63,7 @@ def run(
     async def call() -> Reply:
         reply: Reply = None
         for command in commands:
-            reply = await vault.execute_at(Place(), command, 0.0)
+            reply = (await vault.execute(command, 0.0)).reply
         return reply
 
     return asyncio.run(call())
@@ -87,7 +85,7 @@ def test_any_json_comes_back(key: bytes, value: object, active: str, other: str)
     look, read = planned("GET", key)
     memory, clear = Memory(), Memory()
     run(memory, write, active=active)
-    asyncio.run(clear.execute_at(Place(), write, 0.0))
+    clear.reply(write)
     told = read(run(memory, look, active=other))
     assert told == read(clear.held[key])
     assert Sealer(active).open(memory.held[key], key) == clear.held[key]
@@ -107,7 +105,7 @@ def test_any_hash_comes_back(
     memory, clear = Memory(), Memory()
     for write, by in zip(writes, (active, other), strict=True):
         run(memory, write, active=by)
-        asyncio.run(clear.execute_at(Place(), write, 0.0))
+        clear.reply(write)
     assert memory.held[key].keys() == clear.held[key].keys()
     assert read(run(memory, look)) == read(clear.held[key])
 
@@ -173,7 +171,7 @@ def refuses(
     """Fail unless reading ``damaged`` is refused in words that tell nothing."""
     memory = Memory()
     memory.held[key] = damaged if field is None else {field: damaged}
-    look = Command(b"GET" if field is None else b"HGETALL", key)
+    look = Command((b"GET" if field is None else b"HGETALL", key))
     with pytest.raises(InvalidResponse) as caught:
         run(memory, look, plaintext=plaintext)
     assert len(plain) < 8 or plain not in caught.value.message.encode()
@@ -191,7 +189,7 @@ def test_nothing_in_clear_looks_sealed(planted: bytes, key: bytes) -> None:
     memory = Memory()
     memory.held[key] = planted
     with pytest.raises(InvalidResponse):
-        run(memory, Command(b"GET", key))
+        run(memory, Command((b"GET", key)))
 
 
 @modest

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flowcache.ports import Clock, Command, Once
+from flowcache.ports import Clock, Command, Executor, Once, Reply
 from flowcache.resilience.breaker import BreakerSettings
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.store.deadlines import Deadlines, Waiter
@@ -32,6 +32,7 @@ __all__ = [
     "link_to",
     "open_sockets",
     "put",
+    "replied",
     "soon",
     "store_at",
 ]
@@ -62,20 +63,25 @@ async def soon(predicate: Callable[[], Any], *, within: float = 20.0, what: str 
 
 
 def get(key: bytes) -> Command:
-    return Command(b"GET", key)
+    return Command((b"GET", key))
 
 
 def put(key: bytes, value: bytes, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command(b"SET", key, (value,), ttl, True, once)
+    return Command((b"SET", key, value), ttl=ttl, writes=True, once=once)
 
 
 def incr(key: bytes, once: Once | None = None) -> Command:
     """Return a write whose applications can be counted."""
-    return Command(b"INCR", key, writes=True, once=once)
+    return Command((b"INCR", key), writes=True, once=once)
 
 
 def delete(key: bytes) -> Command:
-    return Command(b"DEL", key, writes=True)
+    return Command((b"DEL", key), writes=True)
+
+
+async def replied(executor: Executor, command: Command, deadline: float) -> Reply:
+    """Run ``command`` and return the reply alone."""
+    return (await executor.execute(command, deadline)).reply
 
 
 def _settings(changes: dict[str, Any]) -> StoreSettings:

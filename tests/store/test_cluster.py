@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.errors import RedisUnavailable
+from flowcache.errors import InvalidRequest, RedisUnavailable
 from flowcache.ports import Command, Once
 from flowcache.store.commands import SMALL
 from flowcache.store.redis_store import RedisStore
@@ -19,7 +19,7 @@ from flowcache.store.slots import SLOTS, key_slot
 from tests.servers import Cluster, ClusterNode, RedisProcess, cluster
 from tests.servers.ports import LOOPBACK
 from tests.store.calling import calling
-from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, replied, soon, store_at
 
 FAILOVER_SECONDS = 30.0
 
@@ -71,11 +71,27 @@ class TestWhole:
             before = [redirections(node, "MOVED") for node in servers.nodes]
             for number in range(60):
                 key = b"key%d" % number
-                assert await store.execute(put(key, key), in_time()) == b"OK"
-                assert await store.execute(get(key), in_time()) == key
-                assert store.shard(key).name == name_of(servers.node_of_slot(key_slot(key)))
-                assert await store.execute(incr(b"n" + key, once(number)), in_time()) == 1
+                assert await replied(store, put(key, key), in_time()) == b"OK"
+                assert await replied(store, get(key), in_time()) == key
+                assert store.shard(get(key)).name == name_of(servers.node_of_slot(key_slot(key)))
+                assert await replied(store, incr(b"n" + key, once(number)), in_time()) == 1
             assert [redirections(node, "MOVED") for node in servers.nodes] == before
+
+    async def test_commands_of_several_keys(self, servers: Cluster) -> None:
+        """They run where all of their keys are; without a hash tag in common they are refused."""
+        async with store_at(servers.primaries()[0].address) as store:
+            for tag in (b"a", b"b", b"c"):
+                mset = (b"MSET", b"{%b}1" % tag, b"x", b"{%b}2" % tag, b"y")
+                assert await replied(store, several(*mset, keys=(1, 3)), in_time()) == b"OK"
+                mget = several(b"MGET", b"{%b}2" % tag, b"{%b}1" % tag, keys=(1, 2), writes=False)
+                done = await store.execute(mget, in_time())
+                assert done.reply == [b"y", b"x"]
+                assert done.shard == name_of(servers.node_of_slot(key_slot(tag)))
+            with pytest.raises(InvalidRequest, match="hash tag"):
+                await store.execute(
+                    several(b"MSET", b"a", b"1", b"b", b"1", keys=(1, 3)), in_time()
+                )
+            assert await replied(store, get(b"a"), in_time()) is None
 
     async def test_it_knows_the_shape(self, servers: Cluster) -> None:
         """The status names each shard by its primary, with its slots; together they are all."""
@@ -94,7 +110,7 @@ class TestWhole:
         async with store_at(replica.address) as store:
             for node in servers.primaries():
                 key = key_on(servers, node)
-                assert await store.execute(put(key, b"1"), in_time()) == b"OK"
+                assert await replied(store, put(key, b"1"), in_time()) == b"OK"
 
     async def test_other_database(self, servers: Cluster) -> None:
         """A cluster has one database; asking for another is a fault that says so."""
@@ -109,13 +125,13 @@ class TestMoving:
         source, target = servers.primaries()[:2]
         key = key_on(servers, source)
         async with store_at(*servers.addresses) as store:
-            assert await store.execute(incr(key), in_time()) == 1
+            assert await replied(store, incr(key), in_time()) == 1
             await asyncio.to_thread(servers.migrate_slot, key_slot(key), source, target)
             before = redirections(source, "MOVED")
             for number in range(2, 10):
-                assert await store.execute(incr(key), in_time()) == number
+                assert await replied(store, incr(key), in_time()) == number
             assert redirections(source, "MOVED") == before + 1
-            assert store.shard(key).name == name_of(target)
+            assert store.shard(get(key)).name == name_of(target)
             await soon(
                 lambda: any(
                     first <= key_slot(key) <= last
@@ -126,7 +142,7 @@ class TestMoving:
                 what="the map to be refreshed",
             )
             # The script may never have been at the new home.
-            assert await store.execute(incr(key, once("moved")), in_time()) == 10
+            assert await replied(store, incr(key, once("moved")), in_time()) == 10
 
     async def test_ask(self, servers: Cluster) -> None:
         """While a slot moves, keys are found on either side, and writes are done once."""
@@ -136,18 +152,18 @@ class TestMoving:
         left = b"{%b}left" % key
         async with store_at(*servers.addresses) as store:
             for name in (key, left):
-                assert await store.execute(incr(name), in_time()) == 1
+                assert await replied(store, incr(name), in_time()) == 1
             await asyncio.to_thread(servers.migrate_slot, slot, source, target, leave_open=True)
             await asyncio.to_thread(servers.move_keys, source, target, key.decode())
-            assert await store.execute(get(key), in_time()) == b"1"
+            assert await replied(store, get(key), in_time()) == b"1"
             for number in (2, 3, 4):
-                assert await store.execute(incr(key), in_time()) == number
-                assert await store.execute(incr(left), in_time()) == number
-            assert await store.execute(incr(b"{%b}new" % key), in_time()) == 1
-            assert store.shard(key).name == name_of(source), "an ASK is no new home"
+                assert await replied(store, incr(key), in_time()) == number
+                assert await replied(store, incr(left), in_time()) == number
+            assert await replied(store, incr(b"{%b}new" % key), in_time()) == 1
+            assert store.shard(get(key)).name == name_of(source), "an ASK is no new home"
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
             for name in (key, left):
-                assert await store.execute(incr(name), in_time()) == 5
+                assert await replied(store, incr(name), in_time()) == 5
 
     async def test_ask_takes_more_than_one_command(self, servers: Cluster) -> None:
         """While a slot moves, a miss, a large string and a large hash are read where they are."""
@@ -159,20 +175,20 @@ class TestMoving:
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         async with store_at(*servers.addresses) as store:
             for name in (key, left):
-                await store.execute(put(name, value), in_time())
-            await store.execute(Command(b"HSET", table, tuple(pairs), 60, True), in_time())
+                await replied(store, put(name, value), in_time())
+            await replied(store, Command((b"HSET", table, *pairs), ttl=60, writes=True), in_time())
             slot = key_slot(key)
             await asyncio.to_thread(servers.migrate_slot, slot, source, target, leave_open=True)
             for name in (key, table):
                 await asyncio.to_thread(servers.move_keys, source, target, name.decode())
             for _ in range(2):
                 for name in (key, left):
-                    assert await store.execute(get(name), in_time()) == value
-                assert await store.execute(Command(b"HGETALL", table), in_time()) == fields
-                assert await store.execute(get(absent), in_time()) is None
-                assert await store.execute(Command(b"HGETALL", absent), in_time()) == {}
+                    assert await replied(store, get(name), in_time()) == value
+                assert await replied(store, Command((b"HGETALL", table)), in_time()) == fields
+                assert await replied(store, get(absent), in_time()) is None
+                assert await replied(store, Command((b"HGETALL", absent)), in_time()) == {}
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
-            assert await store.execute(get(key), in_time()) == value
+            assert await replied(store, get(key), in_time()) == value
 
     @pytest.mark.parametrize("has_moved", [False, True])
     async def test_tryagain(self, servers: Cluster, has_moved: bool) -> None:
@@ -181,18 +197,18 @@ class TestMoving:
         key = key_on(servers, source)
         slot = key_slot(key)
         async with store_at(*servers.addresses) as store:
-            assert await store.execute(incr(key), in_time()) == 1
+            assert await replied(store, incr(key), in_time()) == 1
             await asyncio.to_thread(servers.migrate_slot, slot, source, target, leave_open=True)
             if has_moved:
                 await asyncio.to_thread(servers.move_keys, source, target, key.decode())
             asked = target if has_moved else source
             before = redirections(asked, "TRYAGAIN")
-            writing = asyncio.ensure_future(store.execute(incr(key, once("apart")), in_time()))
+            writing = asyncio.ensure_future(replied(store, incr(key, once("apart")), in_time()))
             await soon(lambda: writing.done() or redirections(asked, "TRYAGAIN") > before + 5)
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
             assert await writing == 2
-            assert await store.execute(incr(key, once("apart")), in_time()) == 2
-            assert await store.execute(get(key), in_time()) == b"2"
+            assert await replied(store, incr(key, once("apart")), in_time()) == 2
+            assert await replied(store, get(key), in_time()) == b"2"
 
     async def test_new_node(self) -> None:
         """A node that joins later is found when it gets slots, and used from then on."""
@@ -200,11 +216,11 @@ class TestMoving:
             source = servers.primaries()[0]
             key = key_on(servers, source)
             async with store_at(*servers.addresses) as store:
-                assert await store.execute(incr(key), in_time()) == 1
+                assert await replied(store, incr(key), in_time()) == 1
                 new = await asyncio.to_thread(servers.add_node)
                 await asyncio.to_thread(servers.migrate_slot, key_slot(key), source, new)
-                assert await store.execute(incr(key), in_time()) == 2
-                assert await store.execute(incr(key, once("new")), in_time()) == 3
+                assert await replied(store, incr(key), in_time()) == 2
+                assert await replied(store, incr(key, once("new")), in_time()) == 3
                 await soon(lambda: name_of(new) in store.shards())
                 assert calls(new, "incr") >= 1
 
@@ -229,21 +245,21 @@ class TestFailover:
             async with calling(store, lambda: incr(key), budget=2.0) as caller:
                 await soon(lambda: caller.answered > 5)
                 await asyncio.to_thread(servers.failover, new)
-                await soon(lambda: store.shard(key).name == name_of(new))
+                await soon(lambda: store.shard(get(key)).name == name_of(new))
                 answered = caller.answered
                 await soon(lambda: caller.answered > answered + 5)
-            count = int(await store.execute(get(key), in_time()))
+            count = int(await replied(store, get(key), in_time()))
             assert caller.answered <= count <= caller.answered + caller.unknown
             assert caller.late < SLACK
             # It has the script from its primary, or gets it.
-            assert await store.execute(incr(key, once("failover")), in_time()) == count + 1
+            assert await replied(store, incr(key, once("failover")), in_time()) == count + 1
 
     async def test_killed_primary(self, servers: Cluster) -> None:
         """When a primary dies its shard fails fast until its replica takes over; others go on."""
         dead, *others = servers.primaries()
         lost, kept = key_on(servers, dead), [key_on(servers, node) for node in others]
         async with store_at(*servers.addresses) as store:
-            await store.execute(put(lost, b"1"), in_time())
+            await replied(store, put(lost, b"1"), in_time())
             async with (
                 calling(store, lambda: get(lost)) as unlucky,
                 calling(store, lambda: incr(kept[0])) as lucky,
@@ -256,10 +272,10 @@ class TestFailover:
                 await soon(lambda: unlucky.answered > answered + 5, within=FAILOVER_SECONDS)
             assert lucky.failed == lucky_too.failed == 0
             assert max(caller.late for caller in (unlucky, lucky, lucky_too)) < SLACK
-            assert store.shard(lost).name != name_of(dead)
-            assert await store.execute(put(lost, b"2"), in_time()) == b"OK"
+            assert store.shard(get(lost)).name != name_of(dead)
+            assert await replied(store, put(lost, b"2"), in_time()) == b"OK"
             await asyncio.to_thread(servers.heal)
-            assert await store.execute(get(lost), in_time()) == b"2"
+            assert await replied(store, get(lost), in_time()) == b"2"
 
     async def test_stalled_primary(self, servers: Cluster) -> None:
         """When a primary stalls every call ends within its deadline; no other shard feels it."""
@@ -281,7 +297,7 @@ class TestFailover:
             assert max(reader.late, writer.late, lucky.late) < SLACK
             # What the stalled one still does is of no account: it is a replica now.
             await asyncio.to_thread(servers.heal)
-            assert await store.execute(put(stuck, b"1"), in_time()) == b"OK"
+            assert await replied(store, put(stuck, b"1"), in_time()) == b"OK"
 
     async def test_dead_shard(self, servers: Cluster) -> None:
         """A shard without a server fails fast; others go on, unless the cluster forbids it."""
@@ -297,7 +313,7 @@ class TestFailover:
             await soon(lambda: all(state_of(node) == "fail" for node in live))
             for key in kept:
                 with pytest.raises(RedisUnavailable, match="cluster is down") as caught:
-                    await store.execute(incr(key), in_time(1))
+                    await replied(store, incr(key), in_time(1))
                 assert caught.value.retryable
             for node in live:
                 node.cli("CONFIG", "SET", "cluster-require-full-coverage", "no")
@@ -339,11 +355,11 @@ class TestReplicas:
         async with store_at(*servers.addresses, read_from=ReadFrom.REPLICA) as store:
             await soon(lambda: replicas_are_ready(store))
             for key, (primary, replica) in pairs.items():
-                assert await store.execute(put(key, b"1"), in_time()) == b"OK"
+                assert await replied(store, put(key, b"1"), in_time()) == b"OK"
                 await soon(partial(has, replica, key))
                 before = calls(replica, "getrange")
                 for _ in range(5):
-                    assert await store.execute(get(key), in_time()) == b"1"
+                    assert await replied(store, get(key), in_time()) == b"1"
                 assert calls(replica, "getrange") == before + 5
                 assert calls(primary, "getrange") == 0
 
@@ -355,14 +371,14 @@ class TestReplicas:
         async with store_at(*servers.addresses, read_from=ReadFrom.REPLICA) as store:
             await soon(lambda: replicas_are_ready(store))
             guard = guarded(store)
-            await store.execute(put(key, b"1"), in_time())
+            await replied(store, put(key, b"1"), in_time())
             replica.pause()
-            reading = asyncio.ensure_future(guard.execute(get(key), in_time()))
+            reading = asyncio.ensure_future(replied(guard, get(key), in_time()))
             await soon(lambda: link_to_replica(store, key).pending == 1)
             replica.kill()
             assert await reading == b"1"
             for _ in range(5):
-                assert await guard.execute(get(key), in_time()) == b"1"
+                assert await replied(guard, get(key), in_time()) == b"1"
             assert calls(primary, "getrange") == 6
 
 
@@ -372,10 +388,16 @@ def replicas_are_ready(store: RedisStore) -> bool:
 
 
 def link_to_replica(store: RedisStore, key: bytes) -> Any:
-    return next(s for s in store.status().shards if s.name == store.shard(key).name).replicas[0]
+    return next(s for s in store.status().shards if s.name == store.shard(get(key)).name).replicas[
+        0
+    ]
 
 
 def has(replica: ClusterNode, key: bytes) -> bool:
     with replica.client() as client:
         client.execute_command("READONLY")
         return bool(client.exists(key))
+
+
+def several(*words: bytes, keys: tuple[int, ...], writes: bool = True) -> Command:
+    return Command(words, keys=keys, writes=writes)

@@ -14,7 +14,7 @@ from flowcache.store.redis_store import RedisStore
 from tests.servers.cluster import Cluster
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import replicated
-from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, replied, soon, store_at
 from tests.store.test_cluster import key_on, name_of
 from tests.store.test_second_chances import all_links_are_up
 
@@ -27,7 +27,7 @@ async def is_not_confirmed(
 ) -> DeadlineExceeded:
     began = monotonic()
     with pytest.raises(DeadlineExceeded, match="did not confirm") as caught:
-        await store.execute(command, in_time(seconds))
+        await replied(store, command, in_time(seconds))
     assert monotonic() - began < seconds + SLACK
     return caught.value
 
@@ -39,12 +39,12 @@ async def test_what_is_answered_is_on_the_replica() -> None:
         async with store_at(pair.primary.address, confirm_replicas=1) as store:
             await soon(lambda: all_links_are_up(store))
             for number in range(1, 20):
-                assert await store.execute(incr(b"n"), in_time()) == number
+                assert await replied(store, incr(b"n"), in_time()) == number
                 assert pair.replica.cli("GET", "n") == str(number)
-            assert await store.execute(incr(b"n", ONCE), in_time()) == 20
+            assert await replied(store, incr(b"n", ONCE), in_time()) == 20
             assert pair.replica.cli("GET", "n") == "20"
             answers = await asyncio.gather(
-                *(store.execute(put(b"k%d" % n, b"v"), in_time()) for n in range(200))
+                *(replied(store, put(b"k%d" % n, b"v"), in_time()) for n in range(200))
             )
             assert set(answers) == {b"OK"}
             assert pair.replica.cli("EXISTS", *(f"k{n}" for n in range(200))) == 200
@@ -57,12 +57,12 @@ async def test_without_replicas_nothing_is_promised() -> None:
         async with store_at(pair.primary.address, confirm_replicas=1) as store:
             await soon(lambda: all_links_are_up(store))
             # The script has to be there: sent again, it would wait behind the first WAIT.
-            await store.execute(incr(b"script", ONCE), in_time())
+            await replied(store, incr(b"script", ONCE), in_time())
             pair.replica.pause()
             try:
                 writing = asyncio.ensure_future(is_not_confirmed(store, incr(b"n"), 2.0))
                 await asyncio.sleep(0)
-                assert await store.execute(get(b"other"), in_time(10)) is None
+                assert await replied(store, get(b"other"), in_time(10)) is None
                 assert not writing.done(), "it waited behind the write"
                 assert (await writing).retryable is False
                 assert pair.primary.cli("GET", "n") == "1"
@@ -70,7 +70,7 @@ async def test_without_replicas_nothing_is_promised() -> None:
                 assert pair.primary.cli("GET", "n") == "2"
             finally:
                 pair.replica.resume()
-            assert await store.execute(incr(b"n", ONCE), in_time()) == 2
+            assert await replied(store, incr(b"n", ONCE), in_time()) == 2
             assert pair.replica.cli("GET", "n") == "2"
 
 
@@ -86,7 +86,7 @@ async def test_a_repeated_write_is_confirmed_anew() -> None:
                 losses = store.status().shards[0].primary.losses
                 pair.primary.cli("CLIENT", "KILL", "TYPE", "normal")
                 await soon(lambda: store.status().shards[0].primary.losses > losses)
-                await soon(lambda: store.shard(b"n").writer.state == "ready")
+                await soon(lambda: store.shard(get(b"n")).writer.state == "ready")
                 await is_not_confirmed(store, incr(b"n", ONCE))
                 assert pair.primary.cli("GET", "n") == "1"
             finally:
@@ -99,12 +99,12 @@ async def test_one_that_fails_is_not_waited_for() -> None:
         pair.wait_linked()
         async with store_at(pair.primary.address, confirm_replicas=1) as store:
             await soon(lambda: all_links_are_up(store))
-            await store.execute(put(b"k", b"x"), in_time())
+            await replied(store, put(b"k", b"x"), in_time())
             pair.replica.pause()
             try:
-                hset = Command(b"HSET", b"k", (b"a", b"b"), 60, True)
+                hset = Command((b"HSET", b"k", b"a", b"b"), ttl=60, writes=True)
                 with pytest.raises(Exception, match="another type"):
-                    await store.execute(hset, in_time(600))
+                    await replied(store, hset, in_time(600))
             finally:
                 pair.replica.resume()
 
@@ -124,16 +124,16 @@ async def test_nothing_confirmed_is_lost_in_a_failover(breakable_cluster: Cluste
 
         async def writer() -> None:
             while True:
-                acknowledged.append(await guard.execute(incr(key), in_time(2.0)))
+                acknowledged.append(await replied(guard, incr(key), in_time(2.0)))
 
         writing = asyncio.ensure_future(writer())
         await soon(lambda: len(acknowledged) > 200 or writing.done())
         dead.kill()
         with pytest.raises(Exception, match="Redis"):
             await writing
-        await soon(lambda: store.shard(key).name == name_of(new), within=FAILOVER_SECONDS)
+        await soon(lambda: store.shard(get(key)).name == name_of(new), within=FAILOVER_SECONDS)
         await soon(lambda: store.status().status == "ready")
-        assert int(await store.execute(get(key), in_time())) >= max(acknowledged)
+        assert int(await replied(store, get(key), in_time())) >= max(acknowledged)
         await guard.close()
 
 
@@ -159,4 +159,4 @@ async def test_the_writers_link_is_seen() -> None:
             await asyncio.to_thread(proxy.restore)
             await asyncio.to_thread(proxy.reset)
             await soon(lambda: store.status().status == "ready" and len(back) >= told + 2)
-            assert await store.execute(incr(b"n"), in_time()) == 1
+            assert await replied(store, incr(b"n"), in_time()) == 1

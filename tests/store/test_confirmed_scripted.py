@@ -11,7 +11,7 @@ from flowcache.errors import DeadlineExceeded, Unconfirmed
 from flowcache.ports import Command
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
-from tests.store.harness import in_time, soon, store_at
+from tests.store.harness import get, in_time, replied, soon, store_at
 from tests.store.resp import bulk, error, hello, integer
 from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import READ, SLOT, WRITE, WRITE_ONCE
@@ -24,9 +24,9 @@ async def test_each_replica_counts() -> None:
         store_at(server.address, confirm_replicas=2) as store,
     ):
         with pytest.raises(DeadlineExceeded, match="did not confirm"):
-            await store.execute(WRITE, in_time())
+            await replied(store, WRITE, in_time())
         server.script = lambda peer, request: peer.say(integer(2))
-        assert await store.execute(WRITE, in_time()) == 2
+        assert await replied(store, WRITE, in_time()) == 2
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.0005, 5.0])
@@ -38,7 +38,7 @@ async def test_a_wait_ends_before_its_deadline(seconds: float) -> None:
     async with Scripted() as server, store_at(server.address, confirm_replicas=1) as store:
         server.script = lambda peer, request: peer.say(integer(1))
         try:
-            await store.execute(WRITE, in_time(seconds))
+            await replied(store, WRITE, in_time(seconds))
         except DeadlineExceeded:
             assert seconds < 1
         write, wait = await server.asked(2)
@@ -56,7 +56,7 @@ async def test_who_did_the_write_is_asked() -> None:
         here.script = lambda peer, request: peer.say(
             integer(0) if request[0] == b"WAIT" else error(f"MOVED {SLOT} {there.address}")
         )
-        assert await store.execute(WRITE, in_time()) == 1
+        assert await replied(store, WRITE, in_time()) == 1
         assert [request[0] for request in there.requests] == [b"INCR", b"WAIT"]
 
 
@@ -76,9 +76,9 @@ async def test_a_repeated_write_holds_up_no_read() -> None:
             peer.say(integer(1)) if len(writers) > 1 else peer.hang_up()
 
     async with Scripted(script) as server, store_at(server.address, confirm_replicas=1) as store:
-        assert await store.execute(READ, in_time()) == b"1"
-        assert await store.execute(WRITE_ONCE, in_time()) == 1
-        assert await store.execute(READ, in_time()) == b"1"
+        assert await replied(store, READ, in_time()) == b"1"
+        assert await replied(store, WRITE_ONCE, in_time()) == 1
+        assert await replied(store, READ, in_time()) == b"1"
         assert len(writers) == 2
         assert not set(readers) & set(writers)
 
@@ -106,7 +106,7 @@ async def test_started_means_that_writes_work() -> None:
         await soon(lambda: server.peers[2].requests)
         server.peers[2].say(greeted)
         await starting
-        assert await store.execute(WRITE, in_time()) == 1
+        assert await replied(store, WRITE, in_time()) == 1
         await store.close()
 
 
@@ -122,9 +122,9 @@ async def test_a_write_behind_the_wait_of_another_says_nothing_against_the_serve
         Scripted(silent_writes) as server,
         store_at(server.address, confirm_replicas=1) as store,
     ):
-        assert await store.execute(READ, in_time()) == b"1"
+        assert await replied(store, READ, in_time()) == b"1"
         with pytest.raises(Unconfirmed):
-            await store.execute(WRITE, in_time(0.05))
+            await replied(store, WRITE, in_time(0.05))
 
 
 async def test_a_write_to_a_server_that_answers_nobody_is_late_and_no_more() -> None:
@@ -133,10 +133,10 @@ async def test_a_write_to_a_server_that_answers_nobody_is_late_and_no_more() -> 
         Scripted() as server,
         store_at(server.address, confirm_replicas=1, reply_timeout=600.0) as store,
     ):
-        reading = asyncio.ensure_future(store.execute(READ, in_time(600)))
-        await soon(lambda: store.shard(b"k").primary.is_stuck(monotonic()))
+        reading = asyncio.ensure_future(replied(store, READ, in_time(600)))
+        await soon(lambda: store.shard(get(b"k")).primary.is_stuck(monotonic()))
         with pytest.raises(DeadlineExceeded) as caught:
-            await store.execute(WRITE, in_time(0.05))
+            await replied(store, WRITE, in_time(0.05))
         assert not isinstance(caught.value, Unconfirmed)
         assert not caught.value.retryable, "it may have been done"
         reading.cancel()
@@ -151,5 +151,5 @@ async def test_what_is_not_confirmed_is_done(command: Command, retryable: bool) 
         store_at(server.address, confirm_replicas=1) as store,
     ):
         with pytest.raises(Unconfirmed) as caught:
-            await store.execute(command, in_time())
+            await replied(store, command, in_time())
         assert caught.value.retryable is retryable

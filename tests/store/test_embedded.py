@@ -14,7 +14,7 @@ import pytest
 from flowcache.store.embedded import EmbeddedFault, EmbeddedServer, find_server
 from flowcache.store.settings import parse_location
 from tests.servers import eventually
-from tests.store.harness import get, in_time, put, store_at
+from tests.store.harness import get, in_time, put, replied, store_at
 
 
 def is_running(pid: int) -> bool:
@@ -33,8 +33,8 @@ async def test_a_store_can_use_it(tmp_path: Path) -> None:
     try:
         (node,) = parse_location(server.url).nodes
         async with store_at(node) as store:
-            assert await store.execute(put(b"k", b"1"), in_time()) == b"OK"
-            assert await store.execute(get(b"k"), in_time()) == b"1"
+            assert await replied(store, put(b"k", b"1"), in_time()) == b"OK"
+            assert await replied(store, get(b"k"), in_time()) == b"1"
             assert store.status().shards[0].name == str(server.socket)
     finally:
         server.stop()

@@ -10,7 +10,7 @@ import pytest
 from flowcache.errors import Conflict, InvalidRequest, TooLarge, Unfinished
 from flowcache.ports import Command, Once, SizeLimits
 from tests.servers import RedisProcess, redis_binary, standalone, valkey_binary
-from tests.store.harness import in_time, store_at
+from tests.store.harness import in_time, replied, store_at
 
 ONCE = Once(b"token", b"fingerprint", 60_000)
 LIMIT = SizeLimits().reply
@@ -39,11 +39,11 @@ def plant(server: RedisProcess, *words: bytes | str | int) -> None:
 
 
 def hset(*pairs: bytes, sizes: SizeLimits, once: Once | None = None) -> Command:
-    return Command(b"HSET", b"h", pairs, 60, True, once, sizes)
+    return Command((b"HSET", b"h", *pairs), ttl=60, writes=True, once=once, sizes=sizes)
 
 
 def incr(step: int, *, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command(b"INCRBY", b"n", (b"%d" % step,), ttl, True, once)
+    return Command((b"INCRBY", b"n", b"%d" % step), ttl=ttl, writes=True, once=once)
 
 
 class TestHashes:
@@ -53,21 +53,21 @@ class TestHashes:
         reads = []
         for number in range(30):
             plant(server, "HSET", f"h{number}", *small, f"large {number}", b"x" * LIMIT)
-            reads.append(Command(b"HGETALL", b"h%d" % number))
+            reads.append(Command((b"HGETALL", b"h%d" % number)))
         async with store_at(server.address) as store:
             for read in reads:
                 with pytest.raises(TooLarge):
-                    await store.execute(read, in_time())
+                    await replied(store, read, in_time())
 
     async def test_what_memory_costs_is_not_what_counts(self, server: RedisProcess) -> None:
         """A hash that takes far more memory than it has bytes grows up to its bytes."""
         held = 2**18 - 100  # Redis makes room for 320 KiB
         sizes = SizeLimits(value=held + 1 + 3)
         async with store_at(server.address) as store:
-            await store.execute(hset(b"f", b"x" * held, sizes=sizes), in_time())
-            assert await store.execute(hset(b"g", b"12", sizes=sizes), in_time()) == 1
+            await replied(store, hset(b"f", b"x" * held, sizes=sizes), in_time())
+            assert await replied(store, hset(b"g", b"12", sizes=sizes), in_time()) == 1
             with pytest.raises(TooLarge):
-                await store.execute(hset(b"i", b"", sizes=sizes), in_time())
+                await replied(store, hset(b"i", b"", sizes=sizes), in_time())
 
     async def test_a_full_hash_takes_the_same_again(self, server: RedisProcess) -> None:
         """A field that is there gives up its name and its value; the new ones count, once."""
@@ -75,13 +75,13 @@ class TestHashes:
         sizes = SizeLimits(value=sum(map(len, pairs)), fields=2)
         async with store_at(server.address) as store:
             for expected in (2, 0, 0):
-                assert await store.execute(hset(*pairs, sizes=sizes), in_time()) == expected
+                assert await replied(store, hset(*pairs, sizes=sizes), in_time()) == expected
             twice = hset(*pairs[:2], *pairs[:2], *pairs, sizes=sizes)
-            assert await store.execute(twice, in_time()) == 0
+            assert await replied(store, twice, in_time()) == 0
             plant(server, "DEL", "h")
-            assert await store.execute(twice, in_time()) == 2
+            assert await replied(store, twice, in_time()) == 2
             with pytest.raises(TooLarge):
-                await store.execute(hset(b"another", b"1", sizes=sizes), in_time())
+                await replied(store, hset(b"another", b"1", sizes=sizes), in_time())
 
 
 class TestCounters:
@@ -93,10 +93,10 @@ class TestCounters:
         """One before it is counted on from; one beyond it is refused, with a TTL and without."""
         plant(server, "SET", "n", (EXACT - 1) * sign)
         async with store_at(server.address) as store:
-            assert await store.execute(incr(sign, ttl=ttl), in_time()) == EXACT * sign
+            assert await replied(store, incr(sign, ttl=ttl), in_time()) == EXACT * sign
             with pytest.raises(InvalidRequest):
-                await store.execute(incr(sign, ttl=ttl), in_time())
-            assert await store.execute(incr(-sign, ttl=ttl), in_time()) == (EXACT - 1) * sign
+                await replied(store, incr(sign, ttl=ttl), in_time())
+            assert await replied(store, incr(-sign, ttl=ttl), in_time()) == (EXACT - 1) * sign
 
 
 class TestRecords:
@@ -107,7 +107,7 @@ class TestRecords:
         async with store_at(server.address) as store:
             for _ in range(2):
                 with pytest.raises(Unfinished) as caught:
-                    await store.execute(incr(1, ttl=FOREVER, once=ONCE), in_time())
+                    await replied(store, incr(1, ttl=FOREVER, once=ONCE), in_time())
                 assert not caught.value.retryable
         assert server.cli("KEYS", "*") == ["n"]
 
@@ -121,19 +121,19 @@ class TestRecords:
                 token = b"%d" % number
                 first = msgspec.structs.replace(ONCE, token=token, fingerprint=part)
                 again = msgspec.structs.replace(known, token=token)
-                await store.execute(incr(1, once=first), in_time())
+                await replied(store, incr(1, once=first), in_time())
                 with pytest.raises(Conflict):
-                    await store.execute(incr(1, once=again), in_time())
+                    await replied(store, incr(1, once=again), in_time())
 
     async def test_a_record_has_the_newest_fingerprint(self, server: RedisProcess) -> None:
         """What a body has had before is accepted and not kept: each knows the one after it."""
         prints = b"third", b"second", b"first"
         async with store_at(server.address) as store:
             first = Once(b"token", prints[0], 60_000, prints[1:])
-            assert await store.execute(incr(1, once=first), in_time()) == 1
+            assert await replied(store, incr(1, once=first), in_time()) == 1
             for fingerprint in prints[1:]:
                 once = Once(b"token", fingerprint, 60_000)
                 with pytest.raises(Conflict):
-                    await store.execute(incr(1, once=once), in_time())
+                    await replied(store, incr(1, once=once), in_time())
             once = Once(b"token", prints[0], 60_000)
-            assert await store.execute(incr(1, once=once), in_time()) == 1
+            assert await replied(store, incr(1, once=once), in_time()) == 1

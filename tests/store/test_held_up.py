@@ -14,7 +14,7 @@ from flowcache.status import CircuitStatus
 from flowcache.store.link import Link
 from tests.servers import RedisProcess
 from tests.servers.standalone import replicated
-from tests.store.harness import get, guarded, in_time, link_to, put, soon, store_at
+from tests.store.harness import get, guarded, in_time, link_to, put, replied, soon, store_at
 
 BUDGET = 0.3
 HELD_UP = 0.6
@@ -57,12 +57,12 @@ async def test_timeouts_of_a_held_up_loop_do_not_count(
     """Calls whose time our own loop used up open no circuit; those that Redis used up do."""
     async with store_at(fresh_standalone.address, listened=watch.listened) as store:
         guard = guarded(store, min_budget=BUDGET * 0.9, listened=watch.listened)
-        await guard.execute(put(b"k", b"v"), in_time())
+        await replied(guard, put(b"k", b"v"), in_time())
         fresh_standalone.pause()
         try:
             for command in (get(b"k"), put(b"k", b"w")):
                 calls = [
-                    asyncio.create_task(guard.execute(command, in_time(BUDGET))) for _ in range(10)
+                    asyncio.create_task(replied(guard, command, in_time(BUDGET))) for _ in range(10)
                 ]
                 await hold_up()
                 ends = await asyncio.gather(*calls, return_exceptions=True)
@@ -70,7 +70,7 @@ async def test_timeouts_of_a_held_up_loop_do_not_count(
             assert open_circuits(guard.circuits()) == []
             assert [circuit.failures for circuit in guard.circuits()] == [0, 0, 0]
             calls = [
-                asyncio.create_task(guard.execute(get(b"k"), in_time(BUDGET))) for _ in range(10)
+                asyncio.create_task(replied(guard, get(b"k"), in_time(BUDGET))) for _ in range(10)
             ]
             await asyncio.gather(*calls, return_exceptions=True)
             assert open_circuits(guard.circuits()) == ["read"]
@@ -86,7 +86,7 @@ async def test_a_link_is_not_reset_for_our_own_pause(
     async with store_at(
         fresh_standalone.address, listened=watch.listened, reply_timeout=HELD_UP / 2
     ) as store:
-        link: Link = store.shard(b"k").primary
+        link: Link = store.shard(get(b"k")).primary
         fresh_standalone.pause()
         reply = asyncio.ensure_future(link.send(b"PING\r\n", in_time()))
         await hold_up()
@@ -105,7 +105,7 @@ async def test_a_link_is_reset_when_redis_is_silent(
     async with store_at(
         fresh_standalone.address, listened=watch.listened, reply_timeout=BUDGET
     ) as store:
-        link: Link = store.shard(b"k").primary
+        link: Link = store.shard(get(b"k")).primary
         fresh_standalone.pause()
         reply = asyncio.ensure_future(link.send(b"PING\r\n", in_time()))
         await soon(lambda: link.status().losses == 1)
@@ -118,10 +118,10 @@ async def test_no_read_is_hedged_for_our_own_lag(watch: LoopWatch) -> None:
     with replicated() as pair:
         async with store_at(pair.primary.address, listened=watch.listened) as store:
             guard = guarded(store, listened=watch.listened)
-            await guard.execute(put(b"k", b"v"), in_time())
-            await soon(lambda: store.shard(b"k").has_fallback(), what="the replica's link")
+            await replied(guard, put(b"k", b"v"), in_time())
+            await soon(lambda: store.shard(get(b"k")).has_fallback(), what="the replica's link")
             for turn in range(5):
-                read = asyncio.create_task(guard.execute(get(b"k"), in_time()))
+                read = asyncio.create_task(replied(guard, get(b"k"), in_time()))
                 if turn % 2:  # the command is written when the loop goes on
                     await asyncio.sleep(0)
                     sleep(0.1)  # noqa: ASYNC251 - to block the loop is the point

@@ -10,12 +10,12 @@ import pytest
 from msgspec import structs
 
 from flowcache.errors import AnsweredLate, TooLarge
-from flowcache.ports import Access, Large, Stale
+from flowcache.ports import Access, Done, Large
 from flowcache.store.commands import SMALL
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.slots import key_slot
 from tests.servers import Cluster
-from tests.store.harness import get, guarded, in_time, put, soon, store_at
+from tests.store.harness import get, guarded, in_time, put, replied, soon, store_at
 from tests.store.resp import bulk, error, serving
 from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import always
@@ -66,7 +66,7 @@ async def test_only_a_few_are_under_way() -> None:
     """The others wait, so that many large reads at once do not fill the worker's memory."""
     slow = Slow()
     async with Scripted(slow) as server, store_at(server.address) as store:
-        reads = [asyncio.ensure_future(store.execute(get(b"k"), in_time())) for _ in range(10)]
+        reads = [asyncio.ensure_future(replied(store, get(b"k"), in_time())) for _ in range(10)]
         for left in range(10, 0, -1):
             await soon(lambda: len(slow.asked) == min(AT_ONCE, left))  # noqa: B023
             slow.answer()
@@ -81,7 +81,7 @@ async def test_clients_are_served_in_turn() -> None:
 
         def read(client: str) -> asyncio.Future[object]:
             command = structs.replace(get(client.encode()), client=client)
-            return asyncio.ensure_future(store.execute(command, in_time()))
+            return asyncio.ensure_future(replied(store, command, in_time()))
 
         reads = [read("busy") for _ in range(20)]
         await soon(lambda: len(slow.asked) == AT_ONCE)
@@ -102,7 +102,7 @@ async def test_a_connection_that_is_used_is_not_idle() -> None:
     slow, ahead = Slow(), 0.0
     async with Scripted(slow) as server, store_at(server.address) as store:
         counted = looks(store, lambda: ahead)
-        reads = [asyncio.ensure_future(store.execute(get(b"k"), in_time(100))) for _ in range(6)]
+        reads = [asyncio.ensure_future(replied(store, get(b"k"), in_time(100))) for _ in range(6)]
         await soon(lambda: len(slow.asked) == AT_ONCE)
         ahead = 60.0
         await looked_at(counted)
@@ -126,7 +126,7 @@ async def test_idle_is_counted_from_the_last_read() -> None:
         counted = looks(store, lambda: ahead)
         for _ in range(4):
             ahead += 8.0
-            await store.execute(get(b"k"), in_time(100))
+            await replied(store, get(b"k"), in_time(100))
             await looked_at(counted)
         assert len(server.peers) == 2 + _asked_for_the_map(server)
 
@@ -144,7 +144,7 @@ async def test_a_reply_beyond_all_bounds_is_too_large() -> None:
 
     async with Scripted(script) as server, store_at(server.address) as store:
         with pytest.raises(TooLarge):
-            await store.execute(get(b"k"), in_time())
+            await replied(store, get(b"k"), in_time())
         assert [each[0] for each in server.requests].count(b"EVALSHA") == 1
 
 
@@ -152,19 +152,20 @@ async def test_a_large_value_of_a_replica_is_stale(breakable_cluster: Cluster) -
     """As a small one is: its caller is told that it may be old."""
     value = b"x" * (SMALL + 1)
     async with store_at(*breakable_cluster.addresses) as store:
-        await store.execute(put(b"k", value), in_time())
-        shard = store.shard(b"k")
+        await replied(store, put(b"k", value), in_time())
+        shard = store.shard(get(b"k"))
         await soon(shard.has_fallback)
 
-        async def read() -> object:
-            reply = await store.read_elsewhere(shard, get(b"k"), in_time())
-            return await reply.fetch() if isinstance(reply, Large) else reply
+        async def read() -> Done:
+            done = await store.read_elsewhere(shard, get(b"k"), in_time())
+            return await done.fetch() if isinstance(done, Large) else done
 
         end = in_time()
-        while not isinstance(found := await read(), Stale) or found.reply != value:
-            assert isinstance(found, Stale)
+        while (found := await read()).reply != value:
+            assert found.stale
             assert monotonic() < end  # the replica has it soon
             await asyncio.sleep(0.01)
+        assert found.stale
 
 
 async def test_what_comes_too_late_for_a_second_question_is_an_answer(
@@ -188,7 +189,7 @@ async def test_what_comes_too_late_for_a_second_question_is_an_answer(
         for _ in range(6):
             ahead = 0.0
             with pytest.raises(AnsweredLate):
-                await guard.execute(get(b"k"), in_time())
+                await replied(guard, get(b"k"), in_time())
         circuits = {each.access: each for each in guard.circuits()}
         assert circuits[Access.READ].failures == 0
         assert {each[0] for each in server.requests} == {b"GETRANGE"}
@@ -204,9 +205,9 @@ async def test_whoever_answers_in_the_end_is_who_counts() -> None:
         replica.script = always(error(f"MOVED {key_slot(b'k')} {primary.address}"))
         primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
         async with store_at(primary.address) as store:
-            shard = store.shard(b"k")
+            shard = store.shard(get(b"k"))
             await soon(shard.has_fallback)
-            reply = await store.read_elsewhere(shard, get(b"k"), in_time())
-            assert isinstance(reply, Large)
-            assert await reply.fetch() == b"x" * (SMALL + 1)
+            large = await store.read_elsewhere(shard, get(b"k"), in_time())
+            assert isinstance(large, Large)
+            assert await large.fetch() == Done(b"x" * (SMALL + 1), shard.name)
             assert [request[0] for request in replica.requests] == [b"GETRANGE"]

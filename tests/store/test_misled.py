@@ -12,7 +12,7 @@ from flowcache.errors import DeadlineExceeded, RedisUnavailable
 from flowcache.secret import Secret
 from flowcache.store.settings import Address
 from tests.servers.ports import LOOPBACK
-from tests.store.harness import in_time, put, soon, store_at
+from tests.store.harness import in_time, put, replied, soon, store_at
 from tests.store.resp import error, serving
 from tests.store.scripted import Scripted
 from tests.store.test_store_scripted import SLOT, always
@@ -55,7 +55,7 @@ async def test_nothing_of_a_callers_is_said_to_who_is_no_redis(code: str, banner
         server.script = always(error(f"{code} {SLOT} {elsewhere}"))
         async with store_at(server.address, connect_timeout=0.2) as store:
             with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                await store.execute(WRITE, in_time(1.0))
+                await replied(store, WRITE, in_time(1.0))
             await soon(lambda: heard.heard)
     assert b"HELLO" in heard.heard
     assert b"caller" not in heard.heard
@@ -68,7 +68,7 @@ async def test_nor_to_who_stands_in_its_map() -> None:
         server.handshake[b"CLUSTER"] = serving(elsewhere)
         async with store_at(server.address, connect_timeout=0.2) as store:
             with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                await store.execute(WRITE, in_time(0.3))
+                await replied(store, WRITE, in_time(0.3))
             await soon(lambda: heard.heard)
     assert b"caller" not in heard.heard
 
@@ -81,7 +81,7 @@ async def test_the_password_is_said_to_whom_a_redis_names() -> None:
             server.address, connect_timeout=0.2, password=Secret("of-redis")
         ) as store:
             with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                await store.execute(WRITE, in_time(0.3))
+                await replied(store, WRITE, in_time(0.3))
             await soon(lambda: b"of-redis" in heard.heard)
 
 
@@ -94,7 +94,7 @@ async def test_endless_redirections_open_few_connections() -> None:
         )
         async with store_at(server.address, connect_timeout=0.1) as store:
             with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                await store.execute(WRITE, in_time(1.0))
+                await replied(store, WRITE, in_time(1.0))
             assert next(ports) <= 20_003
 
 
@@ -105,7 +105,7 @@ async def test_who_is_no_cluster_redirects_nobody(code: str) -> None:
         server.script = always(error(f"{code} {SLOT} {elsewhere}"))
         async with store_at(server.address, password=Secret("of-redis")) as store:
             with pytest.raises(RedisUnavailable, match="is not a cluster"):
-                await store.execute(WRITE, in_time())
+                await replied(store, WRITE, in_time())
     assert not heard.heard
 
 
@@ -129,7 +129,7 @@ async def test_a_redirection_to_what_is_no_address(place: str) -> None:
         store_at(server.address) as store,
     ):
         with pytest.raises(RedisUnavailable, match="redirects to nowhere"):
-            await store.execute(WRITE, in_time())
+            await replied(store, WRITE, in_time())
         assert len(store.status().shards) == 1
 
 
@@ -142,7 +142,7 @@ async def test_many_calls_are_led_to_few_servers() -> None:
         async with store_at(server.address, connect_timeout=0.1) as store:
             for _ in range(200):
                 with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                    await store.execute(WRITE, in_time(1.0))
+                    await replied(store, WRITE, in_time(1.0))
             assert open_tasks() - before < 80
 
 

@@ -6,25 +6,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from flowcache.errors import Failure, Forbidden, RedisUnavailable
 from flowcache.ports import Command, Once
 from flowcache.secret import Secret
 from tests.servers import FLOWCACHE_ACL, RedisProcess, redis_binary, standalone, valkey_binary
-from tests.store.harness import guarded, in_time, store_at
+from tests.store.harness import guarded, in_time, replied, store_at
 from tests.store.resp import error
 from tests.store.scripted import Scripted
 
 ONCE = Once(b"token", b"fingerprint", 60_000)
 PLAIN = {
-    "SET": Command(b"SET", b"k", (b"7",), 60, True),
-    "HSET": Command(b"HSET", b"h", (b"f", b"new", b"g", b"new"), 60, True),
-    "INCR": Command(b"INCRBY", b"n", (b"1",), 60, True),
-    "DEL": Command(b"DEL", b"d", writes=True),
+    "SET": Command((b"SET", b"k", b"7"), ttl=60, writes=True),
+    "HSET": Command((b"HSET", b"h", b"f", b"new", b"g", b"new"), ttl=60, writes=True),
+    "INCR": Command((b"INCRBY", b"n", b"1"), ttl=60, writes=True),
+    "DEL": Command((b"DEL", b"d"), writes=True),
 }
-WRITES = PLAIN | {
-    f"{name} once": Command(c.name, c.key, c.args, c.ttl, True, ONCE) for name, c in PLAIN.items()
-}
+WRITES = PLAIN | {f"{name} once": structs.replace(c, once=ONCE) for name, c in PLAIN.items()}
 USED = [
     "set",
     "hset",
@@ -86,15 +85,15 @@ async def test_without_one_right_it_is_done_in_full_or_not_at_all(
         before = held(server)
         async with store_at(server.address, **may(server, f"-{lacks}")) as store:
             try:
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
             except Forbidden:
                 forbidden += 1
                 assert held(server) == before, f"without {lacks}"
                 may(server)
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
             if command.once is not None:
                 done = held(server)
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
                 assert held(server).keys() == done.keys()
                 assert held(server)[b"n"] == done[b"n"]
         assert len(held(server)) == 4 + (command.once is not None) - (command.name == b"DEL")
@@ -111,7 +110,7 @@ async def test_a_denial_says_nothing_against_the_server(server: RedisProcess) ->
         guard = guarded(store)
         for _ in range(10):
             with pytest.raises(Forbidden, match="flowcache's user"):
-                await guard.execute(WRITES["INCR"], in_time())
+                await replied(guard, WRITES["INCR"], in_time())
         assert {each.failures for each in guard.circuits()} == {0}
 
 
@@ -122,7 +121,7 @@ async def test_a_user_of_some_keys_leaves_the_others_alone(server: RedisProcess)
     async with store_at(server.address, **may(server, "resetkeys", "~h", "~n", "~k")) as store:
         for name in ("INCR once", "HSET once", "SET once"):
             with pytest.raises(Forbidden):
-                await store.execute(WRITES[name], in_time())
+                await replied(store, WRITES[name], in_time())
     assert held(server) == before
 
 
@@ -135,6 +134,6 @@ async def test_what_is_done_in_part_is_not_said_to_be_undone() -> None:
     ):
         for name in ("INCR", "INCR once"):
             with pytest.raises(RedisUnavailable, match="did the write") as caught:
-                await store.execute(WRITES[name], in_time())
+                await replied(store, WRITES[name], in_time())
             assert not caught.value.retryable
             assert isinstance(caught.value, Failure)

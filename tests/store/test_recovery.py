@@ -15,7 +15,7 @@ from flowcache.store.routes import ShardRoute
 from tests.servers import RedisProcess
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import standalone
-from tests.store.harness import get, guarded, in_time, incr, put, soon, store_at
+from tests.store.harness import get, guarded, in_time, incr, put, replied, soon, store_at
 
 BUDGET = 0.3
 SHORT = 0.005
@@ -43,7 +43,7 @@ async def calling(
     async def call() -> None:
         while True:
             with suppress(Failure):
-                await guard.execute(command, in_time(budget))
+                await replied(guard, command, in_time(budget))
             await asyncio.sleep(0.001)
 
     callers = [asyncio.create_task(call()) for _ in range(8)]
@@ -64,7 +64,7 @@ async def test_callers_without_patience_are_seen_to_be_served_again(
     with Proxy(fresh_standalone.address) as proxy:
         async with store_at(proxy.address) as store:
             guard = guarded(store, min_budget=BUDGET, open_seconds=0.2, probe_budget=BUDGET)
-            await guard.execute(command, in_time())
+            await replied(guard, command, in_time())
             proxy.delay(SHORT * 4)
             fresh_standalone.pause()
             await tripped(guard, command)
@@ -86,7 +86,7 @@ async def test_nothing_is_sent_for_a_caller_who_was_answered(
     with Proxy(fresh_standalone.address) as proxy:
         async with store_at(proxy.address) as store:
             guard = guarded(store, min_budget=BUDGET, open_seconds=0.05, probe_budget=BUDGET)
-            await guard.execute(incr(b"n"), in_time())
+            await replied(guard, incr(b"n"), in_time())
             proxy.drop("requests")
             await tripped(guard, incr(b"n"))
             proxy.reset()  # what was held back is gone for good
@@ -97,7 +97,7 @@ async def test_nothing_is_sent_for_a_caller_who_was_answered(
             proxy.delay(SHORT * 4)
             # The answer is NOSCRIPT, or the count: after its caller's deadline either way.
             with suppress(Failure):
-                await guard.execute(incr(b"n"), in_time(SHORT))
+                await replied(guard, incr(b"n"), in_time(SHORT))
             await soon(lambda: not guard._beside, what="the probe to be settled")
             assert int(fresh_standalone.cli("GET", "n")) <= 1
             await guard.close()
@@ -142,7 +142,7 @@ async def test_a_script_that_was_killed(busy: RedisProcess, command: Command) ->
     async with store_at(busy.address, on_back=came_back) as store:
         guard = guarded(store, open_seconds=HOUR)
         guards.append(guard)
-        await guard.execute(command, in_time())
+        await replied(guard, command, in_time())
         async with running_script(busy):
             await tripped(guard, command)
             await soon(lambda: is_busy(busy), what="Redis to say that it is busy")

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from flowcache.store import routes
 from flowcache.store.settings import ReadFrom
-from tests.store.harness import in_time, soon, store_at
+from tests.store.harness import get, in_time, replied, soon, store_at
 from tests.store.resp import bulk, error, integer, serving
 from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import READ, WRITE, always
@@ -29,7 +29,7 @@ async def test_a_refresh_that_failed_is_followed_by_another(
             await soon(lambda: server.handshaken.count(b"CLUSTER") > 3)
             server.handshake[b"CLUSTER"] = well
             await soon(lambda: store.status().status == "ready")
-            assert await store.execute(READ, in_time()) == b"1"
+            assert await replied(store, READ, in_time()) == b"1"
 
 
 async def test_refreshes_that_succeed_follow_each_other_at_a_pace_of_their_own(
@@ -62,9 +62,9 @@ async def test_replicas_take_turns_across_refreshes() -> None:
             )
             asked: Counter[str] = Counter()
             for _ in range(6):
-                route = store.shard(b"k")
+                route = store.shard(get(b"k"))
                 asked[str(route.reader().address)] += 1
-                await soon(lambda route=route: store.shard(b"k") is not route)  # type: ignore[misc]
+                await soon(lambda route=route: store.shard(get(b"k")) is not route)  # type: ignore[misc]
             assert set(asked) == {replica.address for replica in replicas}
             assert set(asked.values()) == {3}
 
@@ -83,7 +83,7 @@ async def test_a_refusal_is_answered_by_a_new_map_and_not_by_asking_again(code: 
             peer.say(error(f"{code} says the server"))
 
         old.script = script
-        assert await store.execute(WRITE, in_time()) == 2
+        assert await replied(store, WRITE, in_time()) == 2
         assert len(old.requests) == 1
 
 

@@ -11,7 +11,7 @@ from flowcache.errors import Declined, RedisUnavailable
 from flowcache.ports import Command
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
-from tests.store.harness import in_time, soon, store_at
+from tests.store.harness import get, in_time, replied, soon, store_at
 from tests.store.resp import error
 from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import READ, WRITE, WRITE_ONCE, always
@@ -27,7 +27,7 @@ async def test_without_a_budget_a_refusal_is_the_answer(code: str, command: Comm
     ):
         before = server.handshaken.count(b"CLUSTER")
         with pytest.raises(RedisUnavailable):
-            await store.execute(command, in_time())
+            await replied(store, command, in_time())
         assert len(server.requests) == 1
         await soon(lambda: server.handshaken.count(b"CLUSTER") > before)
 
@@ -40,7 +40,7 @@ async def test_without_a_budget_a_loss_is_the_answer(command: Command) -> None:
         store_at(server.address, retry_share=0.0) as store,
     ):
         with pytest.raises(RedisUnavailable):
-            await store.execute(command, in_time())
+            await replied(store, command, in_time())
         assert len(server.requests) == 1
         assert store.status().retries == 0
 
@@ -51,9 +51,9 @@ async def test_what_never_left_waits_for_no_connection(command: Command) -> None
     async with Scripted() as server, store_at(server.address, connect_timeout=600.0) as store:
         server.handshake[b"HELLO"] = b""  # who comes back is not greeted
         server.peers[-1].hang_up()
-        await soon(lambda: store.shard(b"k").primary.state != "ready")
+        await soon(lambda: store.shard(get(b"k")).primary.state != "ready")
         with pytest.raises(RedisUnavailable) as caught:
-            await asyncio.wait_for(store.execute(command, in_time(600)), 20)
+            await asyncio.wait_for(replied(store, command, in_time(600)), 20)
         assert caught.value.retryable, "it was not done"
         assert server.requests == []
 
@@ -75,7 +75,7 @@ async def test_who_has_no_time_for_another_try_is_told_why() -> None:
         try:
             await store.start()
             with pytest.raises(Declined):
-                await store.execute(WRITE_ONCE, deadline)
+                await replied(store, WRITE_ONCE, deadline)
             assert len(server.requests) == 1
         finally:
             await store.close()

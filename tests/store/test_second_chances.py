@@ -10,14 +10,14 @@ from time import monotonic
 import pytest
 
 from flowcache.errors import CircuitOpen, DeadlineExceeded, RedisUnavailable
-from flowcache.ports import Access, Stale
+from flowcache.ports import Access
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from tests.servers.cluster import Cluster, ClusterNode
 from tests.servers.process import RedisProcess
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import replicated
-from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, replied, soon, store_at
 from tests.store.resp import NULL, bulk, serving
 from tests.store.scripted import Peer, Request, Script, Scripted
 from tests.store.test_cluster import key_on, name_of
@@ -42,11 +42,6 @@ def all_links_are_up(store: RedisStore) -> bool:
     return len(links) == 2 * len(shards) and all(link.state == "ready" for link in links)
 
 
-def read(reply: object) -> object:
-    """Return what was read, whoever answered."""
-    return reply.reply if isinstance(reply, Stale) else reply
-
-
 def has_it(node: RedisProcess, key: bytes) -> bool:
     with node.client() as client:
         if isinstance(node, ClusterNode):
@@ -62,19 +57,19 @@ async def test_a_killed_primary(servers: Cluster) -> None:
     async with store_at(*servers.addresses) as store:
         guard = guarded(store)
         await soon(lambda: all_links_are_up(store))
-        await store.execute(put(key, b"1"), in_time())
+        await replied(store, put(key, b"1"), in_time())
         await soon(lambda: has_it(replica, key))
-        assert await guard.execute(get(key), in_time()) == b"1"
+        assert await replied(guard, get(key), in_time()) == b"1"
         stale = fresh = 0
-        done = False
+        is_over = False
 
         async def reader() -> None:
             nonlocal stale, fresh
-            while not done:
-                reply = await guard.execute(get(key), in_time(0.8))
-                assert read(reply) == b"1"
-                stale += isinstance(reply, Stale)
-                fresh += not isinstance(reply, Stale)
+            while not is_over:
+                done = await guard.execute(get(key), in_time(0.8))
+                assert done.reply == b"1"
+                stale += done.stale
+                fresh += not done.stale
                 await asyncio.sleep(0.002)
 
         readers = [asyncio.create_task(reader()) for _ in range(8)]
@@ -82,14 +77,14 @@ async def test_a_killed_primary(servers: Cluster) -> None:
         dead.kill()
         await soon(lambda: stale > 50)
         with pytest.raises((RedisUnavailable, CircuitOpen)):
-            await guard.execute(put(key, b"2"), in_time(0.8))
-        await soon(lambda: store.shard(key).name == name_of(replica), within=FAILOVER_SECONDS)
+            await replied(guard, put(key, b"2"), in_time(0.8))
+        await soon(lambda: store.shard(get(key)).name == name_of(replica), within=FAILOVER_SECONDS)
         before = fresh
         await soon(lambda: fresh > before + 50)
-        assert await guard.execute(put(key, b"1"), in_time()) == b"OK"
+        assert await replied(guard, put(key, b"1"), in_time()) == b"OK"
         (shard,) = (s for s in store.status().shards if s.name == name_of(replica))
         assert shard.primary.connects == 1, "the link that it had as a replica goes on"
-        done = True
+        is_over = True
         await asyncio.gather(*readers)
         await guard.close()
 
@@ -102,11 +97,13 @@ async def test_a_stalled_primary(servers: Cluster) -> None:
     async with store_at(*servers.addresses) as store:
         guard = guarded(store)
         await soon(lambda: all_links_are_up(store))
-        await store.execute(put(key, b"1"), in_time())
+        await replied(store, put(key, b"1"), in_time())
         await soon(lambda: has_it(replica, key))
         stalled.pause()
-        replies = await asyncio.gather(*(guard.execute(get(key), in_time(1.0)) for _ in range(200)))
-        assert {read(reply) for reply in replies} == {b"1"}
+        replies = await asyncio.gather(
+            *(replied(guard, get(key), in_time(1.0)) for _ in range(200))
+        )
+        assert set(replies) == {b"1"}
         reads = guard.reads()
         assert reads.hedges >= 100, "as many as the budget has saved"
         assert reads.late_hedges == 200 - reads.hedges
@@ -116,11 +113,11 @@ async def test_a_stalled_primary(servers: Cluster) -> None:
                     c.access == "read" and c.state == "open" and c.shard == name_of(stalled)
                     for c in guard.circuits()
                 )
-                or store.shard(key).name != name_of(stalled)
+                or store.shard(get(key)).name != name_of(stalled)
             )
         )
         before = guard.reads()
-        assert read(await guard.execute(get(key), in_time(1.0))) == b"1"
+        assert await replied(guard, get(key), in_time(1.0)) == b"1"
         assert guard.reads().late_hedges == before.late_hedges
         await guard.close()
 
@@ -132,11 +129,11 @@ async def test_off_by_a_setting(servers: Cluster) -> None:
     async with store_at(*servers.addresses, stale_reads=False) as store:
         guard = guarded(store)
         assert not any(shard.replicas for shard in store.status().shards)
-        assert await guard.execute(get(key), in_time()) is None
+        assert await replied(guard, get(key), in_time()) is None
         dead.kill()
         await soon(lambda: store.status().status != "ready")
         with pytest.raises(RedisUnavailable):
-            await guard.execute(get(key), in_time(0.5))
+            await replied(guard, get(key), in_time(0.5))
 
 
 @contextmanager
@@ -154,14 +151,13 @@ class TestSlow:
             async with store_at(proxy.address) as store:
                 guard = guarded(store)
                 await soon(lambda: all_links_are_up(store))
-                await store.execute(put(b"k", b"1"), in_time())
+                await replied(store, put(b"k", b"1"), in_time())
                 await soon(lambda: has_it(replica, b"k"))
-                assert await guard.execute(get(b"k"), in_time()) == b"1"
+                assert await replied(guard, get(b"k"), in_time()) == b"1"
                 proxy.drop("answers")
                 began = monotonic()
-                reply = await guard.execute(get(b"k"), in_time(20))
-                assert isinstance(reply, Stale)
-                assert reply.reply == b"1"
+                done = await guard.execute(get(b"k"), in_time(20))
+                assert (done.reply, done.stale) == (b"1", True)
                 assert monotonic() - began < 10, "it did not wait for half of the deadline"
                 assert guard.reads().hedges == 1
                 await guard.close()
@@ -175,7 +171,7 @@ class TestSlow:
                 proxy.drop("answers")
                 began = monotonic()
                 with pytest.raises(DeadlineExceeded) as caught:
-                    await guard.execute(incr(b"n"), in_time(0.3))
+                    await replied(guard, incr(b"n"), in_time(0.3))
                 assert not caught.value.retryable
                 assert monotonic() - began < 0.3 + SLACK
                 assert primary.cli("GET", "n") == "1"
@@ -186,14 +182,14 @@ class TestSlow:
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 guard = guarded(store)
                 await soon(lambda: all_links_are_up(store))
-                await store.execute(put(b"k", b"1"), in_time())
+                await replied(store, put(b"k", b"1"), in_time())
                 await soon(lambda: has_it(replica, b"k"))
-                shard = store.shard(b"k")
+                shard = store.shard(get(b"k"))
                 assert shard.accesses_by(shard.primary) == {Access.WRITE, Access.FALLBACK}
                 assert shard.accesses_by(shard.replicas[0]) == {Access.READ}
                 replica.pause()
                 try:
-                    assert await guard.execute(get(b"k"), in_time(5.0)) == b"1"
+                    assert await replied(guard, get(b"k"), in_time(5.0)) == b"1"
                 finally:
                     replica.resume()
                 await guard.close()
@@ -218,10 +214,9 @@ async def test_a_primary_that_stalls_at_the_second_step(reply: bytes, value: byt
         primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
         async with store_at(primary.address) as store:
             guard = guarded(store)
-            await soon(store.shard(b"k").has_fallback)
+            await soon(store.shard(get(b"k")).has_fallback)
             found = await guard.execute(get(b"k"), in_time(60))
-            assert isinstance(found, Stale)
-            assert found.reply == value
+            assert (found.reply, found.stale) == (value, True)
             assert [each[0] for each in primary.requests] == [b"GETRANGE", b"EVALSHA"]
             assert guard.reads().hedges == 1
             await guard.close()

@@ -23,7 +23,7 @@ from tests.servers import (
     standalone,
     valkey_binary,
 )
-from tests.store.harness import get, guarded, in_time, put, soon, store_at
+from tests.store.harness import get, guarded, in_time, put, replied, soon, store_at
 from tests.store.resp import bulk, integer
 from tests.store.scripted import Peer, Request, Scripted
 
@@ -51,19 +51,23 @@ def as_flow(**changes: Any) -> dict[str, Any]:
 
 
 def fields(key: bytes, sizes: SizeLimits | None = None) -> Command:
-    return Command(b"HGETALL", key, sizes=sizes or SizeLimits())
+    return Command((b"HGETALL", key), sizes=sizes or SizeLimits())
 
 
 def hset(
     key: bytes, *pairs: bytes, sizes: SizeLimits | None = None, once: Once | None = None
 ) -> Command:
-    return Command(b"HSET", key, pairs, 60, True, once, sizes or SizeLimits())
+    return Command(
+        (b"HSET", key, *pairs), ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
+    )
 
 
 def incr(
     key: bytes, step: int, once: Once | None = None, sizes: SizeLimits | None = None
 ) -> Command:
-    return Command(b"INCRBY", key, (b"%d" % step,), 60, True, once, sizes or SizeLimits())
+    return Command(
+        (b"INCRBY", key, b"%d" % step), ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
+    )
 
 
 def plant(server: RedisProcess, *words: bytes | str | int) -> None:
@@ -104,7 +108,7 @@ def connections(server: RedisProcess) -> int:
 
 async def too_large(store: RedisStore, command: Command) -> str:
     with pytest.raises(TooLarge) as caught:
-        await store.execute(command, in_time())
+        await replied(store, command, in_time())
     return caught.value.message
 
 
@@ -120,8 +124,8 @@ class TestReads:
         plant(server, "SET", "string", value)
         plant(server, "HSET", "hash", b"f", value[:-1])
         async with store_at(server.address, **as_flow()) as store:
-            assert await store.execute(get(b"string"), in_time()) == value
-            assert await store.execute(fields(b"hash"), in_time()) == {b"f": value[:-1]}
+            assert await replied(store, get(b"string"), in_time()) == value
+            assert await replied(store, fields(b"hash"), in_time()) == {b"f": value[:-1]}
 
     async def test_one_byte_more_is_too_large(self, server: RedisProcess) -> None:
         """A string, and a hash by its values, its names or its number of fields, are refused."""
@@ -147,7 +151,7 @@ class TestReads:
             plant(server, "HSET", "h", *pairs)
             size = sum(map(len, pairs)) - uncounted
             async with store_at(server.address, **as_flow()) as store:
-                read = await store.execute(fields(b"h", SizeLimits(reply=size)), in_time())
+                read = await replied(store, fields(b"h", SizeLimits(reply=size)), in_time())
                 assert read == dict(zip(pairs[::2], pairs[1::2], strict=True))
                 await too_large(store, fields(b"h", SizeLimits(reply=size - 1)))
 
@@ -163,7 +167,7 @@ class TestReads:
         plant(server, "EVAL", *packed.script)
         assert commands_run(server) & {"hlen", "memory|usage", "hgetall"} == {"hlen"}
         async with store_at(server.address, **as_flow()) as store:
-            read = await store.execute(fields(b"h"), in_time())
+            read = await replied(store, fields(b"h"), in_time())
         assert read == dict(zip(pairs[::2], pairs[1::2], strict=True))
 
     async def test_what_has_too_many_elements_does_not_travel(self, server: RedisProcess) -> None:
@@ -175,16 +179,16 @@ class TestReads:
             async with store_at(server.address, **as_flow()) as store:
                 await too_large(store, fields(b"h", SizeLimits(held=count - 1)))
                 assert "hgetall" not in commands_run(server)
-                assert len(await store.execute(fields(b"h", SizeLimits(held=count)), in_time()))
+                assert len(await replied(store, fields(b"h", SizeLimits(held=count)), in_time()))
 
     async def test_a_smaller_limit_holds(self, server: RedisProcess) -> None:
         """One below what a shared connection takes is kept to the byte, too."""
         plant(server, "SET", "s", b"x" * 1000)
         async with store_at(server.address, **as_flow()) as store:
             for most, fits in ((1000, True), (999, False)):
-                command = Command(b"GET", b"s", sizes=SizeLimits(reply=most))
+                command = Command((b"GET", b"s"), sizes=SizeLimits(reply=most))
                 if fits:
-                    assert await store.execute(command, in_time()) == b"x" * 1000
+                    assert await replied(store, command, in_time()) == b"x" * 1000
                 else:
                     await too_large(store, command)
 
@@ -192,10 +196,10 @@ class TestReads:
         """So does a miss: the second tells one from the other, and has the value."""
         plant(server, "SET", "empty", "")
         async with store_at(server.address, **as_flow()) as store:
-            await store.execute(get(b"absent"), in_time())  # Redis gets the script
+            await replied(store, get(b"absent"), in_time())  # Redis gets the script
             for key, value in ((b"empty", b""), (b"absent", None)):
                 plant(server, "CONFIG", "RESETSTAT")
-                assert await store.execute(get(key), in_time()) == value
+                assert await replied(store, get(key), in_time()) == value
                 assert calls_of(server, "getrange", "evalsha", "eval") == 2
 
     async def test_nothing_is_no_empty_text(self, server: RedisProcess) -> None:
@@ -203,12 +207,12 @@ class TestReads:
         plant(server, "SET", "empty", "")
         plant(server, "RPUSH", "list", "1")
         async with store_at(server.address, **as_flow()) as store:
-            assert await store.execute(get(b"empty"), in_time()) == b""
-            assert await store.execute(get(b"absent"), in_time()) is None
-            assert await store.execute(fields(b"absent"), in_time()) == {}
+            assert await replied(store, get(b"empty"), in_time()) == b""
+            assert await replied(store, get(b"absent"), in_time()) is None
+            assert await replied(store, fields(b"absent"), in_time()) == {}
             for command in (get(b"list"), fields(b"list")):
                 with pytest.raises(WrongType):
-                    await store.execute(command, in_time())
+                    await replied(store, command, in_time())
 
     async def test_a_large_read_has_a_connection_of_its_own(self, server: RedisProcess) -> None:
         """It is opened when the first is wanted; values that are small need none."""
@@ -216,10 +220,10 @@ class TestReads:
         plant(server, "SET", "small", b"x" * SMALL)
         async with store_at(server.address, **as_flow()) as store:
             before = connections(server)
-            await store.execute(get(b"small"), in_time())
+            await replied(store, get(b"small"), in_time())
             assert connections(server) == before
             for _ in range(3):
-                await store.execute(get(b"large"), in_time())
+                await replied(store, get(b"large"), in_time())
             assert connections(server) == before + 1
 
     async def test_an_idle_connection_is_closed(self, server: RedisProcess) -> None:
@@ -229,13 +233,13 @@ class TestReads:
         async with store_at(server.address, **as_flow()) as store:
             store._routes._clock = lambda: monotonic() + ahead
             before = connections(server)
-            await store.execute(get(b"large"), in_time())
+            await replied(store, get(b"large"), in_time())
             ahead = 60.0
             await soon(lambda: not store._routes._bulks)
             ahead = 0.0
             await soon(lambda: not store._routes._draining)
             await soon(lambda: connections(server) == before)
-            assert len(await store.execute(get(b"large"), in_time())) == SMALL + 1
+            assert len(await replied(store, get(b"large"), in_time())) == SMALL + 1
 
 
 class TestLargeReadsOfACluster:
@@ -248,8 +252,8 @@ class TestLargeReadsOfACluster:
         async with store_at(*breakable_cluster.addresses, read_from=read_from) as store:
             for number in range(6):
                 string, table = b"s%d" % number, b"h%d" % number
-                await store.execute(put(string, value), in_time())
-                await store.execute(hset(table, *pairs), in_time())
+                await replied(store, put(string, value), in_time())
+                await replied(store, hset(table, *pairs), in_time())
                 await soon_equal(store, get(string), value)
                 await soon_equal(
                     store, fields(table), dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -262,7 +266,7 @@ class TestLargeReadsOfACluster:
 async def soon_equal(store: RedisStore, command: Command, expected: object) -> None:
     """Read until a replica has what was written."""
     end = monotonic() + 20
-    while (found := await store.execute(command, in_time())) != expected:
+    while (found := await replied(store, command, in_time())) != expected:
         assert monotonic() < end, found
         await asyncio.sleep(0.01)
 
@@ -284,11 +288,11 @@ class TestFailuresOfLargeReads:
         """A server that answers all but large reads opens no circuit, and loses no other's call."""
         async with Scripted(no_large) as server, store_at(server.address) as store:
             guard = guarded(store)
-            shard = store.shard(b"small")
+            shard = store.shard(get(b"small"))
             for _ in range(10):
                 with pytest.raises(Failure):
-                    await guard.execute(get(b"large"), in_time(5.0))
-                assert await guard.execute(get(b"small"), in_time()) == b"x"
+                    await replied(guard, get(b"large"), in_time(5.0))
+                assert await replied(guard, get(b"small"), in_time()) == b"x"
             circuits = {each.access: each for each in guard.circuits()}
             assert circuits[Access.READ].state == "closed"
             assert circuits[Access.READ].failures == 0
@@ -305,7 +309,7 @@ class TestFailuresOfLargeReads:
             guard = guarded(store)
             for _ in range(7):
                 with pytest.raises(Failure, match="large value"):
-                    await guard.execute(get(b"large"), in_time(0.05))
+                    await replied(guard, get(b"large"), in_time(0.05))
             assert {each.failures for each in guard.circuits()} == {0}
 
     async def test_no_more_than_four_replies_are_under_way(self) -> None:
@@ -317,14 +321,14 @@ class TestFailuresOfLargeReads:
 
         async with Scripted(script) as server, store_at(server.address) as store:
             for _ in range(2):
-                reads = [store.execute(get(b"large"), in_time(0.1)) for _ in range(6)]
+                reads = [replied(store, get(b"large"), in_time(0.1)) for _ in range(6)]
                 for failure in await asyncio.gather(*reads, return_exceptions=True):
                     assert isinstance(failure, DeadlineExceeded)
             whole = [words for words in server.requests if words[0] == b"EVALSHA"]
             assert len(whole) == 4
             peer = server.talking
             peer.say(*[bulk("x" * (SMALL + 1))] * 4)  # late, and their places are free again
-            read = asyncio.ensure_future(store.execute(get(b"large"), in_time()))
+            read = asyncio.ensure_future(replied(store, get(b"large"), in_time()))
             await soon(lambda: len(peer.requests) == 5)
             peer.say(bulk("late"))
             assert await read == b"late"
@@ -332,7 +336,7 @@ class TestFailuresOfLargeReads:
     async def test_what_is_late_already_is_not_sent(self) -> None:
         """A read whose deadline passed before its turn costs the server nothing."""
         async with Scripted(no_large) as server, store_at(server.address) as store:
-            large = store._routes.bulk(store.shard(b"k").primary)
+            large = store._routes.bulk(store.shard(get(b"k")).primary)
             await large.link.ready()
             with pytest.raises(DeadlineExceeded):
                 await large.read(get(b"large"), in_time(-1.0), None)
@@ -348,7 +352,7 @@ class TestFailuresOfLargeReads:
             guard = guarded(store)
             for _ in range(10):
                 with pytest.raises(RedisUnavailable, match="refused the command"):
-                    await guard.execute(get(b"k"), in_time())
+                    await replied(guard, get(b"k"), in_time())
             assert {each.failures for each in guard.circuits()} == {0}
 
 
@@ -363,19 +367,21 @@ class TestGrowth:
         held = sum(map(len, pairs))
         exact = SizeLimits(value=held + 5)
         async with store_at(server.address, **as_flow()) as store:
-            await store.execute(hset(b"h", *pairs), in_time())
+            await replied(store, hset(b"h", *pairs), in_time())
             plant(server, "EXPIRE", "h", 1000)
-            before = await store.execute(fields(b"h"), in_time())
+            before = await replied(store, fields(b"h"), in_time())
             for more in ((b"new", b"123"), (b"0", b"1234567890123456"), (b"a", b"12", b"b", b"34")):
                 message = await too_large(store, hset(b"h", *more, sizes=exact, once=once))
                 assert str(held + 5) in message
-            assert await store.execute(fields(b"h"), in_time()) == before
+            assert await replied(store, fields(b"h"), in_time()) == before
             assert server.cli("TTL", "h") > 900
             # To the byte: one more field, then a longer value in place of a shorter one.
-            assert await store.execute(hset(b"h", b"new", b"12", sizes=exact, once=once), in_time())
+            assert await replied(
+                store, hset(b"h", b"new", b"12", sizes=exact, once=once), in_time()
+            )
             await too_large(store, hset(b"h", b"0", b"12345678901", sizes=exact))
-            assert await store.execute(hset(b"h", b"0", b"1", sizes=exact), in_time()) == 0
-            assert await store.execute(hset(b"h", b"x", b"12345678", sizes=exact), in_time()) == 1
+            assert await replied(store, hset(b"h", b"0", b"1", sizes=exact), in_time()) == 0
+            assert await replied(store, hset(b"h", b"x", b"12345678", sizes=exact), in_time()) == 1
             await too_large(store, hset(b"h", b"y", b"", sizes=exact))
 
     @pytest.mark.parametrize("once", [None, ONCE], ids=["plain", "once"])
@@ -395,8 +401,8 @@ class TestGrowth:
                 await too_large(store, hset(b"h", *new, sizes=SizeLimits(fields=2000)))
                 assert planted_field(server, "h", pair[0]) != pair[1]
             sizes = SizeLimits(value=held + 1, fields=2000)
-            assert await store.execute(hset(b"h", *old, sizes=sizes, once=once), in_time()) == 0
-            assert await store.execute(hset(b"h", *new, sizes=SizeLimits()), in_time()) == 1
+            assert await replied(store, hset(b"h", *old, sizes=sizes, once=once), in_time()) == 0
+            assert await replied(store, hset(b"h", *new, sizes=SizeLimits()), in_time()) == 1
         assert "hgetall" not in commands_run(server)
 
     async def test_no_legal_hash_is_refused_for_its_many_fields(self, server: RedisProcess) -> None:
@@ -408,9 +414,9 @@ class TestGrowth:
                     for number in range(first, first + 1000)
                     for word in (b"f%d" % number, b"x" * 15)
                 ]
-                await store.execute(hset(b"h", *pairs), in_time())
-            assert await store.execute(hset(b"h", b"f7", b"y" * 15), in_time()) == 0
-            assert len(await store.execute(fields(b"h"), in_time())) == 10_000
+                await replied(store, hset(b"h", *pairs), in_time())
+            assert await replied(store, hset(b"h", b"f7", b"y" * 15), in_time()) == 0
+            assert len(await replied(store, fields(b"h"), in_time())) == 10_000
             await too_large(store, hset(b"h", b"new", b""))
 
     async def test_a_peak_of_long_ago_does_not_count(self, server: RedisProcess) -> None:
@@ -423,9 +429,9 @@ class TestGrowth:
             for first in range(0, len(gone), 10_000):
                 client.execute_command("HDEL", "h", *gone[first : first + 10_000])
         async with store_at(server.address, **as_flow()) as store:
-            read = await store.execute(fields(b"h"), in_time())
+            read = await replied(store, fields(b"h"), in_time())
             assert read == dict(zip(many[:20:2], many[1:20:2], strict=True))
-            assert await store.execute(hset(b"h", b"new", b"1"), in_time()) == 1
+            assert await replied(store, hset(b"h", b"new", b"1"), in_time()) == 1
             await too_large(store, hset(b"h", b"n", b"1" * 99, sizes=SizeLimits(value=100)))
 
     async def test_a_hash_grows_up_to_its_fields(self, server: RedisProcess) -> None:
@@ -433,9 +439,9 @@ class TestGrowth:
         sizes = SizeLimits(fields=10)
         ten = [word for number in range(10) for word in (b"%d" % number, b"v")]
         async with store_at(server.address, **as_flow()) as store:
-            assert await store.execute(hset(b"h", *ten[:16], sizes=sizes), in_time()) == 8
-            assert await store.execute(hset(b"h", *ten, sizes=sizes), in_time()) == 2
-            assert await store.execute(hset(b"h", *ten, sizes=sizes), in_time()) == 0
+            assert await replied(store, hset(b"h", *ten[:16], sizes=sizes), in_time()) == 8
+            assert await replied(store, hset(b"h", *ten, sizes=sizes), in_time()) == 2
+            assert await replied(store, hset(b"h", *ten, sizes=sizes), in_time()) == 0
             message = await too_large(store, hset(b"h", b"0", b"v", b"x", b"v", sizes=sizes))
             assert "10 fields" in message
             await too_large(store, hset(b"new", *ten, b"x", b"v", sizes=sizes))
@@ -446,32 +452,32 @@ class TestGrowth:
         """In between, as well: a hash that is too large already takes no more."""
         sizes = SizeLimits(value=1000, fields=100)
         async with store_at(server.address, **as_flow()) as store:
-            await store.execute(hset(b"h", b"a", b"1", sizes=sizes), in_time())
+            await replied(store, hset(b"h", b"a", b"1", sizes=sizes), in_time())
             plant(server, "HSET", "h", "theirs", b"x" * 990)
             await too_large(store, hset(b"h", b"b", b"1234", sizes=sizes))
             plant(server, "HSET", "h", "theirs", b"x" * 5_000_000)
             await too_large(store, hset(b"h", b"a", b"2", sizes=sizes))
             plant(server, "HSET", "h", "theirs", "")
-            assert await store.execute(hset(b"h", b"b", b"1", sizes=sizes), in_time()) == 1
+            assert await replied(store, hset(b"h", b"b", b"1", sizes=sizes), in_time()) == 1
 
     async def test_a_refusal_leaves_no_record(self, server: RedisProcess) -> None:
         """The same write with the same token is done once there is room."""
         sizes = SizeLimits(value=10)
         write = hset(b"h", b"f", b"12345", sizes=sizes, once=ONCE)
         async with store_at(server.address, **as_flow()) as store:
-            await store.execute(hset(b"h", b"g", b"12345"), in_time())
+            await replied(store, hset(b"h", b"g", b"12345"), in_time())
             await too_large(store, write)
             plant(server, "DEL", "h")
-            assert await store.execute(write, in_time()) == 1
-            assert await store.execute(write, in_time()) == 1
+            assert await replied(store, write, in_time()) == 1
+            assert await replied(store, write, in_time()) == 1
 
     async def test_a_counter_has_its_limit_too(self, server: RedisProcess) -> None:
         """Of its digits and its sign."""
         sizes = SizeLimits(value=2)
         async with store_at(server.address, **as_flow()) as store:
-            assert await store.execute(incr(b"n", 99, sizes=sizes), in_time()) == 99
+            assert await replied(store, incr(b"n", 99, sizes=sizes), in_time()) == 99
             await too_large(store, incr(b"n", 1, sizes=sizes))
-            assert await store.execute(incr(b"n", -108, sizes=sizes), in_time()) == -9
+            assert await replied(store, incr(b"n", -108, sizes=sizes), in_time()) == -9
             await too_large(store, incr(b"n", -1, sizes=sizes))
             assert planted(server, "n") == b"-9"
 
@@ -485,7 +491,7 @@ class TestCounters:
         plant(server, "CONFIG", "RESETSTAT")
         async with store_at(server.address, **as_flow()) as store:
             with pytest.raises(WrongType):
-                await store.execute(incr(b"n", 1), in_time())
+                await replied(store, incr(b"n", 1), in_time())
         assert "get" not in commands_run(server)
 
     @pytest.mark.parametrize(
@@ -498,7 +504,7 @@ class TestCounters:
         plant(server, "SET", "n", held)
         async with store_at(server.address, **as_flow()) as store:
             with pytest.raises(WrongType):
-                await store.execute(incr(b"n", 1), in_time())
+                await replied(store, incr(b"n", 1), in_time())
         assert planted(server, "n") == held.encode()
 
     @pytest.mark.parametrize("sign", [1, -1])
@@ -511,6 +517,6 @@ class TestCounters:
         plant(server, "SET", "n", held * sign)
         async with store_at(server.address, **as_flow()) as store:
             with pytest.raises(Failure) as caught:
-                await store.execute(incr(b"n", step), in_time())
+                await replied(store, incr(b"n", step), in_time())
         assert caught.value.code == "invalid_request"
         assert planted(server, "n") == b"%d" % (held * sign)

@@ -25,13 +25,13 @@ from tests.servers import Proxy, RedisProcess, replicated, standalone, valkey_bi
 from tests.servers.ports import LOOPBACK
 from tests.servers.process import SERVER_CONFIG
 from tests.store.calling import calling
-from tests.store.harness import SLACK, delete, get, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, delete, get, in_time, incr, put, replied, soon, store_at
 
 ONCE = Once(b"token", b"fingerprint", 60_000)
 
 
 def hset(key: bytes, *pairs: bytes, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command(b"HSET", key, pairs, ttl, True, once)
+    return Command((b"HSET", key, *pairs), ttl=ttl, writes=True, once=once)
 
 
 @pytest.fixture
@@ -60,29 +60,29 @@ class TestCommands:
         """A value comes back byte by byte, whatever its bytes; a key that isn't there as None."""
         value = bytes(range(256)) * 40
         async with store_at(server.address) as store:
-            assert await store.execute(put(b"\x00\r\n{}\xff", value), in_time()) == b"OK"
-            assert await store.execute(get(b"\x00\r\n{}\xff"), in_time()) == value
-            assert await store.execute(get(b"absent"), in_time()) is None
-            assert await store.execute(delete(b"\x00\r\n{}\xff"), in_time()) == 1
+            assert await replied(store, put(b"\x00\r\n{}\xff", value), in_time()) == b"OK"
+            assert await replied(store, get(b"\x00\r\n{}\xff"), in_time()) == value
+            assert await replied(store, get(b"absent"), in_time()) is None
+            assert await replied(store, delete(b"\x00\r\n{}\xff"), in_time()) == 1
 
     async def test_every_write_has_its_ttl(self, server: RedisProcess) -> None:
         """Strings and hashes get their life in the same step, with and without a record."""
         async with store_at(server.address) as store:
             for number, once in enumerate((None, ONCE)):
                 string, table = b"string%d" % number, b"hash%d" % number
-                assert await store.execute(put(string, b"1", 77, once), in_time()) == b"OK"
+                assert await replied(store, put(string, b"1", 77, once), in_time()) == b"OK"
                 write = hset(table, b"a", b"1", b"b", b"2", ttl=77, once=once)
-                assert await store.execute(write, in_time()) == 2
+                assert await replied(store, write, in_time()) == 2
                 for key in (string, table):
-                    assert 70 < await store.execute(Command(b"TTL", key), in_time()) <= 77
+                    assert 70 < await replied(store, Command((b"TTL", key)), in_time()) <= 77
 
     @pytest.mark.parametrize("once", [None, ONCE])
     async def test_hash_of_many_fields(self, server: RedisProcess, once: Once | None) -> None:
         """A hash of more fields than Lua can pass to a call is written whole."""
         pairs = [word for number in range(10_000) for word in (b"f%d" % number, b"%d" % number)]
         async with store_at(server.address) as store:
-            assert await store.execute(hset(b"large", *pairs, once=once), in_time()) == 10_000
-            reply = await store.execute(Command(b"HGETALL", b"large"), in_time())
+            assert await replied(store, hset(b"large", *pairs, once=once), in_time()) == 10_000
+            reply = await replied(store, Command((b"HGETALL", b"large")), in_time())
             assert reply == dict(zip(pairs[::2], pairs[1::2], strict=True))
 
     @pytest.mark.parametrize("once", [None, ONCE])
@@ -91,32 +91,32 @@ class TestCommands:
     ) -> None:
         """A write without a TTL doesn't end the key's life: it is there, with the life it had."""
         async with store_at(server.address) as store:
-            await store.execute(hset(b"hash", b"a", b"1", ttl=77), in_time())
+            await replied(store, hset(b"hash", b"a", b"1", ttl=77), in_time())
             write = hset(b"hash", b"b", b"2", ttl=None, once=once)
-            assert await store.execute(write, in_time()) == 1
-            assert await store.execute(Command(b"HLEN", b"hash"), in_time()) == 2
-            assert 70 < await store.execute(Command(b"TTL", b"hash"), in_time()) <= 77
-            assert await store.execute(put(b"string", b"1", None, once), in_time()) == b"OK"
-            assert await store.execute(get(b"string"), in_time()) == b"1"
+            assert await replied(store, write, in_time()) == 1
+            assert await replied(store, Command((b"HLEN", b"hash")), in_time()) == 2
+            assert 70 < await replied(store, Command((b"TTL", b"hash")), in_time()) <= 77
+            assert await replied(store, put(b"string", b"1", None, once), in_time()) == b"OK"
+            assert await replied(store, get(b"string"), in_time()) == b"1"
 
     async def test_wrong_type(self, server: RedisProcess) -> None:
         """A key of another type is the caller's affair: told so, and nothing is changed."""
         async with store_at(server.address) as store:
-            await store.execute(put(b"string", b"1"), in_time())
+            await replied(store, put(b"string", b"1"), in_time())
             for once in (None, ONCE):
                 with pytest.raises(WrongType):
-                    await store.execute(hset(b"string", b"a", b"1", once=once), in_time())
-            assert await store.execute(get(b"string"), in_time()) == b"1"
+                    await replied(store, hset(b"string", b"a", b"1", once=once), in_time())
+            assert await replied(store, get(b"string"), in_time()) == b"1"
 
     async def test_database_and_password(self, tmp_path: Path) -> None:
         """The store uses the password and the database that it was given."""
         with standalone(config=["requirepass s3cret"]) as server:
             async with store_at(server.address, password=Secret("s3cret"), database=2) as store:
-                await store.execute(put(b"k", b"1"), in_time())
-                assert await store.execute(get(b"k"), in_time()) == b"1"
+                await replied(store, put(b"k", b"1"), in_time())
+                assert await replied(store, get(b"k"), in_time()) == b"1"
             async with store_at(server.address, password=Secret("wrong")) as store:
                 with pytest.raises(RedisUnavailable) as caught:
-                    await store.execute(get(b"k"), in_time())
+                    await replied(store, get(b"k"), in_time())
                 assert "wrong" not in str(caught.value)
                 fault = store.status().fault
                 assert fault is not None
@@ -129,29 +129,29 @@ class TestOnce:
         """The same write again is answered as the first time, and isn't done again."""
         async with store_at(server.address) as store:
             for _ in range(3):
-                assert await store.execute(incr(b"counter", ONCE), in_time()) == 1
-                assert await store.execute(put(b"string", b"1", 60, ONCE), in_time()) == b"OK"
-            assert await store.execute(get(b"counter"), in_time()) == b"1"
+                assert await replied(store, incr(b"counter", ONCE), in_time()) == 1
+                assert await replied(store, put(b"string", b"1", 60, ONCE), in_time()) == b"OK"
+            assert await replied(store, get(b"counter"), in_time()) == b"1"
             other = Once(b"another token", ONCE.fingerprint, ONCE.lifetime_ms)
-            assert await store.execute(incr(b"counter", other), in_time()) == 2
+            assert await replied(store, incr(b"counter", other), in_time()) == 2
 
     async def test_at_once_at_the_same_time(self, server: RedisProcess) -> None:
         """A hundred at the same moment, through two stores, are one."""
         async with store_at(server.address) as one, store_at(server.address) as other:
             replies = await asyncio.gather(
-                *(store.execute(incr(b"k", ONCE), in_time()) for store in (one, other) * 50)
+                *(replied(store, incr(b"k", ONCE), in_time()) for store in (one, other) * 50)
             )
             assert set(replies) == {1}
-            assert await one.execute(get(b"k"), in_time()) == b"1"
+            assert await replied(one, get(b"k"), in_time()) == b"1"
 
     async def test_other_body(self, server: RedisProcess) -> None:
         """The same token with another body is a conflict, and does nothing."""
         async with store_at(server.address) as store:
-            await store.execute(put(b"k", b"1", 60, ONCE), in_time())
+            await replied(store, put(b"k", b"1", 60, ONCE), in_time())
             other = Once(ONCE.token, b"another body's", ONCE.lifetime_ms)
             with pytest.raises(Conflict):
-                await store.execute(put(b"k", b"2", 60, other), in_time())
-            assert await store.execute(get(b"k"), in_time()) == b"1"
+                await replied(store, put(b"k", b"2", 60, other), in_time())
+            assert await replied(store, get(b"k"), in_time()) == b"1"
 
     async def test_former_fingerprints(self, server: RedisProcess) -> None:
         """A record with a fingerprint that the write had before is of this write, and stays so."""
@@ -159,31 +159,31 @@ class TestOnce:
         after = Once(b"token", b"b" * 32, 60_000, (b"c" * 32, b"a" * 32))
         another = Once(b"token", b"b" * 32, 60_000, (b"c" * 32, b"a" * 31, b"aa"))
         async with store_at(server.address) as store:
-            assert await store.execute(incr(b"k", before), in_time()) == 1
-            assert await store.execute(incr(b"k", after), in_time()) == 1
+            assert await replied(store, incr(b"k", before), in_time()) == 1
+            assert await replied(store, incr(b"k", after), in_time()) == 1
             with pytest.raises(Conflict):
-                await store.execute(incr(b"k", another), in_time())
-            assert await store.execute(incr(b"k", before), in_time()) == 1
-            assert await store.execute(get(b"k"), in_time()) == b"1"
+                await replied(store, incr(b"k", another), in_time())
+            assert await replied(store, incr(b"k", before), in_time()) == 1
+            assert await replied(store, get(b"k"), in_time()) == b"1"
 
     async def test_failure_leaves_no_record(self, server: RedisProcess) -> None:
         """A write that failed can be tried again under its token."""
         async with store_at(server.address) as store:
-            await store.execute(hset(b"k", b"a", b"1"), in_time())
+            await replied(store, hset(b"k", b"a", b"1"), in_time())
             with pytest.raises(WrongType):
-                await store.execute(incr(b"k", ONCE), in_time())
-            await store.execute(delete(b"k"), in_time())
-            assert await store.execute(incr(b"k", ONCE), in_time()) == 1
+                await replied(store, incr(b"k", ONCE), in_time())
+            await replied(store, delete(b"k"), in_time())
+            assert await replied(store, incr(b"k", ONCE), in_time()) == 1
 
     async def test_record_has_its_life(self, server: RedisProcess) -> None:
         """The record is kept as long as was asked for, and isn't kept for ever."""
         async with store_at(server.address) as store:
-            await store.execute(incr(b"k", ONCE), in_time())
+            await replied(store, incr(b"k", ONCE), in_time())
             (record,) = [key for key in server.cli("KEYS", "*") if key != "k"]
             assert 50_000 < server.cli("PTTL", record) <= 60_000
             await cli(server, "PEXPIRE", record, 1)
             await soon(lambda: server.cli("EXISTS", record) == 0)
-            assert await store.execute(incr(b"k", ONCE), in_time()) == 2
+            assert await replied(store, incr(b"k", ONCE), in_time()) == 2
 
 
 class TestScripts:
@@ -195,7 +195,7 @@ class TestScripts:
                 await cli(server, "CONFIG", "RESETSTAT")
                 for field in (b"a", b"b", b"c"):
                     write = hset(b"h%d" % number, field, b"1")
-                    assert await store.execute(write, in_time()) == 1
+                    assert await replied(store, write, in_time()) == 1
                 stats = server.cli("INFO", "commandstats")
                 assert stats["cmdstat_eval"]["calls"] == 1
                 assert stats["cmdstat_evalsha"]["calls"] == 3
@@ -203,10 +203,10 @@ class TestScripts:
     async def test_restarted_server_has_no_scripts(self, fresh_standalone: RedisProcess) -> None:
         """After a restart of the server neither, with no restart of the store."""
         async with store_at(fresh_standalone.address) as store:
-            assert await store.execute(hset(b"h", b"a", b"1", once=ONCE), in_time()) == 1
+            assert await replied(store, hset(b"h", b"a", b"1", once=ONCE), in_time()) == 1
             await asyncio.to_thread(fresh_standalone.restart)
             await is_ready(store)
-            assert await store.execute(hset(b"h", b"a", b"1", once=ONCE), in_time()) == 1
+            assert await replied(store, hset(b"h", b"a", b"1", once=ONCE), in_time()) == 1
 
 
 class TestUnknownFate:
@@ -217,7 +217,7 @@ class TestUnknownFate:
     ) -> object:
         """Execute a command whose first answer is lost with the connection."""
         await asyncio.to_thread(proxy.drop, "answers")
-        calling = asyncio.ensure_future(store.execute(command, in_time()))
+        calling = asyncio.ensure_future(replied(store, command, in_time()))
         await soon(lambda: self.calls(server) >= 1, what="the server to do it")
         await asyncio.to_thread(proxy.reset)
         await asyncio.to_thread(proxy.restore)
@@ -232,7 +232,7 @@ class TestUnknownFate:
     @pytest.fixture
     async def store(self, server: RedisProcess, proxy: Proxy) -> AsyncIterator[RedisStore]:
         async with store_at(proxy.address) as store:
-            await store.execute(incr(b"another", ONCE), in_time())  # so that it has the script
+            await replied(store, incr(b"another", ONCE), in_time())  # so that it has the script
             server.cli("CONFIG", "RESETSTAT")
             yield store
 
@@ -244,7 +244,7 @@ class TestUnknownFate:
             await self.execute(store, proxy, server, incr(b"k"))
         assert not caught.value.retryable
         await is_ready(store)
-        assert await store.execute(get(b"k"), in_time()) == b"1"
+        assert await replied(store, get(b"k"), in_time()) == b"1"
 
     async def test_read(self, store: RedisStore, proxy: Proxy, server: RedisProcess) -> None:
         """A read is sent again, and its caller notices nothing."""
@@ -255,7 +255,7 @@ class TestUnknownFate:
         """A write to be applied once is sent again, and is applied once all the same."""
         assert await self.execute(store, proxy, server, incr(b"k", ONCE)) == 1
         assert self.calls(server) - self.incremented(server) == 2
-        assert await store.execute(get(b"k"), in_time()) == b"1"
+        assert await replied(store, get(b"k"), in_time()) == b"1"
 
     def incremented(self, server: RedisProcess) -> int:
         return int(server.cli("INFO", "commandstats")["cmdstat_incr"]["calls"])
@@ -265,7 +265,7 @@ class TestUnknownFate:
         async with store_at(fresh_standalone.address, reply_timeout=0.1) as store:
             fresh_standalone.pause()
             calls = [
-                asyncio.ensure_future(store.execute(incr(b"k%d" % number), in_time()))
+                asyncio.ensure_future(replied(store, incr(b"k%d" % number), in_time()))
                 for number in range(20)
             ]
             results = await asyncio.gather(*calls, return_exceptions=True)
@@ -274,7 +274,7 @@ class TestUnknownFate:
             fresh_standalone.resume()
             await is_ready(store)
             for number in range(20):
-                assert await store.execute(get(b"k%d" % number), in_time()) in (None, b"1")
+                assert await replied(store, get(b"k%d" % number), in_time()) in (None, b"1")
 
 
 class TestDeadline:
@@ -291,7 +291,7 @@ class TestDeadline:
             fresh_standalone.pause()
             began = monotonic()
             with pytest.raises(DeadlineExceeded) as caught:
-                await store.execute(command, began + 0.05)
+                await replied(store, command, began + 0.05)
             assert 0.05 <= monotonic() - began < 0.05 + SLACK
             assert caught.value.retryable is retryable
             assert caught.value.retry_after is not None
@@ -302,10 +302,10 @@ class TestDeadline:
         async with store_at(fresh_standalone.address) as store:
             fresh_standalone.pause()
             with pytest.raises(DeadlineExceeded):
-                await store.execute(incr(b"k"), in_time(0.05))
+                await replied(store, incr(b"k"), in_time(0.05))
             fresh_standalone.resume()
             # On the same connection, hence behind it.
-            assert await store.execute(get(b"k"), in_time()) == b"1"
+            assert await replied(store, get(b"k"), in_time()) == b"1"
 
 
 class TestLife:
@@ -316,17 +316,17 @@ class TestLife:
             async with store_at(server.address) as store:
                 assert store.status().status == "connecting"
                 with pytest.raises(RedisUnavailable):
-                    store.shard(b"k")
+                    store.shard(get(b"k"))
                 began = monotonic()
                 with pytest.raises(RedisUnavailable) as caught:
-                    await store.execute(incr(b"k"), in_time(600))
+                    await replied(store, incr(b"k"), in_time(600))
                 assert monotonic() - began < SLACK
                 assert caught.value.retryable, "it was not sent"
                 with pytest.raises(RedisUnavailable, match="no connection"):
                     await store.ping(in_time())
                 server.start()
                 await is_ready(store)
-                assert await store.execute(incr(b"k"), in_time()) == 1
+                assert await replied(store, incr(b"k"), in_time()) == 1
                 await store.ping(in_time())
         finally:
             server.close()
@@ -334,13 +334,13 @@ class TestLife:
     async def test_death_and_return(self, fresh_standalone: RedisProcess) -> None:
         """While the server is down calls fail at once; when it is back they work."""
         async with store_at(fresh_standalone.address) as store:
-            assert await store.execute(incr(b"k"), in_time()) == 1
+            assert await replied(store, incr(b"k"), in_time()) == 1
             fresh_standalone.kill()
             await soon(lambda: store.status().status == "reconnecting")
             began = monotonic()
             for command in (get(b"k"), incr(b"k")):
                 with pytest.raises(RedisUnavailable) as caught:
-                    await store.execute(command, in_time(600))
+                    await replied(store, command, in_time(600))
                 assert caught.value.retryable
                 assert caught.value.retry_after is not None
             with pytest.raises(RedisUnavailable):
@@ -348,14 +348,14 @@ class TestLife:
             assert monotonic() - began < SLACK
             await asyncio.to_thread(fresh_standalone.restart)
             await is_ready(store)
-            assert await store.execute(incr(b"k"), in_time()) == 1
+            assert await replied(store, incr(b"k"), in_time()) == 1
 
     async def test_killed_under_a_write(self, fresh_standalone: RedisProcess) -> None:
         """A write that the server died on has an unknown fate, and the failure says so."""
         async with store_at(fresh_standalone.address) as store:
             fresh_standalone.pause()
-            writing = asyncio.ensure_future(store.execute(incr(b"k"), in_time()))
-            reading = asyncio.ensure_future(store.execute(get(b"k"), in_time(1)))
+            writing = asyncio.ensure_future(replied(store, incr(b"k"), in_time()))
+            reading = asyncio.ensure_future(replied(store, get(b"k"), in_time(1)))
             await soon(lambda: store.status().shards[0].primary.pending == 2)
             fresh_standalone.kill()
             with pytest.raises(RedisUnavailable, match="unknown") as caught:
@@ -375,7 +375,7 @@ class TestLife:
                 deadline = began + 0.02 * (number % 10)
                 command = (get(b"k"), incr(b"k"), incr(b"k", ONCE))[number % 3]
                 with pytest.raises((DeadlineExceeded, RedisUnavailable)):
-                    await store.execute(command, deadline)
+                    await replied(store, command, deadline)
                 return monotonic() - deadline
 
             for _ in range(4):  # until the connection is reset, and while it can't be made
@@ -384,14 +384,14 @@ class TestLife:
             assert max(await asyncio.gather(*map(call, range(100)))) < SLACK
             fresh_standalone.resume()
             await is_ready(store)
-            assert await store.execute(put(b"k", b"1"), in_time()) == b"OK"
+            assert await replied(store, put(b"k", b"1"), in_time()) == b"OK"
 
     async def test_closing_tells_everybody(self, fresh_standalone: RedisProcess) -> None:
         """Calls that wait when the store is closed fail then, and not at their deadline."""
         async with store_at(fresh_standalone.address) as store:
             fresh_standalone.pause()
             calls = [
-                asyncio.ensure_future(store.execute(command, in_time(600)))
+                asyncio.ensure_future(replied(store, command, in_time(600)))
                 for command in (get(b"k"), incr(b"k"), incr(b"k", ONCE)) * 10
             ]
             await soon(lambda: store.status().shards[0].primary.pending == 30)
@@ -399,7 +399,7 @@ class TestLife:
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(result, RedisUnavailable) for result in results)
             with pytest.raises(RedisUnavailable):
-                await store.execute(get(b"k"), in_time())
+                await replied(store, get(b"k"), in_time())
 
     async def test_closed_before_it_found_anything(self) -> None:
         """A store can be closed at any time, found or not, started or not."""
@@ -424,7 +424,7 @@ class TestComingBack:
             assert back == [(name, {Access.READ, Access.WRITE})]
             await asyncio.to_thread(fresh_standalone.restart)
             await soon(lambda: back == [(name, {Access.READ, Access.WRITE})] * 2)
-            assert await store.execute(incr(b"k"), in_time()) == 1
+            assert await replied(store, incr(b"k"), in_time()) == 1
 
     async def test_after_a_stall(self, fresh_standalone: RedisProcess) -> None:
         """A server that answers again on the same connection is told of as well."""
@@ -437,9 +437,9 @@ class TestComingBack:
             assert len(back) == 1
             fresh_standalone.pause()
             with pytest.raises(DeadlineExceeded):
-                await store.execute(get(b"k"), in_time(0.3))
+                await replied(store, get(b"k"), in_time(0.3))
             # For longer than the watcher's round, so that it has been seen.
-            await soon(lambda: store.shard(b"k").primary.is_stuck(monotonic() - 0.5))
+            await soon(lambda: store.shard(get(b"k")).primary.is_stuck(monotonic() - 0.5))
             assert len(back) == 1
             fresh_standalone.resume()
             await soon(lambda: len(back) == 2)
@@ -456,7 +456,7 @@ class TestComingBack:
                 await asyncio.to_thread(proxy.delay, 0.6)
                 for _ in range(3):
                     with pytest.raises(DeadlineExceeded):
-                        await store.execute(get(b"k"), in_time(0.3))
+                        await replied(store, get(b"k"), in_time(0.3))
                     await soon(lambda: store.status().shards[0].primary.pending == 0)
                 assert len(back) == 1
 
@@ -472,7 +472,7 @@ class TestComingBack:
                 assert len(back) == 1
                 await asyncio.to_thread(proxy.drop, "answers")
                 with pytest.raises((DeadlineExceeded, RedisUnavailable)):
-                    await store.execute(get(b"k"), in_time(0.2))
+                    await replied(store, get(b"k"), in_time(0.2))
                 await soon(lambda: store.status().shards[0].primary.losses == 1)
                 # The link is made again at the first attempt.
                 await asyncio.to_thread(proxy.restore)
@@ -487,16 +487,16 @@ class TestRefusals:
         So do the answers to writes that are repeated: they are done.
         """
         async with store_at(fresh_standalone.address) as store:
-            await store.execute(put(b"k", b"1"), in_time())
-            assert await store.execute(incr(b"done", ONCE), in_time()) == 1
+            await replied(store, put(b"k", b"1"), in_time())
+            assert await replied(store, incr(b"done", ONCE), in_time()) == 1
             await cli(fresh_standalone, "CONFIG", "SET", "maxmemory", "1")
-            assert await store.execute(incr(b"done", ONCE), in_time()) == 1
+            assert await replied(store, incr(b"done", ONCE), in_time()) == 1
             for write in (put(b"k", b"2"), hset(b"h", b"a", b"1"), put(b"k", b"2", 60, ONCE)):
                 with pytest.raises(Declined, match="out of memory"):
-                    await store.execute(write, in_time())
-            assert await store.execute(get(b"k"), in_time()) == b"1"
+                    await replied(store, write, in_time())
+            assert await replied(store, get(b"k"), in_time()) == b"1"
             await cli(fresh_standalone, "CONFIG", "SET", "maxmemory", "0")
-            assert await store.execute(put(b"k", b"2", 60, ONCE), in_time()) == b"OK"
+            assert await replied(store, put(b"k", b"2", 60, ONCE), in_time()) == b"OK"
 
     async def test_too_few_replicas(self) -> None:
         """So does a primary that has too few replicas."""
@@ -504,8 +504,8 @@ class TestRefusals:
             async with store_at(server.address) as store:
                 for write in (put(b"k", b"2"), hset(b"h", b"a", b"1"), put(b"k", b"2", 60, ONCE)):
                     with pytest.raises(Declined, match="too few replicas"):
-                        await store.execute(write, in_time())
-                assert await store.execute(get(b"k"), in_time()) is None
+                        await replied(store, write, in_time())
+                assert await replied(store, get(b"k"), in_time()) is None
 
     async def test_busy_with_a_script(self, fresh_standalone: RedisProcess) -> None:
         """A server in the hands of somebody's endless script is not to be had, and says so."""
@@ -523,7 +523,7 @@ class TestRefusals:
             await cli(fresh_standalone, "SCRIPT", "KILL")
             await asyncio.wait([endless])
             assert endless.exception() is not None
-            assert await store.execute(get(b"k"), in_time()) is None
+            assert await replied(store, get(b"k"), in_time()) is None
 
     async def test_user_without_rights(self) -> None:
         """What the user may not do is told as that, in words that say whose rights are meant."""
@@ -532,10 +532,10 @@ class TestRefusals:
             async with store_at(
                 server.address, username="flowcache", password=Secret("s3cret")
             ) as store:
-                assert await store.execute(get(b"k"), in_time()) is None
+                assert await replied(store, get(b"k"), in_time()) is None
                 for write in (put(b"k", b"1"), hset(b"k", b"a", b"1"), delete(b"k")):
                     with pytest.raises(Forbidden, match="flowcache's user"):
-                        await store.execute(write, in_time())
+                        await replied(store, write, in_time())
 
     async def test_user_without_right_to_role(self) -> None:
         """A user that may not even ask for the role can use the server it was given."""
@@ -544,7 +544,7 @@ class TestRefusals:
             async with store_at(
                 server.address, username="flowcache", password=Secret("s3cret")
             ) as store:
-                assert await store.execute(put(b"k", b"1"), in_time()) == b"OK"
+                assert await replied(store, put(b"k", b"1"), in_time()) == b"OK"
 
 
 class TestDemotion:
@@ -552,34 +552,34 @@ class TestDemotion:
         """When the configured server is made a replica, writes follow to its new primary."""
         with replicated() as pair:
             async with store_at(pair.primary.address) as store:
-                assert await store.execute(incr(b"k"), in_time()) == 1
+                assert await replied(store, incr(b"k"), in_time()) == 1
                 await asyncio.to_thread(pair.wait_linked)
                 await cli(pair.replica, "REPLICAOF", "NO", "ONE")
                 await cli(pair.primary, "REPLICAOF", "127.0.0.1", pair.replica.port)
-                assert await store.execute(incr(b"k"), in_time()) == 2
-                assert store.shard(b"k").name == f"127.0.0.1:{pair.replica.port}"
+                assert await replied(store, incr(b"k"), in_time()) == 2
+                assert store.shard(get(b"k")).name == f"127.0.0.1:{pair.replica.port}"
                 assert await cli(pair.replica, "GET", "k") == "2"
                 write = hset(b"h", b"a", b"1", once=ONCE)
-                assert await store.execute(write, in_time()) == 1
+                assert await replied(store, write, in_time()) == 1
 
     async def test_configured_server_is_a_replica(self) -> None:
         """Given a replica, the store finds its primary."""
         with replicated() as pair:
             async with store_at(pair.replica.address) as store:
-                assert await store.execute(incr(b"k"), in_time()) == 1
-                assert store.shard(b"k").name == f"127.0.0.1:{pair.primary.port}"
+                assert await replied(store, incr(b"k"), in_time()) == 1
+                assert store.shard(get(b"k")).name == f"127.0.0.1:{pair.primary.port}"
 
     async def test_reads_from_the_replica(self) -> None:
         """Outside a cluster too, reads are spread on request, and come back when it is gone."""
         with replicated() as pair:
             async with store_at(pair.primary.address, read_from=ReadFrom.REPLICA) as store:
-                await store.execute(put(b"k", b"1"), in_time())
+                await replied(store, put(b"k", b"1"), in_time())
                 await asyncio.to_thread(pair.wait_linked)
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
                 await cli(pair.primary, "CONFIG", "RESETSTAT")
                 for _ in range(5):
-                    assert await store.execute(get(b"k"), in_time()) == b"1"
+                    assert await replied(store, get(b"k"), in_time()) == b"1"
                 assert "cmdstat_getrange" not in pair.primary.cli("INFO", "commandstats")
                 pair.replica.kill()
                 await soon(lambda: store.status().shards[0].replicas[0].state != "ready")
-                assert await store.execute(get(b"k"), in_time()) == b"1"
+                assert await replied(store, get(b"k"), in_time()) == b"1"

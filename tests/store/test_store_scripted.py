@@ -8,14 +8,14 @@ from time import monotonic
 import pytest
 
 from flowcache.errors import DeadlineExceeded, Declined, Failure, RedisUnavailable
-from flowcache.ports import Command, Once, Stale
+from flowcache.ports import Command, Once
 from flowcache.store.pursuit import TRIES
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.replies import REACTIONS, Reaction
 from flowcache.store.settings import Address, ReadFrom, StoreSettings
 from flowcache.store.slots import key_slot
 from tests.servers.ports import LOOPBACK, PortClaim
-from tests.store.harness import SLACK, get, guarded, in_time, incr, put, soon, store_at
+from tests.store.harness import SLACK, get, guarded, in_time, incr, put, replied, soon, store_at
 from tests.store.resp import OK, array, bulk, error, integer, serving
 from tests.store.scripted import Peer, Request, Script, Scripted
 
@@ -52,7 +52,7 @@ class TestErrors:
             async with store_at(server.address) as store:
                 for command in (READ, WRITE, WRITE_ONCE):
                     with pytest.raises(Failure) as caught:
-                        await store.execute(command, in_time())
+                        await replied(store, command, in_time())
                     _, failure, message = REACTIONS[code]
                     assert type(caught.value) is failure
                     assert caught.value.message == message.format(sizes=command.sizes)
@@ -70,7 +70,7 @@ class TestErrors:
             store_at(server.address) as store,
         ):
             with pytest.raises(RedisUnavailable) as caught:
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
             assert caught.value.retryable is retryable
             assert len(server.requests) == 1
             if text:
@@ -83,11 +83,11 @@ class TestErrors:
             guard = guarded(store)
             for command in (READ, WRITE_ONCE) * 10:
                 with pytest.raises(RedisUnavailable):
-                    await guard.execute(command, in_time())
+                    await replied(guard, command, in_time())
             assert len(server.requests) == 20
             assert not any(each.failures or each.calls for each in guard.circuits())
             server.script = always(bulk(b"1"))
-            assert await guard.execute(READ, in_time()) == b"1"
+            assert await replied(guard, READ, in_time()) == b"1"
 
     @pytest.mark.parametrize(
         "text",
@@ -115,7 +115,7 @@ class TestErrors:
         ):
             for command in (READ, WRITE):
                 with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                    await store.execute(command, in_time(1))
+                    await replied(store, command, in_time(1))
 
     @pytest.mark.parametrize("command", [READ, WRITE, WRITE_ONCE])
     @pytest.mark.parametrize("start", [b"$1000000\r\n", b"*1000000000\r\n", b"%1000000000\r\n"])
@@ -126,16 +126,16 @@ class TestErrors:
             store_at(server.address, max_reply=10_000) as store,
         ):
             with pytest.raises(RedisUnavailable) as caught:
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
             assert caught.value.retryable is (command is not WRITE)
 
     async def test_too_many_wait(self) -> None:
         """When too many wait for a server the next one is declined, and was not sent."""
         async with Scripted() as server, store_at(server.address, max_pending=2) as store:
-            waiting = [asyncio.ensure_future(store.execute(READ, in_time(600))) for _ in range(2)]
+            waiting = [asyncio.ensure_future(replied(store, READ, in_time(600))) for _ in range(2)]
             await server.asked(2)
             with pytest.raises(Declined) as caught:
-                await store.execute(WRITE, in_time(600))
+                await replied(store, WRITE, in_time(600))
             assert caught.value.retryable
             server.talking.say(bulk("1") * 2)
             assert await asyncio.gather(*waiting) == [b"1", b"1"]
@@ -151,7 +151,7 @@ class TestTries:
             tries = 1 if code == "NOSCRIPT" and command.once is None else TRIES  # it has no script
             server.script = always(error(f"{code} 1 {server.address}"))
             with pytest.raises(RedisUnavailable) as caught:
-                await store.execute(command, in_time())
+                await replied(store, command, in_time())
             assert caught.value.message == REACTIONS[code][2]
             assert caught.value.retryable, "it was not done"
             asked = [request for request in server.requests if request[0] != b"ASKING"]
@@ -165,7 +165,7 @@ class TestTries:
             store_at(server.address) as store,
         ):
             with pytest.raises(RedisUnavailable) as caught:
-                await store.execute(command, in_time(20))
+                await replied(store, command, in_time(20))
             assert caught.value.retryable is (tries > 1)
             assert len(server.requests) == tries
 
@@ -177,7 +177,7 @@ class TestTries:
         ):
             while store._retries.withdraw(monotonic()):
                 pass
-            await asyncio.gather(*(store.execute(READ, in_time()) for _ in range(50)))
+            await asyncio.gather(*(replied(store, READ, in_time()) for _ in range(50)))
             spent = store.status().retries
             while store._retries.withdraw(monotonic()):
                 pass
@@ -191,7 +191,7 @@ class TestTries:
         async with Scripted() as server, store_at(server.address, connect_timeout=600) as store:
             server.script = first(error("READONLY You can't write"), then=integer(2))
             server.handshake[b"HELLO"] = b""
-            assert await store.execute(WRITE, in_time(2.0)) == 2
+            assert await replied(store, WRITE, in_time(2.0)) == 2
 
     async def test_a_connection_that_is_not_made_again(self) -> None:
         """The same for a lost connection: who waited in vain is told so before its deadline."""
@@ -199,19 +199,19 @@ class TestTries:
             server.script = lambda peer, request: peer.hang_up()
             server.handshake[b"HELLO"] = b""
             with pytest.raises(RedisUnavailable, match="connection to Redis was lost"):
-                await store.execute(READ, in_time(2.0))
+                await replied(store, READ, in_time(2.0))
 
     async def test_slot_on_the_move_is_tried_until_the_deadline(self) -> None:
         """While a slot moves a command is tried on, and is answered when the slot has arrived."""
         again = error("TRYAGAIN Multiple keys request during rehashing of slot")
         async with Scripted(mode="cluster") as server, store_at(server.address) as store:
             server.script = first(*[again] * 5, then=integer(7))
-            assert await store.execute(WRITE_ONCE, in_time()) == 7
+            assert await replied(store, WRITE_ONCE, in_time()) == 7
             assert len(server.requests) == 6
             server.script = always(again)
             deadline = in_time(0.1)
             with pytest.raises((DeadlineExceeded, RedisUnavailable)) as caught:
-                await asyncio.wait_for(store.execute(WRITE_ONCE, deadline), 20)
+                await asyncio.wait_for(replied(store, WRITE_ONCE, deadline), 20)
             assert monotonic() < deadline + SLACK
             assert caught.value.retryable
 
@@ -233,7 +233,7 @@ class TestTries:
                 await store.start()
                 # Redis is well where a slot only moves: that says nothing against its circuit.
                 with pytest.raises(Declined if code == "TRYAGAIN" else DeadlineExceeded):
-                    await asyncio.wait_for(store.execute(WRITE_ONCE, in_time(600)), 20)
+                    await asyncio.wait_for(replied(store, WRITE_ONCE, in_time(600)), 20)
                 assert len(server.requests) == 1
             finally:
                 await store.close()
@@ -246,7 +246,7 @@ class TestRedirections:
         async with Scripted(always(integer(2))) as there, Scripted(mode="cluster") as here:
             here.script = always(error(f"MOVED 1 {host}:{there.address.port}"))
             async with store_at(here.address) as store:
-                assert await store.execute(WRITE, in_time()) == 2
+                assert await replied(store, WRITE, in_time()) == 2
 
     async def test_ask(self) -> None:
         """ASK is followed once, right behind ASKING, and isn't remembered."""
@@ -256,9 +256,9 @@ class TestRedirections:
             store_at(here.address) as store,
         ):
             here.script = first(error(f"ASK {SLOT} {there.address}"), then=integer(3))
-            assert await store.execute(WRITE, in_time()) == 2
+            assert await replied(store, WRITE, in_time()) == 2
             assert there.requests == [[b"ASKING"], [b"INCR", b"k"]]
-            assert await store.execute(WRITE, in_time()) == 3
+            assert await replied(store, WRITE, in_time()) == 3
 
     @pytest.mark.parametrize("hangs_up", [False, True])
     async def test_asking_is_said_once(self, hangs_up: bool) -> None:
@@ -275,7 +275,7 @@ class TestRedirections:
 
             async with Scripted(script) as there, store_at(here.address) as store:
                 here.script = first(error(f"ASK {SLOT} {there.address}"), then=integer(2))
-                assert await store.execute(WRITE_ONCE, in_time()) == 2
+                assert await replied(store, WRITE_ONCE, in_time()) == 2
                 assert [request[0] for request in there.requests] == [b"ASKING", b"EVALSHA"]
                 assert [request[0] for request in here.requests] == [b"EVALSHA", b"EVALSHA"]
 
@@ -285,7 +285,7 @@ class TestRedirections:
             there.script = first(OK, error("NOSCRIPT No matching script"), OK, then=integer(2))
             async with Scripted(mode="cluster") as here, store_at(here.address) as store:
                 here.script = always(error(f"ASK {SLOT} {there.address}"))
-                assert await store.execute(WRITE_ONCE, in_time()) == 2
+                assert await replied(store, WRITE_ONCE, in_time()) == 2
                 names = [request[0] for request in there.requests]
                 assert names == [b"ASKING", b"EVALSHA", b"ASKING", b"EVAL"]
 
@@ -298,7 +298,7 @@ class TestRedirections:
         ):
             here.script = always(error(f"MOVED {SLOT} {there.address}"))
             before = here.handshaken.count(b"CLUSTER")
-            await asyncio.gather(*(store.execute(WRITE, in_time()) for _ in range(100)))
+            await asyncio.gather(*(replied(store, WRITE, in_time()) for _ in range(100)))
             await soon(lambda: here.handshaken.count(b"CLUSTER") > before)
             assert here.handshaken.count(b"CLUSTER") <= before + 2
 
@@ -309,10 +309,10 @@ class TestRedirections:
             Scripted(mode="cluster") as here,
             store_at(here.address, refresh_interval=0.05) as store,
         ):
-            calling = asyncio.ensure_future(store.execute(WRITE, in_time()))
+            calling = asyncio.ensure_future(replied(store, WRITE, in_time()))
             await here.asked()
             here.handshake[b"CLUSTER"] = serving(there.address)
-            await soon(lambda: store.shard(b"k").name == str(there.address))
+            await soon(lambda: store.shard(get(b"k")).name == str(there.address))
             here.talking.say(integer(7))
             assert await calling == 7
             await soon(lambda: not any(peer.is_open for peer in here.peers if peer.requests))
@@ -321,10 +321,10 @@ class TestRedirections:
         """A link that is being drained when the store is closed is closed too."""
         async with Scripted(mode="cluster") as there, Scripted(mode="cluster") as here:
             async with store_at(here.address, refresh_interval=0.05) as store:
-                calling = asyncio.ensure_future(store.execute(WRITE, in_time(600)))
+                calling = asyncio.ensure_future(replied(store, WRITE, in_time(600)))
                 await here.asked()
                 here.handshake[b"CLUSTER"] = serving(there.address)
-                await soon(lambda: store.shard(b"k").name == str(there.address))
+                await soon(lambda: store.shard(get(b"k")).name == str(there.address))
             with pytest.raises(RedisUnavailable):
                 await calling
 
@@ -351,7 +351,7 @@ class TestReplicas:
             replica.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await guarded(store).execute(READ, in_time()) == b"1"
+                assert await replied(guarded(store), READ, in_time()) == b"1"
                 assert replica.requests
 
     async def test_replica_that_hangs_up(self) -> None:
@@ -363,7 +363,7 @@ class TestReplicas:
             primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await guarded(store).execute(READ, in_time()) == b"1"
+                assert await replied(guarded(store), READ, in_time()) == b"1"
                 assert replica.requests
 
     async def test_a_fallback_that_redirects_to_the_primary(self) -> None:
@@ -377,7 +377,7 @@ class TestReplicas:
             primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await guarded(store).execute(READ, in_time()) == b"fresh"
+                assert await replied(guarded(store), READ, in_time()) == b"fresh"
                 assert replica.requests
 
     async def test_a_primary_with_a_replica_is_tried_once(self) -> None:
@@ -389,9 +389,8 @@ class TestReplicas:
             primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                reply = await guarded(store).execute(READ, in_time())
-                assert isinstance(reply, Stale)
-                assert reply.reply == b"1"
+                done = await guarded(store).execute(READ, in_time())
+                assert (done.reply, done.stale) == (b"1", True)
                 assert len(primary.requests) == 1
 
     async def test_without_replicas_there_is_no_second_chance(self) -> None:
@@ -400,9 +399,9 @@ class TestReplicas:
             Scripted(always(error("LOADING Redis is loading")), mode="cluster") as primary,
             store_at(primary.address, read_from=ReadFrom.REPLICA) as store,
         ):
-            assert not store.shard(b"k").has_fallback()
+            assert not store.shard(get(b"k")).has_fallback()
             with pytest.raises(RedisUnavailable):
-                await guarded(store).execute(READ, in_time())
+                await replied(guarded(store), READ, in_time())
             assert len(primary.requests) == 1
 
     async def test_replica_that_moved_away(self) -> None:
@@ -415,7 +414,7 @@ class TestReplicas:
             primary.handshake[b"CLUSTER"] = serving(primary.address, replica.address)
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await replied(store, READ, in_time()) == b"1"
 
     async def test_writes_go_to_the_primary(self) -> None:
         """No write is ever sent to a replica."""
@@ -427,7 +426,7 @@ class TestReplicas:
             async with store_at(primary.address, read_from=ReadFrom.REPLICA) as store:
                 await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
                 for _ in range(4):
-                    assert await store.execute(WRITE, in_time()) == 1
+                    assert await replied(store, WRITE, in_time()) == 1
             assert not replica.requests
 
 
@@ -455,7 +454,7 @@ class TestDiscovery:
             async with store_at(server.address) as store:
                 server.handshake[name] = good
                 await soon(lambda: store.status().status == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await replied(store, READ, in_time()) == b"1"
                 assert store.status().fault is None
 
     @pytest.mark.parametrize(
@@ -477,10 +476,10 @@ class TestDiscovery:
             good, server.handshake[b"CLUSTER"] = server.handshake[b"CLUSTER"], reply
             async with store_at(server.address, refresh_interval=0.05) as store:
                 with pytest.raises((RedisUnavailable, DeadlineExceeded)):
-                    await store.execute(READ, in_time(0.2))
+                    await replied(store, READ, in_time(0.2))
                 server.handshake[b"CLUSTER"] = good
                 await soon(lambda: store.status().status == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await replied(store, READ, in_time()) == b"1"
                 assert store.status().fault is None
 
     async def test_silent_seeds(self) -> None:
@@ -494,7 +493,7 @@ class TestDiscovery:
                 connect_timeout=0.1,
             ) as store:
                 await soon(lambda: store.status().status == "ready")
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await replied(store, READ, in_time()) == b"1"
 
     async def test_dead_seeds(self) -> None:
         """Neither do those where nobody listens; each is named with its reason if all are dead."""
@@ -504,7 +503,7 @@ class TestDiscovery:
                 Scripted(always(bulk("1"))) as server,
                 store_at(*dead, server.address) as store,
             ):
-                assert await store.execute(READ, in_time()) == b"1"
+                assert await replied(store, READ, in_time()) == b"1"
             async with store_at(*dead) as store:
                 fault = str(store.status().fault)
                 assert all(f"{LOOPBACK}:{port}: no connection" in fault for _, port in dead)
@@ -518,7 +517,7 @@ class TestDiscovery:
                 assert monotonic() - began < 0.1 + SLACK
                 assert store.status().status == "connecting"
                 with pytest.raises(RedisUnavailable):
-                    await store.execute(READ, in_time(600))
+                    await replied(store, READ, in_time(600))
 
 
 class TestClosing:
@@ -528,7 +527,7 @@ class TestClosing:
         for turns in range(10):
             async with Scripted() as there, Scripted(mode="cluster") as here:
                 async with store_at(here.address) as store:
-                    calling = asyncio.ensure_future(store.execute(WRITE_ONCE, in_time(600)))
+                    calling = asyncio.ensure_future(replied(store, WRITE_ONCE, in_time(600)))
                     await here.asked()
                     here.talking.say(error(f"{code} {SLOT} {there.address}"))
                     for _ in range(turns):
@@ -554,7 +553,7 @@ class TestClosing:
         async with Scripted() as server:
             async with store_at(server.address) as store:
                 calls = [
-                    asyncio.ensure_future(store.execute(command, in_time(600)))
+                    asyncio.ensure_future(replied(store, command, in_time(600)))
                     for command in (READ, WRITE, WRITE_ONCE, put(b"k", b"1"))
                 ]
                 await server.asked(4)
@@ -568,7 +567,7 @@ class TestClosing:
         async with Scripted(always(error("READONLY You can't write"))) as server:
             async with store_at(server.address, connect_timeout=600) as store:
                 server.handshake[b"HELLO"] = b""
-                calling = asyncio.ensure_future(store.execute(WRITE, in_time(600)))
+                calling = asyncio.ensure_future(replied(store, WRITE, in_time(600)))
                 await soon(lambda: server.handshaken[-1] == b"HELLO" and server.requests)
             began = monotonic()
             with pytest.raises(RedisUnavailable):
@@ -581,7 +580,7 @@ class TestClosing:
             there.handshake[b"HELLO"] = b""
             here.script = always(error(f"MOVED {SLOT} {there.address}"))
             async with store_at(here.address, connect_timeout=600) as store:
-                calling = asyncio.ensure_future(store.execute(WRITE, in_time(600)))
+                calling = asyncio.ensure_future(replied(store, WRITE, in_time(600)))
                 await soon(lambda: b"HELLO" in there.handshaken)
             began = monotonic()
             with pytest.raises(RedisUnavailable):

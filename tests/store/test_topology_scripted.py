@@ -9,11 +9,11 @@ from time import monotonic
 import pytest
 
 from flowcache.errors import DeadlineExceeded, RedisUnavailable
-from flowcache.ports import Access, Stale
+from flowcache.ports import Access
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import SLOTS
-from tests.store.harness import guarded, in_time, soon, store_at
+from tests.store.harness import get, guarded, in_time, replied, soon, store_at
 from tests.store.resp import OK, array, bulk, error, integer, serving, sharing
 from tests.store.scripted import Peer, Request, Scripted
 from tests.store.test_store_scripted import READ, SLOT, WRITE, always, first
@@ -27,11 +27,11 @@ async def test_a_slot_without_a_shard() -> None:
         server.handshake[b"CLUSTER"] = sharing(SLOT - 1, server.address, None)
         async with store_at(server.address, refresh_interval=NEVER) as store:
             with pytest.raises(RedisUnavailable):
-                await store.execute(READ, in_time())
+                await replied(store, READ, in_time())
             server.handshake[b"CLUSTER"] = serving(server.address)
 
             await soon(lambda: store.status().shards[0].slots == ((0, SLOTS - 1),))
-            assert await store.execute(READ, in_time()) == b"1"
+            assert await replied(store, READ, in_time()) == b"1"
 
 
 @pytest.mark.parametrize("code", ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"])
@@ -53,8 +53,7 @@ async def test_an_answer_that_tells_of_a_change(code: str, has_replica: bool) ->
             )
             before = server.handshaken.count(b"CLUSTER")
             server.script = first(error(f"{code} {SLOT} {server.address}"), then=bulk("1"))
-            reply = await guarded(store).execute(READ, in_time())
-            assert (reply.reply if isinstance(reply, Stale) else reply) == b"1"
+            assert await replied(guarded(store), READ, in_time()) == b"1"
             await soon(lambda: server.handshaken.count(b"CLUSTER") > before)
 
 
@@ -73,13 +72,13 @@ async def test_a_primary_that_stalls() -> None:
             reply_timeout=NEVER,
             connect_timeout=NEVER,
         ) as store:
-            reading = asyncio.ensure_future(store.execute(READ, in_time(600)))
+            reading = asyncio.ensure_future(replied(store, READ, in_time(600)))
             await stalled.asked()
             stalled.handshake[b"HELLO"] = b""
             other.handshake[b"CLUSTER"] = sharing(SLOT, new.address, other.address)
-            await soon(lambda: store.shard(b"k").primary.address == new.address)
-            await store.shard(b"k").primary.settled()
-            assert await store.execute(READ, in_time()) == b"2"
+            await soon(lambda: store.shard(get(b"k")).primary.address == new.address)
+            await store.shard(get(b"k")).primary.settled()
+            assert await replied(store, READ, in_time()) == b"2"
         with pytest.raises(RedisUnavailable):
             await reading
 
@@ -134,8 +133,8 @@ async def test_a_replica_that_takes_over() -> None:
         async with store_at(primary.address, refresh_interval=0.01) as store:
             await soon(lambda: store.status().shards[0].replicas[0].state == "ready")
             primary.handshake[b"CLUSTER"] = serving(replica.address)
-            await soon(lambda: store.shard(b"k").name == str(replica.address))
-            assert await store.execute(READ, in_time()) == b"2"
+            await soon(lambda: store.shard(get(b"k")).name == str(replica.address))
+            assert await replied(store, READ, in_time()) == b"2"
             assert replica.talking.requests == [[b"READWRITE"], [b"GETRANGE", b"k", b"0", b"65536"]]
 
 
@@ -176,7 +175,7 @@ async def test_who_stalled_once_is_named_the_next_time() -> None:
 
         assert len(back) == 1
         with pytest.raises((DeadlineExceeded, RedisUnavailable)):
-            await store.execute(WRITE, in_time(0.1))
+            await replied(store, WRITE, in_time(0.1))
         await soon(lambda: connects() == 2)
         assert len(back) == 1
         server.peers[-1].hang_up()
@@ -200,11 +199,11 @@ async def test_sentinels_are_asked_all_the_time() -> None:
             Scripted(sentinel, mode="sentinel") as asked,
             store_at(asked.address, service="flows", refresh_interval=NEVER) as store,
         ):
-            assert await store.execute(WRITE, in_time()) == 1
+            assert await replied(store, WRITE, in_time()) == 1
             primary = new
-            await soon(lambda: store.shard(b"k").name == str(new.address))
-            await store.shard(b"k").primary.settled()
-            assert await store.execute(WRITE, in_time()) == 2
+            await soon(lambda: store.shard(get(b"k")).name == str(new.address))
+            await store.shard(get(b"k")).primary.settled()
+            assert await replied(store, WRITE, in_time()) == 2
 
 
 async def test_a_replica_that_takes_over_while_it_is_greeted() -> None:
@@ -218,9 +217,9 @@ async def test_a_replica_that_takes_over_while_it_is_greeted() -> None:
         async with store_at(primary.address, refresh_interval=0.01, connect_timeout=NEVER) as store:
             await soon(lambda: b"READONLY" in replica.handshaken)
             primary.handshake[b"CLUSTER"] = serving(replica.address)
-            await soon(lambda: store.shard(b"k").name == str(replica.address))
+            await soon(lambda: store.shard(get(b"k")).name == str(replica.address))
             await soon(lambda: store.status().status == "ready")
-            assert await store.execute(READ, in_time()) == b"2"
+            assert await replied(store, READ, in_time()) == b"2"
 
 
 async def test_who_was_asked_is_kept_for_a_while() -> None:
@@ -242,7 +241,7 @@ async def test_who_was_asked_is_kept_for_a_while() -> None:
                 await soon(lambda: here.handshaken.count(b"CLUSTER") > asked + 2)
 
             for seconds in (0.0, 20.0, 40.0):
-                assert await store.execute(WRITE, in_time(seconds + 10)) == 2
+                assert await replied(store, WRITE, in_time(seconds + 10)) == 2
                 await refreshed()
             assert len(there.peers) == 1
             assert there.peers[0].is_open

@@ -13,7 +13,7 @@ from flowcache.authn.gate import Gate
 from flowcache.calls.call import Call, Outcome
 from flowcache.calls.running import Calls, CallSettings
 from flowcache.errors import Failure
-from flowcache.ports import Clock, ShardT
+from flowcache.ports import Clock
 from flowcache.server.asgi import Receive, Scope, Send
 from flowcache.server.turns import Turnstile
 
@@ -41,7 +41,7 @@ class DataAction:
         self,
         settings: DataActionSettings,
         gate: Gate,
-        calls: Calls[ShardT],
+        calls: Calls,
         clock: Clock,
         turns: Turnstile | None = None,
     ) -> None:

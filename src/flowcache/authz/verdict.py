@@ -67,19 +67,21 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
         return Deny(Reason.PERMISSION, f"This credential may not do this; {why}.")
     if who.operations is not None and operation not in who.operations:
         return Deny(Reason.OPERATION, f"operation: this credential may not run {operation}.")
-    key = command.key
-    if key.startswith(RESERVED_PREFIX):
-        return Deny(Reason.RESERVED, "key: what begins with flowcache: is flowcache's own.")
-    if not who.keys.cover(key):
-        return Deny(Reason.KEY, "key: this credential may not use it.")
-    if len(who.prefix) + len(key) > MAX_KEY_BYTES:
-        most = MAX_KEY_BYTES - len(who.prefix)
-        return Deny(
-            Reason.KEY_LENGTH, f"key: {len(key)} bytes; with this credential it has at most {most}."
-        )
+    for place in command.keys:
+        key = command.words[place]
+        if key.startswith(RESERVED_PREFIX):
+            return Deny(Reason.RESERVED, "key: what begins with flowcache: is flowcache's own.")
+        if not who.keys.cover(key):
+            return Deny(Reason.KEY, "key: this credential may not use it.")
+        if len(who.prefix) + len(key) > MAX_KEY_BYTES:
+            most = MAX_KEY_BYTES - len(who.prefix)
+            return Deny(
+                Reason.KEY_LENGTH,
+                f"key: {len(key)} bytes; with this credential it has at most {most}.",
+            )
     if command.writes:
         # What the key becomes is looked at where it is written; this much it becomes at least.
-        size = sum(map(len, command.args))
+        size = command.size()
         if size > command.sizes.value:
             return Deny(
                 Reason.VALUE_LENGTH,
@@ -89,19 +91,21 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
 
 
 def placed(command: Command, who: Principal) -> Command:
-    """Return ``command`` with its key where it lies in Redis, and its token where only ``who`` is.
-
-    It has the name of ``who``, too.
+    """Return ``command`` with its keys as they are in Redis, the name of ``who``, and its token.
 
     Two clients may reach one key. A token is each one's own: else a repetition would tell one what
     the other wrote, and who took a token first would keep the other's write from being done. No
     name of a client holds a colon.
     """
-    command = structs.replace(command, client=who.name)
-    if command.once is not None:
-        token = b"%b:%b" % (who.name.encode(), command.once.token)
-        command = structs.replace(command, once=structs.replace(command.once, token=token))
-    return structs.replace(command, key=who.prefix + command.key) if who.prefix else command
+    words, once = command.words, command.once
+    if who.prefix:
+        placed = list(words)
+        for place in command.keys:
+            placed[place] = who.prefix + placed[place]
+        words = tuple(placed)
+    if once is not None:
+        once = structs.replace(once, token=b"%b:%b" % (who.name.encode(), once.token))
+    return structs.replace(command, words=words, once=once, client=who.name)
 
 
 def refusal(verdict: Deny) -> Failure:

@@ -18,7 +18,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import time
-from typing import Generic
 
 import msgspec
 
@@ -38,13 +37,11 @@ from flowcache.ports import (
     AuditSink,
     Clock,
     Command,
+    Executor,
     Metrics,
     Now,
     Reply,
-    ShardedExecutor,
-    ShardT,
     SizeLimits,
-    Stale,
 )
 
 __all__ = ["CallSettings", "Calls"]
@@ -63,13 +60,13 @@ class CallSettings(msgspec.Struct, frozen=True):
     """How many calls may be at work at once."""
 
 
-class Calls(Generic[ShardT]):
+class Calls:
     """Run calls. ``next_id`` names them, ``now`` is Unix time."""
 
     def __init__(
         self,
         settings: CallSettings,
-        store: ShardedExecutor[ShardT],
+        store: Executor,
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
@@ -137,7 +134,9 @@ class Calls(Generic[ShardT]):
 
     async def refuse(self, call: Call, fault: Exception) -> Outcome:
         """End a call that failed, be it with a bug."""
-        failure = as_failure(fault, call.attempt.id, operation=call.attempt.operation)
+        attempt = call.attempt
+        failure = as_failure(fault, attempt.id, operation=attempt.operation)
+        attempt.shard = attempt.shard or failure.shard
         return await self._settle(call, *self._failed(call, failure))
 
     # -- the line ---------------------------------------------------------------------------------
@@ -157,24 +156,18 @@ class Calls(Generic[ShardT]):
             raw = b""  # the command holds what is left of it
             if held and deadline <= self._clock():
                 raise DeadlineExceeded("The call's time was over before its body was decoded.")
-            shard = self._store.shard(command.key)
-            attempt.shard = shard.name
             self._audit.admit()
             if command.writes:
                 kept = attempt.intend(self._ms_since(began))
                 if kept is not None:
-                    if (unkept := await self._unkept(call, kept, is_told=True)) is not None:
-                        raise unkept
-                    shard = self._store.shard(command.key)  # the disk may have taken its time
-                    attempt.shard = shard.name
+                    await self._see_kept(call, kept)
                 call.repeatable = command.once is not None
-            reply = await self._store.execute_at(shard, command, deadline)
+            done = await self._store.execute(command, deadline)
         finally:
             self.admission.leave(share)
             if held:
                 self._room.give(principal.name, held)
-        if reply.__class__ is Stale:
-            attempt.stale, reply = True, reply.reply
+        attempt.shard, attempt.stale, reply = done.shard, done.stale, done.reply
         if not command.writes and (weighs := _weight(reply)) > DEAR:
             self._make_room(principal.name, weighs)
             try:
@@ -182,6 +175,16 @@ class Calls(Generic[ShardT]):
             finally:
                 self._room.give(principal.name, weighs)
         return operation.read(reply, self._settings.bounds)
+
+    async def _see_kept(self, call: Call, intent: Awaitable[bool]) -> None:
+        """Pass when an intent is on disk.
+
+        Raises:
+            Failure: it is not, and nothing was done.
+        """
+        unkept = await self._unkept(call, intent, is_told=True)
+        if unkept is not None:
+            raise unkept
 
     def _understand(
         self, call: Call, principal: Principal, raw: bytes, began: float

@@ -37,7 +37,7 @@ class StreamDestination:
         if not self._started:
             await self._store.start()
             self._started = True
-        command = Command(APPEND, self._key, (self._most, b"record", *batch.lines), writes=True)
+        command = Command((APPEND, self._key, self._most, b"record", *batch.lines), writes=True)
         try:
             await self._store.execute(command, self._clock() + self._seconds)
         except Forbidden as fault:

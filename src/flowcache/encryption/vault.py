@@ -15,7 +15,7 @@ lives, and when it is used. What it can't find: that Redis gave back an older va
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, NoReturn
+from typing import NoReturn
 
 from msgspec import structs
 
@@ -23,16 +23,7 @@ from flowcache.encryption.envelope import DecryptionFailure, field_of, string_of
 from flowcache.encryption.keyring import Keyring, new_half
 from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.errors import Forbidden, InvalidResponse
-from flowcache.ports import (
-    NAMESPACES,
-    RESERVED_PREFIX,
-    Command,
-    Once,
-    Reply,
-    ShardedExecutor,
-    ShardT,
-    Stale,
-)
+from flowcache.ports import NAMESPACES, RESERVED_PREFIX, Command, Done, Executor, Once, Reply
 from flowcache.status import EncryptionKeyStatus, EncryptionStatus
 
 __all__ = ["Vault"]
@@ -46,7 +37,7 @@ _WHY = {
 """What a caller is told: nothing of what is stored."""
 
 
-class Vault(Generic[ShardT]):
+class Vault:
     """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
 
     __slots__ = (
@@ -57,10 +48,9 @@ class Vault(Generic[ShardT]):
         "_ring",
         "_sealed",
         "_writes_plaintext",
-        "shard",
     )
 
-    def __init__(self, inner: ShardedExecutor[ShardT], settings: SealingSettings) -> None:
+    def __init__(self, inner: Executor, settings: SealingSettings) -> None:
         self._inner = inner
         self._ring = Keyring(settings.provider.fetch(), settings.active)
         self._covers = _everything if settings.spaces is None else _these(settings.spaces)
@@ -68,19 +58,17 @@ class Vault(Generic[ShardT]):
         self._writes_plaintext = settings.plaintext is Plaintext.WRITE
         self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
         self._failures = dict.fromkeys(DecryptionFailure, 0)
-        self.shard: Callable[[bytes], ShardT] = inner.shard
-        """Where a key is: sealing moves nothing."""
 
-    def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Awaitable[Reply]:
-        """Run ``command``, as `ShardedExecutor.execute_at`.
+    def execute(self, command: Command, deadline: float) -> Awaitable[Done]:
+        """Run ``command``, as `Executor.execute`.
 
         Raises:
             InvalidResponse: what is stored can't be opened.
             Forbidden: the command can't work on what is sealed.
         """
-        if self._covers(command.key):
-            return self._execute_sealed(shard, command, deadline)
-        return self._inner.execute_at(shard, command, deadline)
+        if any(map(self._covers, command.all_keys())):
+            return self._execute_sealed(command, deadline)
+        return self._inner.execute(command, deadline)
 
     def status(self) -> EncryptionStatus:
         """Return what was counted since the worker started."""
@@ -92,22 +80,24 @@ class Vault(Generic[ShardT]):
             {reason.value: count for reason, count in self._failures.items()},
         )
 
-    async def _execute_sealed(self, shard: ShardT, command: Command, deadline: float) -> Reply:
+    async def _execute_sealed(self, command: Command, deadline: float) -> Done:
         name, key, once = command.name, command.key, command.once
         seal, opened = self._sealed.get(name), _OPENED.get(name)
         if seal is None and opened is None:
             _refuse()
         if seal is not None:
-            args = seal(self._ring, key, command.args)
+            words = (*command.words[:2], *seal(self._ring, key, command.words[2:]))
             if once is not None:
                 once = self._keyed(once, key)
-            command = structs.replace(command, args=args, once=once)
-        reply = await self._inner.execute_at(shard, command, deadline)
+            command = structs.replace(command, words=words, once=once)
+        done = await self._inner.execute(command, deadline)
         if opened is None:
-            return reply
-        if reply.__class__ is Stale:
-            return Stale(opened(self, key, reply.reply))
-        return opened(self, key, reply)
+            return done
+        try:
+            return Done(opened(self, key, done.reply), done.shard, done.stale)
+        except InvalidResponse as failure:
+            failure.shard = done.shard
+            raise
 
     def _keyed(self, once: Once, key: bytes) -> Once:
         """Return ``once`` with fingerprints that tell nobody anything.
@@ -196,7 +186,7 @@ _SEALED: dict[bytes, Callable[[Keyring, bytes, _Args], _Args]] = {
 }
 """Write -> its arguments as they go to Redis."""
 
-_OPENED: dict[bytes, Callable[[Vault[Any], bytes, Reply], Reply]] = {
+_OPENED: dict[bytes, Callable[[Vault, bytes, Reply], Reply]] = {
     b"GET": Vault.open_value,
     b"HGETALL": Vault.open_fields,
 }

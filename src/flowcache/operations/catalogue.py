@@ -62,11 +62,11 @@ def plan(request: Request, once_lifetime_ms: int, sizes: SizeLimits = DEFAULT_SI
 def _fingerprint(command: Command) -> bytes:
     """Tell one write from another: the same for the same effect, whatever the body's spelling."""
     digest = blake2b(digest_size=16)
-    args = command.args
+    words = command.words
     if command.name == b"HSET":  # the order of the fields makes no difference
-        pairs = sorted(zip(args[::2], args[1::2], strict=True))
-        args = tuple(part for pair in pairs for part in pair)
-    for part in (command.name, command.key, str(command.ttl).encode(), *args):
+        pairs = sorted(zip(words[2::2], words[3::2], strict=True))
+        words = (*words[:2], *(part for pair in pairs for part in pair))
+    for part in (str(command.ttl).encode(), *words):
         digest.update(len(part).to_bytes(4, "big"))
         digest.update(part)
     return digest.hexdigest().encode()

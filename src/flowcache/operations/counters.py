@@ -26,7 +26,8 @@ def _incr(request: Request, sizes: SizeLimits) -> Command:
     step = coercion.optional(
         "value", value, coercion.integer, -_MAX_STEP, _MAX_STEP, "steps", default=1
     )
-    return Command(b"INCRBY", request.key, (b"%d" % step,), request.ttl, True, sizes=sizes)
+    words = (b"INCRBY", request.key, b"%d" % step)
+    return Command(words, ttl=request.ttl, writes=True, sizes=sizes)
 
 
 def _read_incr(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:

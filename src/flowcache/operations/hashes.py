@@ -23,11 +23,11 @@ def _hset(request: Request, sizes: SizeLimits) -> Command:
         raise InvalidRequest(f"value: HSET needs an object of fields, got {kind(fields)}.")
     if not fields:
         raise InvalidRequest("value: HSET needs at least one field, got an empty object.")
-    args: list[bytes] = []
+    words = [b"HSET", request.key]
     for name, value in fields.items():
-        args.append(name.encode())
-        args.append(_field_value(name, value))
-    return Command(b"HSET", request.key, tuple(args), request.ttl, True, sizes=sizes)
+        words.append(name.encode())
+        words.append(_field_value(name, value))
+    return Command(tuple(words), ttl=request.ttl, writes=True, sizes=sizes)
 
 
 def _field_value(name: str, value: object) -> bytes:
@@ -48,7 +48,7 @@ def _read_hset(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
 
 
 def _hgetall(request: Request, sizes: SizeLimits) -> Command:
-    return Command(b"HGETALL", request.key, sizes=sizes)
+    return Command((b"HGETALL", request.key), sizes=sizes)
 
 
 def _read_hgetall(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:

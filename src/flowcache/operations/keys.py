@@ -12,7 +12,7 @@ __all__ = ["DEL"]
 
 
 def _del(request: Request, sizes: SizeLimits) -> Command:
-    return Command(b"DEL", request.key, writes=True, sizes=sizes)
+    return Command((b"DEL", request.key), writes=True, sizes=sizes)
 
 
 def _read_del(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:

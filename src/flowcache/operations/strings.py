@@ -24,7 +24,7 @@ def _set(request: Request, sizes: SizeLimits) -> Command:
     if request.value is msgspec.UNSET:
         raise InvalidRequest("value: SET needs one; any JSON value will do, null included.")
     value = _encode(request.value)
-    return Command(b"SET", request.key, (value,), request.ttl, True, sizes=sizes)
+    return Command((b"SET", request.key, value), ttl=request.ttl, writes=True, sizes=sizes)
 
 
 def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -34,7 +34,7 @@ def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
 
 
 def _get(request: Request, sizes: SizeLimits) -> Command:
-    return Command(b"GET", request.key, sizes=sizes)
+    return Command((b"GET", request.key), sizes=sizes)
 
 
 def _read_get(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:

@@ -60,17 +60,17 @@ class SharedBucket:
         bucket = self._bucket
         taken, self._taken = self._taken, 0
         command = Command(
-            TAKE, self._key, (b"%.3f" % (bucket.interval * 1e6), b"%d" % taken), writes=True
+            (TAKE, self._key, b"%.3f" % (bucket.interval * 1e6), b"%d" % taken), writes=True
         )
         try:
-            micros = await self._store.execute(command, self._clock() + _PATIENCE)
+            done = await self._store.execute(command, self._clock() + _PATIENCE)
         except Failure:
             return  # they may have been counted: told again, they might be counted twice
         finally:
             self._report = None
-        if isinstance(micros, int):
+        if isinstance(done.reply, int):
             # What was taken meanwhile comes on top.
-            bucket.correct(self._clock() + micros / 1e6 + self._taken * bucket.interval)
+            bucket.correct(self._clock() + done.reply / 1e6 + self._taken * bucket.interval)
 
     async def close(self) -> None:
         """End what is under way."""

@@ -47,10 +47,10 @@ from flowcache.ports import (
     Access,
     Clock,
     Command,
+    Done,
     Large,
     Mode,
     Order,
-    Reply,
     ShardT,
     Slow,
     Store,
@@ -76,6 +76,8 @@ _SOON = 0.5
 
 _MOMENT = 0.001
 """Seconds that are not worth waiting for."""
+
+_Attempt = asyncio.Task[Done | Large | Failure]
 
 _AILING = "Redis has not been answering for this key; it is given time to recover."
 _ORDERED = "Redis is not asked for this key, by order of an operator, until that is taken back."
@@ -136,24 +138,27 @@ class Guard(Generic[ShardT]):
         """The last one that concerns a circuit counts."""
         self._rescues = 0
         self._elsewheres = 0
-        self._beside: set[asyncio.Task[Reply | Failure]] = set()
+        self._beside: set[_Attempt] = set()
         """Attempts that go on beside the call that made them."""
 
-    def shard(self, key: bytes) -> ShardT:
-        """Return the shard that holds ``key``; see `ports.ShardedExecutor.shard`."""
-        return self._store.shard(key)
-
-    async def execute(self, command: Command, deadline: float) -> Reply:
-        """Run ``command`` where its key lives, as `execute_at`."""
-        return await self.execute_at(self._store.shard(command.key), command, deadline)
-
-    async def execute_at(self, shard: ShardT, command: Command, deadline: float) -> Reply:
-        """Run ``command`` within ``deadline``, unless the shard's circuit is open.
+    async def execute(self, command: Command, deadline: float) -> Done:
+        """Run ``command`` within ``deadline``, unless the circuit of its shard is open.
 
         Raises:
             CircuitOpen: nothing was sent; ``retry_after`` is when the next probe may go.
-            Failure: as `Store.execute_at`.
+            Failure: as `ports.Executor.execute`.
         """
+        shard = self._store.shard(command)
+        try:
+            done = await self._execute_at(shard, command, deadline)
+            # The circuits have judged by then.
+            return await done.fetch() if isinstance(done, Large) else done
+        except Failure as failure:
+            failure.shard = shard.name
+            raise
+
+    async def _execute_at(self, shard: ShardT, command: Command, deadline: float) -> Done | Large:
+        """Run ``command`` on its shard, as `execute`."""
         circuits = self._circuits.get(shard.name) or self._new_circuits(shard.name)
         clock, listened = self._clock, self._listened
         began, heard = clock(), listened()
@@ -168,31 +173,31 @@ class Guard(Generic[ShardT]):
             why = _ORDERED if permit.is_ordered else _AILING
             refusal = CircuitOpen(why, retry_after=permit.retry_after)
             if second_chance:
-                return await _whole(self._elsewhere(shard, circuits, command, deadline, refusal))
+                return await self._elsewhere(shard, circuits, command, deadline, refusal)
             raise refusal
         if deadline - began < self._min_budget and circuit.is_probe(permit):
             probe = self._send_probe(circuit, permit, shard, command, deadline, heard)
-            return await _whole(
-                self._with_hedge(probe, shard, circuits, command, deadline, heard, is_patient=True)
-                if second_chance
-                else self._until(deadline, probe, command)
-            )
+            if second_chance:
+                return await self._with_hedge(
+                    probe, shard, circuits, command, deadline, heard, is_patient=True
+                )
+            return await self._until(deadline, probe, command)
         try:
-            reply = await self._store.execute_at(shard, command, deadline, slow_at)
+            done = await self._store.execute_at(shard, command, deadline, slow_at)
         except BaseException as fault:
             self._settle_failed(circuit, permit, fault, deadline, heard)
             if second_chance and isinstance(fault, RedisUnavailable):
-                return await _whole(self._elsewhere(shard, circuits, command, deadline, fault))
+                return await self._elsewhere(shard, circuits, command, deadline, fault)
             raise
-        if isinstance(reply, Slow):
-            rest = self._judged(reply.rest, circuit, permit, deadline, heard, circuits.patience)
+        if isinstance(done, Slow):
+            rest = self._judged(done.rest, circuit, permit, deadline, heard, circuits.patience)
             first = self._beside_call(_as_value(rest))
-            return await _whole(self._with_hedge(first, shard, circuits, command, deadline, heard))
+            return await self._with_hedge(first, shard, circuits, command, deadline, heard)
         seconds = listened() - heard
         circuit.succeed(permit, clock(), seconds)
         if slow_at is not None:
             circuits.patience.observe(seconds)
-        return await reply.fetch() if reply.__class__ is Large else reply
+        return done
 
     def _send_probe(
         self,
@@ -202,19 +207,17 @@ class Guard(Generic[ShardT]):
         command: Command,
         deadline: float,
         heard: float,
-    ) -> asyncio.Task[Reply | Failure]:
+    ) -> _Attempt:
         """Send a probe whose caller has little time, and wait for its reply beside the call."""
         until = self._clock() + self._settings.probe_budget
         attempt = self._store.execute_at(shard, command, deadline, None, until)
         return self._beside_call(_as_value(self._judged(attempt, circuit, permit, deadline, heard)))
 
-    async def _until(
-        self, deadline: float, attempt: asyncio.Task[Reply | Failure], command: Command
-    ) -> Reply:
+    async def _until(self, deadline: float, attempt: _Attempt, command: Command) -> Done | Large:
         """Return the reply of an attempt that may take longer than its caller waits."""
         await asyncio.wait((attempt,), timeout=max(0.0, deadline - self._clock()))
         if attempt.done():
-            return _as_reply(attempt.result())
+            return _or_raise(attempt.result())
         raise unanswered(command)
 
     # -- second chances ---------------------------------------------------------------------------
@@ -226,7 +229,7 @@ class Guard(Generic[ShardT]):
         command: Command,
         deadline: float,
         why: Failure,
-    ) -> Reply | Large:
+    ) -> Done | Large:
         """Have a read answered by the shard's fallback.
 
         Raises:
@@ -238,7 +241,7 @@ class Guard(Generic[ShardT]):
         if isinstance(permit, Refused):
             raise why
         try:
-            reply = await self._store.read_elsewhere(shard, command, deadline)
+            done = await self._store.read_elsewhere(shard, command, deadline)
         except BaseException as fault:
             self._settle_failed(circuit, permit, fault, deadline, heard)
             if _is_no_answer(fault):
@@ -246,11 +249,11 @@ class Guard(Generic[ShardT]):
             raise
         circuit.succeed(permit, self._clock(), self._listened() - heard)
         self._elsewheres += 1
-        return reply
+        return done
 
     async def _with_hedge(
         self,
-        first: asyncio.Task[Reply | Failure],
+        first: _Attempt,
         shard: ShardT,
         circuits: _Circuits,
         command: Command,
@@ -258,7 +261,7 @@ class Guard(Generic[ShardT]):
         heard: float,
         *,
         is_patient: bool = False,
-    ) -> Reply | Large:
+    ) -> Done | Large:
         """Have a read whose first attempt takes long answered by whoever is faster.
 
         ``is_patient``: the first attempt may take longer than until the deadline.
@@ -266,26 +269,26 @@ class Guard(Generic[ShardT]):
         if not self._hedges.withdraw(self._clock()):
             await self._wait_halfway(first, deadline, heard, is_patient=is_patient)
             if first.done() and not _is_no_answer(first.result()):
-                return _as_reply(first.result())
+                return _or_raise(first.result())
             self._rescues += not first.done()
         late = unanswered(command)
         second = self._beside_call(
             _as_value(self._elsewhere(shard, circuits, command, deadline, late))
         )
         attempts = (first, second)
-        waiting: set[asyncio.Task[Reply | Failure]] = set(attempts)
+        waiting: set[_Attempt] = set(attempts)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for attempt in attempts:  # of two that are done the first has the newer reply
                 if attempt in done and not _is_no_answer(attempt.result()):
-                    return _as_reply(attempt.result())
+                    return _or_raise(attempt.result())
             if is_patient and second in done:
                 return await self._until(deadline, first, command)
-        return _as_reply(first.result())
+        return _or_raise(first.result())
 
     async def _wait_halfway(
         self,
-        first: asyncio.Task[Reply | Failure],
+        first: _Attempt,
         deadline: float,
         heard: float,
         *,
@@ -306,28 +309,27 @@ class Guard(Generic[ShardT]):
 
     async def _judged(
         self,
-        rest: Awaitable[Reply],
+        rest: Awaitable[Done | Slow | Large],
         circuit: Breaker,
         permit: Permit,
         deadline: float,
         heard: float,
         patience: Patience | None = None,
-    ) -> Reply | Large:
+    ) -> Done | Large:
         """Await the rest of an attempt and settle its permit, wanted or not."""
         try:
-            reply = await rest
+            done = await rest
         except BaseException as fault:
             self._settle_failed(circuit, permit, fault, deadline, heard)
             raise
+        assert not isinstance(done, Slow)  # it is the rest of one, or was sent with no `slow_at`
         seconds = self._listened() - heard
         circuit.succeed(permit, self._clock(), seconds)
         if patience is not None:
             patience.observe(seconds)
-        return reply
+        return done
 
-    def _beside_call(
-        self, attempt: Coroutine[Any, Any, Reply | Failure]
-    ) -> asyncio.Task[Reply | Failure]:
+    def _beside_call(self, attempt: Coroutine[Any, Any, Done | Large | Failure]) -> _Attempt:
         task = asyncio.create_task(attempt)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
@@ -431,26 +433,20 @@ class Guard(Generic[ShardT]):
             del self._circuits[shard]
 
 
-async def _whole(call: Awaitable[Reply | Large]) -> Reply:
-    """Return a call's reply, fetched if it has to be. The circuits have judged by then."""
-    reply = await call
-    return await reply.fetch() if reply.__class__ is Large else reply
-
-
 def _is_no_answer(result: object) -> bool:
     """Tell whether a call ended without an answer from Redis, be it a refusal."""
     return isinstance(result, RedisUnavailable | DeadlineExceeded | CircuitOpen)
 
 
-async def _as_value(call: Awaitable[Reply]) -> Reply | Failure:
-    """Return a call's reply, or the failure it ended with."""
+async def _as_value(call: Awaitable[Done | Large]) -> Done | Large | Failure:
+    """Return what came of a call, or the failure it ended with."""
     try:
         return await call
     except Failure as failure:
         return failure
 
 
-def _as_reply(result: Reply | Failure) -> Reply:
+def _or_raise(result: Done | Large | Failure) -> Done | Large:
     if isinstance(result, Failure):
         raise result
     return result

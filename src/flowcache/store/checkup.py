@@ -136,14 +136,14 @@ async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
     began = clock()
     try:
         for command in (
-            Command(b"SET", key, (b"1",), 10, True),
-            Command(b"GET", key),
-            Command(b"DEL", key, writes=True),
-            Command(b"HSET", key, (b"field", b"value"), 10, True, once),
-            Command(b"HGETALL", key),
-            Command(b"DEL", key, writes=True),
-            Command(b"INCRBY", key, (b"1",), 10, True),
-            Command(b"DEL", key, writes=True),
+            Command((b"SET", key, b"1"), ttl=10, writes=True),
+            Command((b"GET", key)),
+            Command((b"DEL", key), writes=True),
+            Command((b"HSET", key, b"field", b"value"), ttl=10, writes=True, once=once),
+            Command((b"HGETALL", key)),
+            Command((b"DEL", key), writes=True),
+            Command((b"INCRBY", key, b"1"), ttl=10, writes=True),
+            Command((b"DEL", key), writes=True),
         ):
             await store.execute(command, clock() + _PATIENCE)
     except Failure as failure:

@@ -110,7 +110,8 @@ def pack_whole(command: Command, most: int, *, alone: bool = False) -> Packed:
     """
     held = b"%d" % command.sizes.held
     limits = b"%d" % most, held, b"1" if alone else b"0"
-    return _READ.pack(b"1", command.key, command.name, *limits, most=most)
+    name, key = command.words
+    return _READ.pack(b"1", key, name, *limits, most=most)
 
 
 def pack_hgetall(key: bytes) -> bytes:
@@ -120,11 +121,12 @@ def pack_hgetall(key: bytes) -> bytes:
 
 def pack(command: Command) -> Packed:
     """Return the bytes of ``command``, of a read those that fetch up to `SMALL` bytes."""
-    name = command.name
+    words = command.words
+    name = words[0]
     if name == b"GET":
         most = min(SMALL, command.sizes.reply)
         # One byte more, which tells that there is more. Positions count from 0.
-        return Packed(_pack((b"GETRANGE", command.key, b"0", b"%d" % most)), None, most)
+        return Packed(_pack((b"GETRANGE", words[1], b"0", b"%d" % most)), None, most)
     if name == b"HGETALL":
         return pack_whole(command, min(SMALL, command.sizes.reply))
     once, ttl = command.once, command.ttl
@@ -132,10 +134,10 @@ def pack(command: Command) -> Packed:
     if once is None:
         if ttl is None and name not in _GROWING:
             if (own := _OWN.get(name)) is not None:
-                return own.pack(b"1", command.key, *command.args)
-            return Packed(_pack((sent, command.key, *command.args)))
+                return own.pack(b"1", *words[1:])
+            return Packed(_pack((sent, *words[1:])))
         if name == b"SET" and ttl is not None:
-            return Packed(_pack((b"SET", command.key, *command.args, b"EX", b"%d" % ttl)))
+            return Packed(_pack((*words, b"EX", b"%d" % ttl)))
         keys: tuple[bytes, ...] = (b"1", command.key)
         record = (b"", b"0")
     else:
@@ -143,4 +145,4 @@ def pack(command: Command) -> Packed:
         fingerprints = b" ".join((once.fingerprint, *once.former))
         record = (fingerprints, b"%d" % once.lifetime_ms)
     sizes = b"%d" % command.sizes.value, b"%d" % command.sizes.fields
-    return _WRITE.pack(*keys, sent, b"%d" % (ttl or 0), *record, *sizes, *command.args)
+    return _WRITE.pack(*keys, sent, b"%d" % (ttl or 0), *record, *sizes, *words[2:])

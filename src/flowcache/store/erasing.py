@@ -29,14 +29,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec import structs
 from redis.asyncio.connection import AbstractConnection
 
 from flowcache.authz.keys import KeyPattern
 from flowcache.errors import Conflict, DeadlineExceeded, Forbidden, RedisUnavailable, Unconfirmed
-from flowcache.ports import RESERVED_PREFIX, Clock, Command
+from flowcache.ports import RESERVED_PREFIX, Clock, Command, Done
 from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
 from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
@@ -55,6 +55,7 @@ _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
 _GLOB = re.compile(rb"[*?\[\]\\]")
 """What means something to MATCH."""
 
+_T = TypeVar("_T")
 _Take = Callable[[Sequence[bytes]], Awaitable[int]]
 _Owners = frozenset[tuple[str, ...]]
 
@@ -217,8 +218,8 @@ class Erasure:
 
     async def _look_up(self, take: _Take) -> int:
         """Hand the one key to ``take`` if it is there."""
-        command = Command(b"EXISTS", self._name)
-        return await take([self._name]) if await self._store.execute(command, self._soon()) else 0
+        found = await self._store.execute(Command((b"EXISTS", self._name)), self._soon())
+        return await take([self._name]) if found.reply else 0
 
     def _covers(self, key: bytes) -> bool:
         return key.startswith(self._name) and not (self._spared and key.startswith(self._spared))
@@ -229,23 +230,23 @@ class Erasure:
         Raises:
             Failure: one could not be removed; the others were tried, too.
         """
-        commands = (Command(b"UNLINK", key, writes=True) for key in keys)
+        commands = (Command((b"UNLINK", key), writes=True) for key in keys)
         deadline = self._soon()
-        replies = await asyncio.gather(
+        results = await asyncio.gather(
             *(self._store.execute(command, deadline) for command in commands),
             return_exceptions=True,
         )
         removed = 0
-        for key, reply in zip(keys, replies, strict=True):
-            if reply == 1:
+        for key, result in zip(keys, results, strict=True):
+            if isinstance(result, Done) and result.reply == 1:
                 removed += 1
                 show(key)
         self.removed += removed
         # The next pass tells whether the primary did it.
-        late = [reply for reply in replies if isinstance(reply, Unconfirmed)]
+        late = [result for result in results if isinstance(result, Unconfirmed)]
         self._is_confirmed = self._is_confirmed and not late
         self._watch()
-        _results([reply for reply in replies if not isinstance(reply, Unconfirmed)])
+        _results([result for result in results if not isinstance(result, Unconfirmed)])
         return removed + len(late)
 
     def _soon(self) -> float:
@@ -276,7 +277,7 @@ async def _owners(kind: Kind, connections: Sequence[AbstractConnection]) -> _Own
     return owners.pop() if len(owners) == 1 and not any(v.is_moving for v in views) else None
 
 
-def _results(ended: Sequence[int | BaseException]) -> list[int]:
+def _results(ended: Sequence[_T | BaseException]) -> list[_T]:
     """Return what all came to; of those that failed raise one, first what can't be tried again."""
     faults = [each for each in ended if isinstance(each, BaseException)]
     if faults:

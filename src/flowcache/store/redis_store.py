@@ -20,11 +20,13 @@ from flowcache.budget import Budget
 from flowcache.errors import (
     AnsweredLate,
     DeadlineExceeded,
+    Failure,
+    InvalidRequest,
     RedisUnavailable,
     TooLarge,
     Unconfirmed,
 )
-from flowcache.ports import Clock, Command, Large, Reply, Slow, Stale
+from flowcache.ports import Clock, Command, Done, Large, Reply, Slow
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import (
     ELSEWHERE,
@@ -39,24 +41,34 @@ from flowcache.store.pursuit import Means, Pursuit, Refusals
 from flowcache.store.replies import TOO_LARGE, ErrorReply, Fault, SlowReply
 from flowcache.store.routes import OnBack, Routes, ShardRoute
 from flowcache.store.settings import StoreSettings
-from flowcache.store.slots import tags
+from flowcache.store.slots import key_slot, tags
 
 __all__ = ["RedisStore"]
+
+
+_SCATTERED = (
+    "The keys of this call are in different slots, and Redis runs a command within one slot. "
+    "Give them a hash tag in common: of {customer:42}:name and {customer:42}:tier only what stands "
+    "between the braces decides about the slot."
+)
 
 
 class _Reading(NamedTuple):
     """A read of a value whose first command was answered: what is known of it.
 
     ``packed`` is that command; ``link`` is where its reply came from, and ``after`` what has to
-    stand before a command there. For ``patience`` see `Pursuit`.
+    stand before a command there. For ``patience`` see `Pursuit`; for ``shard`` and ``stale`` see
+    `Done`.
     """
 
     command: Command
+    shard: str
     packed: Packed
     link: Link
     after: bytes | None
     deadline: float
     patience: bool
+    stale: bool = False
 
 
 class RedisStore:
@@ -77,22 +89,26 @@ class RedisStore:
         self._clock = clock
         self._means = Means(self._routes, self._retries, Refusals(clock), clock)
 
-    def shard(self, key: bytes) -> ShardRoute:
-        """Return the shard that holds ``key``.
-
-        Raises:
-            RedisUnavailable: no shard is known to hold it.
-        """
-        return self._routes.shard(key)
+    def shard(self, command: Command) -> ShardRoute:
+        """Return the shard that holds the keys of ``command``; see `ports.Store.shard`."""
+        if len(command.keys) > 1 and len(set(map(key_slot, command.all_keys()))) > 1:
+            raise InvalidRequest(_SCATTERED)
+        return self._routes.shard(command.key)
 
     def shards(self) -> Set[str]:
         """Return the names of all shards there are."""
         return self._routes.shards.keys()
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
-        """Run ``command`` where its key lives; a `ports.Executor` without a guard."""
-        reply = await self.execute_at(self.shard(command.key), command, deadline)
-        return await reply.fetch() if reply.__class__ is Large else reply
+    async def execute(self, command: Command, deadline: float) -> Done:
+        """Run ``command`` where its keys live; a `ports.Executor` without a guard."""
+        shard = self.shard(command)
+        try:
+            done = await self.execute_at(shard, command, deadline)
+            assert not isinstance(done, Slow)  # that is for who gives a `slow_at`
+            return await done.fetch() if isinstance(done, Large) else done
+        except Failure as failure:
+            failure.shard = shard.name
+            raise
 
     async def execute_at(
         self,
@@ -101,7 +117,7 @@ class RedisStore:
         deadline: float,
         slow_at: float | None = None,
         wait_until: float | None = None,
-    ) -> Reply | Stale | Slow | Large:
+    ) -> Done | Slow | Large:
         """Run ``command``; see `ports.Store.execute_at`."""
         self._retries.deposit()
         packed = pack(command)
@@ -118,7 +134,7 @@ class RedisStore:
         most = packed.most
         if not isinstance(reply, Fault):
             if most is None or (reply.__class__ is bytes and 0 < len(reply) <= most):
-                return reply
+                return Done(reply, shard.name)
             if packed.is_unclear(reply):
                 packed = self._ask_whole(command, packed, deadline)
                 reply = await link.send(packed.data, until, slow_at=slow_at)
@@ -127,23 +143,30 @@ class RedisStore:
             pursuit = Pursuit(
                 self._means, command, packed, link, deadline, patience=patience, until=until
             )
-            rest = self._follow(pursuit, command, packed, reply)
+            rest = self._follow(pursuit, shard.name, command, packed, reply)
             return Slow(rest) if isinstance(reply, SlowReply) else await rest
-        return await self._finish(_Reading(command, packed, link, None, deadline, patience), reply)
+        reading = _Reading(command, shard.name, packed, link, None, deadline, patience)
+        return await self._finish(reading, reply)
 
     async def _follow(
-        self, pursuit: Pursuit, command: Command, packed: Packed, fault: Fault
-    ) -> Reply | Large:
+        self, pursuit: Pursuit, shard: str, command: Command, packed: Packed, fault: Fault
+    ) -> Done | Large:
         """Return what comes of a command when ``fault`` came in place of a reply."""
         reply = await pursuit.follow(fault)
         if packed.most is None:
-            return reply
+            return Done(reply, shard)
         link, after, deadline = pursuit.link, pursuit.after, pursuit.deadline
-        reading = _Reading(command, packed, link, after, deadline, pursuit.patience)
+        reading = _Reading(command, shard, packed, link, after, deadline, pursuit.patience)
         return await self._finish(reading, reply)
 
-    async def _finish(self, reading: _Reading, reply: Reply) -> Reply | Large:
+    async def _finish(self, reading: _Reading, reply: Reply) -> Done | Large:
         """Return the value that is read, of which ``reply`` may be a part."""
+        whole = await self._complete(reading, reply)
+        if isinstance(whole, Large):
+            return whole
+        return Done(whole, reading.shard, reading.stale)
+
+    async def _complete(self, reading: _Reading, reply: Reply) -> Reply | Large:
         command, packed = reading.command, reading.packed
         if packed.is_unclear(reply):
             packed = self._ask_whole(command, packed, reading.deadline)
@@ -185,15 +208,16 @@ class RedisStore:
             self._means, command, packed, link, deadline, patience=patience, after=after
         ).follow(reply)
 
-    async def _fetch(self, reading: _Reading) -> Reply:
+    async def _fetch(self, reading: _Reading) -> Done:
         """Return a large value, from the server where the first command was answered."""
         bulk = self._routes.bulk(reading.link)
         reply = await bulk.read(reading.command, reading.deadline, reading.after)
-        return _as_hash(reply) if reply.__class__ is list else reply
+        whole = _as_hash(reply) if reply.__class__ is list else reply
+        return Done(whole, reading.shard, reading.stale)
 
     async def _confirmed(
         self, shard: ShardRoute, command: Command, packed: Packed, deadline: float, until: float
-    ) -> Reply:
+    ) -> Done:
         """Run a write, and answer when enough replicas have it.
 
         Raises:
@@ -216,7 +240,7 @@ class RedisStore:
             replicas = self._wait(pursuit.link, until)  # what was waited for is not what is done
         confirmed = await replicas
         if type(confirmed) is int and confirmed >= self._confirm:
-            return done
+            return Done(done, shard.name)
         raise Unconfirmed(
             "Redis did the write, but its replicas did not confirm in time that they have it.",
             retryable=command.is_repeatable,
@@ -230,7 +254,7 @@ class RedisStore:
 
     async def read_elsewhere(
         self, shard: ShardRoute, command: Command, deadline: float
-    ) -> Reply | Stale | Large:
+    ) -> Done | Large:
         """Have the fallback of ``shard`` answer; see `ports.Store.read_elsewhere`."""
         link = shard.fallback()
         if link is None:
@@ -239,7 +263,7 @@ class RedisStore:
 
     async def _read_at(
         self, shard: ShardRoute, link: Link, command: Command, deadline: float
-    ) -> Reply | Stale | Large:
+    ) -> Done | Large:
         """Have a certain server of ``shard`` answer, and say if that may be old."""
         packed = pack(command)
         reply = await link.send(packed.data, deadline)
@@ -247,14 +271,11 @@ class RedisStore:
         if isinstance(reply, Fault):
             pursuit = Pursuit(self._means, command, packed, link, deadline, patience=False)
             reply, link, after = await pursuit.follow(reply), pursuit.link, pursuit.after
-        if packed.most is not None:
-            reading = _Reading(command, packed, link, after, deadline, False)
-            reply = await self._finish(reading, reply)
-        if not shard.is_stale(link):
-            return reply
-        if reply.__class__ is Large:
-            return Large(partial(_fetch_stale, reply))
-        return Stale(reply)
+        stale = shard.is_stale(link)
+        if packed.most is None:
+            return Done(reply, shard.name, stale)
+        reading = _Reading(command, shard.name, packed, link, after, deadline, False, stale)
+        return await self._finish(reading, reply)
 
     # -- health -----------------------------------------------------------------------------------
 
@@ -320,7 +341,3 @@ def _as_hash(reply: list[Reply]) -> Reply:
         return dict(zip(reply[::2], reply[1::2], strict=True))
     except (TypeError, ValueError):
         return reply  # whoever reads it says that it does not fit
-
-
-async def _fetch_stale(large: Large) -> Stale:
-    return Stale(await large.fetch())

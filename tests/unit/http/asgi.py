@@ -19,10 +19,9 @@ from flowcache.authz.networks import Networks
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.calls.running import Calls
-from flowcache.ports import AuditRecord, Command, Reply
+from flowcache.ports import AuditRecord, Command, Done, Reply
 from flowcache.ratelimit.buckets import Bucket, Rate
 from flowcache.server.asgi import ASGIApp, Message, Receive
-from tests.places import Place
 
 __all__ = [
     "GONE",
@@ -167,30 +166,25 @@ REPLIES: dict[bytes, Reply] = {
 }
 
 
+SHARD = "127.0.0.1:7000"
+
+
 @dataclass
 class Executor:
     """An executor that answers at once, with ``reply`` or as an empty Redis would."""
 
     reply: Reply = ...
     calls: list[tuple[Command, float]] = field(default_factory=list)
-    shards: list[str] = field(default_factory=lambda: ["127.0.0.1:7000"])
-    """Which shard holds a key, each time somebody asks; the last for all times."""
-    asked: list[bytes] = field(default_factory=list)
-    at: list[str] = field(default_factory=list)
+    stale: bool = False
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def execute_at(self, shard: Place, command: Command, deadline: float) -> Reply:
+    async def execute(self, command: Command, deadline: float) -> Done:
         self.calls.append((command, deadline))
-        self.at.append(shard.name)
         if self.meanwhile is not None:
             await self.meanwhile()
         if isinstance(self.reply, BaseException):
             raise self.reply
-        return REPLIES[command.name] if self.reply is ... else self.reply
-
-    def shard(self, key: bytes) -> Place:
-        self.asked.append(key)
-        return Place(self.shards.pop(0) if len(self.shards) > 1 else self.shards[0])
+        return Done(REPLIES[command.name] if self.reply is ... else self.reply, SHARD, self.stale)
 
 
 class Endpoint:

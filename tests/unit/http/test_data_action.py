@@ -21,7 +21,7 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.ports import Command, SizeLimits, Stale
+from flowcache.ports import Command, SizeLimits
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
 
 
@@ -58,7 +58,9 @@ async def test_a_call_that_succeeds_has_the_envelope() -> None:
 
 async def test_a_reply_of_a_replica_says_so() -> None:
     """A flow can tell what may be out of date, and what is not says nothing of it."""
-    stale = (await Endpoint(Stale(b"1")).act(operation="GET", key="k")).json
+    endpoint = Endpoint(b"1")
+    endpoint.executor.stale = True
+    stale = (await endpoint.act(operation="GET", key="k")).json
     fresh = (await Endpoint(b"1").act(operation="GET", key="k")).json
     assert stale["data"] == fresh["data"] == 1
     assert stale["metadata"]["stale"] is True
@@ -413,7 +415,9 @@ async def test_a_command_is_what_the_catalogue_planned() -> None:
     await endpoint.act(operation="SET", key="k", value=1, ttl=5, idempotencyKey="o")
     ((command, _),) = endpoint.executor.calls
     assert command.once is not None
-    assert command == Command(b"SET", b"k", (b"1",), 5, True, command.once, client="flow")
+    once = command.once
+    set_command = Command((b"SET", b"k", b"1"), ttl=5, writes=True, once=once, client="flow")
+    assert command == set_command
     assert (command.once.token, command.once.lifetime_ms) == (b"flow:o", 1500)
 
 

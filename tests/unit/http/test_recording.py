@@ -15,10 +15,21 @@ from flowcache.authz.keys import ALL_KEYS
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.calls.running import Calls
-from flowcache.errors import DeadlineExceeded, Unrecorded
+from flowcache.errors import DeadlineExceeded, RedisUnavailable, Unrecorded
 from flowcache.ports import AuditRecord
 from flowcache.server.asgi import Message
-from tests.unit.http.asgi import TOKEN, Answered, Clock, Executor, Script, bearer, call, chunk, gate
+from tests.unit.http.asgi import (
+    SHARD,
+    TOKEN,
+    Answered,
+    Clock,
+    Executor,
+    Script,
+    bearer,
+    call,
+    chunk,
+    gate,
+)
 
 KEPT, BROKEN, LATE = "kept", "broken", "late"
 
@@ -240,22 +251,15 @@ async def test_who_is_cancelled_while_the_answer_is_sent_was_answered() -> None:
     assert action.counted == ["ok"]
 
 
-async def test_a_write_goes_where_its_key_is_when_its_intent_is_on_disk() -> None:
-    """A disk may take as long as a failover: what held the key before is not what holds it now."""
+async def test_records_name_the_shard_that_was_asked() -> None:
+    """The outcome names it, of a failure as well; an intent names none: nothing was sent yet."""
     action = Action(KEPT)
-    action.executor.shards = ["old", "new"]
     assert (await action.act(**WRITE)).status == 200
-    assert action.executor.at == ["new"]
-    assert [record.shard for record in action.sink.records] == ["old", "new"]
-
-
-async def test_a_read_asks_once_where_its_key_is() -> None:
-    """What the record says of it is where it was sent."""
-    action = Action(KEPT)
-    action.executor.shards = ["only", "other"]
-    assert (await action.act(**READ)).status == 200
-    assert (action.executor.asked, action.executor.at) == ([b"k"], ["only"])
-    assert [record.shard for record in action.sink.records] == ["only"]
+    failure = action.executor.reply = RedisUnavailable("Redis is gone.")
+    failure.shard = "another"
+    assert (await action.act(**WRITE)).status == 503
+    shards = [record.shard for record in action.sink.records]
+    assert shards == [None, SHARD, None, "another"]
 
 
 @pytest.mark.parametrize("wrong", [{"operation": "NONE"}, {"operation": "SET"}])

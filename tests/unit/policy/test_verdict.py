@@ -17,7 +17,7 @@ WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"n
 
 
 def reason(who: Principal = WHO, key: bytes = b"k", value: bytes = b"v") -> Reason | None:
-    command = Command(b"SET", key, (value,), 60, writes=True, sizes=SizeLimits(value=10))
+    command = Command((b"SET", key, value), ttl=60, writes=True, sizes=SizeLimits(value=10))
     verdict = judge(who, Permission.DATA_WRITE, "SET", command)
     return verdict.reason if isinstance(verdict, Deny) else None
 
@@ -57,7 +57,7 @@ def test_what_is_flowcaches_own_is_nobodys(prefix: bytes) -> None:
 
 def test_a_token_is_its_clients_own() -> None:
     """Of two who share a namespace neither can repeat, or take, the other's."""
-    command = Command(b"SET", b"k", (b"v",), 60, True, Once(b"once", b"f", 1))
+    command = Command((b"SET", b"k", b"v"), ttl=60, writes=True, once=Once(b"once", b"f", 1))
     tokens = set()
     for name in ("one", "other"):
         there = placed(command, replace(WHO, name=name))
@@ -69,6 +69,41 @@ def test_a_token_is_its_clients_own() -> None:
 
 def test_a_read_is_held_to_no_length_of_values() -> None:
     """What it is given is no value."""
-    read = Command(b"GET", b"k", (b"an argument that is long",), sizes=SizeLimits(value=10))
+    read = Command((b"GET", b"k", b"an argument that is long"), sizes=SizeLimits(value=10))
     who = replace(WHO, permissions=frozenset({Permission.DATA_READ}))
     assert judge(who, Permission.DATA_READ, "GET", read) is ALLOW
+
+
+RESERVED = b"flowcache:k"
+
+
+@pytest.mark.parametrize("place", [2, 3, 4])
+def test_every_key_of_a_command_is_judged(place: int) -> None:
+    """A second key is as much a key as the first; what is no key is not taken for one."""
+    words = [b"BITOP", RESERVED, b"to", b"one", b"other"]
+    assert judge(WHO, Permission.DATA_WRITE, "BITOP", bitop(words)) is ALLOW
+    words[place] = RESERVED
+    verdict = judge(WHO, Permission.DATA_WRITE, "BITOP", bitop(words))
+    assert isinstance(verdict, Deny)
+    assert verdict.reason is Reason.RESERVED
+
+
+def test_every_key_of_a_command_is_placed() -> None:
+    """All lie in the namespace, and nothing else is changed."""
+    there = placed(bitop([b"BITOP", b"AND", b"to", b"one", b"other"]), WHO)
+    assert there.words == (b"BITOP", b"AND", b"ns:to", b"ns:one", b"ns:other")
+
+
+def test_keys_are_no_value() -> None:
+    """However long they are: they count for the length of keys."""
+    mset = Command(
+        (b"MSET", b"k" * 100, b"v" * 5, b"l" * 100, b"v" * 5),
+        keys=(1, 3),
+        writes=True,
+        sizes=SizeLimits(value=10),
+    )
+    assert judge(WHO, Permission.DATA_WRITE, "MSET", mset) is ALLOW
+
+
+def bitop(words: list[bytes]) -> Command:
+    return Command(tuple(words), keys=(2, 3, 4), writes=True)

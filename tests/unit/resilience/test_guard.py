@@ -38,7 +38,7 @@ from flowcache.errors import (
     WrongType,
     all_failures,
 )
-from flowcache.ports import Access, Command, Mode, Once, Order, Reply, Slow, Stale
+from flowcache.ports import Access, Command, Done, Mode, Once, Order, Reply, Slow
 from flowcache.resilience.breaker import BreakerSettings, Unit, Window
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.status import CircuitStatus
@@ -85,8 +85,8 @@ class FakeStore:
         """What happens while a call is under way."""
         self.names: set[str] = {"a", "b"}
 
-    def shard(self, key: bytes) -> FakeShard:
-        name = key[:1].decode()
+    def shard(self, command: Command) -> FakeShard:
+        name = command.key[:1].decode()
         if name not in self.names:
             raise RedisUnavailable("no shard is known to hold it")
         return FakeShard(name, self.elsewhere is not None)
@@ -101,25 +101,28 @@ class FakeStore:
         deadline: float,
         slow_at: float | None = None,
         wait_until: float | None = None,
-    ) -> Reply:
+    ) -> Done | Slow:
         self.calls.append(command)
         self.wait_until.append(wait_until)
         self.slow_at.append(slow_at)
         self.meanwhile()
         if self.holds:
             self.gates.append(asyncio.get_running_loop().create_future())
-            return await self.gates[-1]
+            return Done(await self.gates[-1], shard.name)
         if slow_at is not None and self.slow is not None:
-            return Slow(self.slow)
+            return Slow(self._rest(self.slow, shard))
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return self.outcome
+        return Done(self.outcome, shard.name)
 
-    async def read_elsewhere(self, shard: FakeShard, command: Command, deadline: float) -> Reply:
+    async def _rest(self, slow: asyncio.Future[Reply], shard: FakeShard) -> Done:
+        return Done(await slow, shard.name)
+
+    async def read_elsewhere(self, shard: FakeShard, command: Command, deadline: float) -> Done:
         self.read_elsewheres += 1
         if isinstance(self.elsewhere, BaseException):
             raise self.elsewhere
-        return Stale(self.elsewhere)
+        return Done(self.elsewhere, shard.name, stale=True)
 
 
 class Guarded:
@@ -140,8 +143,14 @@ class Guarded:
     async def call(
         self, outcome: Reply | BaseException = b"reply", key: bytes = b"a", budget: float = PATIENCE
     ) -> Reply:
+        """Read a key; return the reply alone."""
+        return (await self.read(outcome, key, budget)).reply
+
+    async def read(
+        self, outcome: Reply | BaseException = b"reply", key: bytes = b"a", budget: float = PATIENCE
+    ) -> Done:
         self.store.outcome = outcome
-        return await self.guard.execute(Command(b"GET", key), self.now + budget)
+        return await self.guard.execute(Command((b"GET", key)), self.now + budget)
 
     def takes(self, seconds: float) -> None:
         """Have each call from now on take so long."""
@@ -180,10 +189,24 @@ def guarded() -> Guarded:
     return Guarded()
 
 
+async def test_what_comes_of_a_call_names_its_shard(guarded: Guarded) -> None:
+    """A reply, a failure and a refusal alike; where no shard is known there is none."""
+    assert (await guarded.read(key=b"b")).shard == "b"
+    fault = RedisUnavailable("down")
+    await guarded.fail(5, fault, key=b"b")
+    assert fault.shard == "b"
+    with pytest.raises(CircuitOpen) as caught:
+        await guarded.read(key=b"b")
+    assert caught.value.shard == "b"
+    with pytest.raises(RedisUnavailable) as caught_unknown:
+        await guarded.read(key=b"z")
+    assert caught_unknown.value.shard is None
+
+
 async def test_a_reply_passes_through(guarded: Guarded) -> None:
     """A healthy shard's replies and commands pass unchanged."""
     assert await guarded.call(b"value") == b"value"
-    assert guarded.store.calls == [Command(b"GET", b"a")]
+    assert guarded.store.calls == [Command((b"GET", b"a"))]
     assert guarded.circuit() == CircuitStatus(
         shard="a",
         access="read",
@@ -427,7 +450,7 @@ class TestImpatientProbe:
 
     async def gives_up(self, guarded: Guarded) -> None:
         with pytest.raises(DeadlineExceeded):
-            await guarded.guard.execute(Command(b"GET", b"a"), guarded.now + 0.001)
+            await guarded.guard.execute(Command((b"GET", b"a")), guarded.now + 0.001)
 
     async def settled(self, guarded: Guarded) -> None:
         await asyncio.gather(*guarded.guard._beside, return_exceptions=True)
@@ -485,7 +508,7 @@ class TestImpatientProbe:
     @pytest.mark.parametrize("once", [None, Once(b"t", b"f", 1000)])
     async def test_a_write_of_unknown_fate(self, half_open: Guarded, once: Once | None) -> None:
         """Whoever gives a write up learns whether it may be repeated."""
-        command = Command(b"SET", b"a", (b"1",), 60, True, once)
+        command = Command((b"SET", b"a", b"1"), ttl=60, writes=True, once=once)
         for _ in range(5):  # the circuit of writes is another
             half_open.store.holds = False
             half_open.store.outcome = DOWN
@@ -525,8 +548,8 @@ class TestImpatientProbe:
     async def test_a_second_server_answers(self, half_open: Guarded) -> None:
         """A read that could be answered elsewhere is, while the probe is awaited."""
         half_open.store.elsewhere = b"replica"
-        reply = await half_open.call(budget=MIN_BUDGET / 2)
-        assert isinstance(reply, Stale)
+        done = await half_open.read(budget=MIN_BUDGET / 2)
+        assert done.stale
         assert half_open.circuit().state == "half-open"
         half_open.store.gates[-1].set_result(b"at last")
         await self.settled(half_open)
@@ -540,8 +563,8 @@ class TestImpatientProbe:
         while guard._hedges.withdraw(half_open.now):
             pass
         half_open.store.elsewhere = b"replica"
-        reply = await asyncio.wait_for(half_open.call(budget=MIN_BUDGET / 2), 10)
-        assert isinstance(reply, Stale)
+        done = await asyncio.wait_for(half_open.read(budget=MIN_BUDGET / 2), 10)
+        assert done.stale
         half_open.store.gates[-1].set_result(b"at last")
         await self.settled(half_open)
 
@@ -761,8 +784,8 @@ class TestOrders:
         """An operator who keeps calls from a primary does not keep readers from its replica."""
         guarded.store.elsewhere = b"from the replica"
         guarded.guard.obey([Order(Mode.FORCED_OPEN, access=Access.READ)])
-        reply = await guarded.call()
-        assert isinstance(reply, Stale)
+        done = await guarded.read()
+        assert done.stale
         assert guarded.store.calls == []
 
     async def test_who_is_refused_is_told_of_the_order(self, guarded: Guarded) -> None:

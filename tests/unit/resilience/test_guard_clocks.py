@@ -59,7 +59,7 @@ async def test_what_the_loop_loses_while_a_read_waits_is_waited_on_top(guarded: 
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     rest.set_result(b"primary")
-    assert await read == b"primary"
+    assert (await read).reply == b"primary"
     assert guarded.store.read_elsewheres == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from flowcache.budget import Budget
 from flowcache.errors import CircuitOpen, DeadlineExceeded, Declined, RedisUnavailable, WrongType
-from flowcache.ports import Access, Command, Stale
+from flowcache.ports import Access, Command, Done
 from flowcache.resilience.guard import GuardSettings
 from flowcache.resilience.hedging import Patience
 from tests.unit.resilience.test_guard import DOWN, LATE, MIN_BUDGET, PATIENCE, SETTINGS, Guarded
@@ -17,7 +17,7 @@ from tests.unit.resilience.test_guard import DOWN, LATE, MIN_BUDGET, PATIENCE, S
 HOUR = 3600.0
 HANGS = 20.0
 """Seconds after which a test that waits for something else than it should fails."""
-READ, WRITE = Command(b"GET", b"a"), Command(b"SET", b"a", (b"1",), 60, True)
+READ, WRITE = Command((b"GET", b"a")), Command((b"SET", b"a", b"1"), ttl=60, writes=True)
 
 
 @pytest.fixture
@@ -29,10 +29,10 @@ def guarded() -> Guarded:
 
 
 async def stale(guarded: Guarded, budget: float = PATIENCE) -> bytes:
-    reply = await guarded.guard.execute(READ, guarded.now + budget)
-    assert isinstance(reply, Stale)
-    assert isinstance(reply.reply, bytes)
-    return reply.reply
+    done = await guarded.guard.execute(READ, guarded.now + budget)
+    assert done.stale
+    assert isinstance(done.reply, bytes)
+    return done.reply
 
 
 def spent_budget(now: float) -> Budget:
@@ -145,7 +145,7 @@ class TestDown:
 
 
 class TestSlow:
-    async def reading(self, guarded: Guarded) -> tuple[asyncio.Task[Any], asyncio.Future[Any]]:
+    async def reading(self, guarded: Guarded) -> tuple[asyncio.Task[Done], asyncio.Future[Any]]:
         """Start a read that is told that its primary is slow."""
         rest = guarded.store.slow = asyncio.get_running_loop().create_future()
         return asyncio.create_task(guarded.guard.execute(READ, guarded.now + PATIENCE)), rest
@@ -153,8 +153,8 @@ class TestSlow:
     async def test_the_replica_is_faster(self, guarded: Guarded) -> None:
         """The first reply counts; the primary's is settled when it comes, with its true time."""
         read, rest = await self.reading(guarded)
-        reply = await read
-        assert isinstance(reply, Stale)
+        done = await read
+        assert done.stale
         assert guarded.guard.reads().hedges == 1
         before = guarded.guard._circuits["a"].patience.p95
         guarded.now += 0.5
@@ -167,14 +167,14 @@ class TestSlow:
         """Of two replies at once the primary's counts: it is no older."""
         read, rest = await self.reading(guarded)
         rest.set_result(b"fresh")
-        assert await read == b"fresh"
+        assert (await read).reply == b"fresh"
 
     async def test_late_failures_count_at_once(self, guarded: Guarded) -> None:
         """A primary that lets deadlines pass opens its circuit though every caller was answered."""
         rests = []
         for _ in range(5):
             read, rest = await self.reading(guarded)
-            assert isinstance(await read, Stale)
+            assert (await read).stale
             rests.append(rest)
         assert guarded.circuit().state == "closed"
         for rest in rests:
@@ -190,7 +190,7 @@ class TestSlow:
             await asyncio.sleep(0)
         assert not read.done()
         rest.set_result(b"at last")
-        assert await read == b"at last"
+        assert (await read).reply == b"at last"
 
     async def test_both_fail(self, guarded: Guarded) -> None:
         """The caller learns what the primary said."""
@@ -205,7 +205,7 @@ class TestSlow:
         """A primary that is lost while its hedge is under way does no harm."""
         read, rest = await self.reading(guarded)
         rest.set_exception(DOWN)
-        assert isinstance(await read, Stale)
+        assert (await read).stale
 
     async def test_the_primary_says_what_is_wrong(self, guarded: Guarded) -> None:
         """An answer is an answer: nobody waits for another."""
@@ -237,7 +237,7 @@ class TestSlow:
         read = asyncio.create_task(guarded.guard.execute(READ, guarded.now + 0.04))
         await asyncio.sleep(0)
         assert guarded.store.read_elsewheres == 0
-        assert isinstance(await read, Stale)
+        assert (await read).stale
         reads = guarded.guard.reads()
         assert (reads.hedges, reads.hedges_refused, reads.late_hedges) == (0, 1, 1)
         rest.set_result(b"at last")
@@ -250,7 +250,7 @@ class TestSlow:
         read, rest = await self.reading(guarded)
         await asyncio.sleep(0)
         rest.set_result(b"late")
-        assert await read == b"late"
+        assert (await read).reply == b"late"
         assert guarded.store.read_elsewheres == 0
         assert guarded.guard.reads().late_hedges == 0
 
@@ -287,7 +287,7 @@ class TestSlow:
     async def test_closing(self, guarded: Guarded) -> None:
         """A guard that is closed leaves no attempt behind: they have ended by then."""
         read, _ = await self.reading(guarded)
-        assert isinstance(await read, Stale)
+        assert (await read).stale
         await guarded.guard.close()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -300,7 +300,8 @@ class TestSlow:
     async def test_writes_are_never_hedged(self, guarded: Guarded) -> None:
         """A write sent twice is done twice."""
         guarded.store.slow = asyncio.get_running_loop().create_future()
-        assert await guarded.guard.execute(WRITE, guarded.now + PATIENCE) == b"reply"
+        done = await guarded.guard.execute(WRITE, guarded.now + PATIENCE)
+        assert done.reply == b"reply"
         assert guarded.store.slow_at == [None]
 
     async def test_slow_means_slower_than_usual(self, guarded: Guarded) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from flowcache.errors import RedisUnavailable
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Done, Reply
 from flowcache.ratelimit.buckets import Rate
 from flowcache.ratelimit.shared import SharedBucket
 from tests.unit.http.asgi import Clock
@@ -23,11 +23,11 @@ class Fleet:
         self.reports: list[int] = []
         self._waiting: list[asyncio.Future[Reply]] = []
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
-        self.reports.append(int(command.args[1]))
+    async def execute(self, command: Command, deadline: float) -> Done:
+        self.reports.append(int(command.words[3]))
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
-        return await answer
+        return Done(await answer, "shard")
 
     async def answer(self, reply: Reply) -> None:
         """Answer the report on its way, and see the bucket take it in."""

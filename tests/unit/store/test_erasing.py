@@ -9,7 +9,7 @@ import pytest
 
 from flowcache.authz.keys import KeyPattern
 from flowcache.errors import Forbidden, RedisUnavailable, Unconfirmed
-from flowcache.ports import Command, Reply
+from flowcache.ports import Command, Done, Reply
 from flowcache.store.erasing import Erasure
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import StoreSettings
@@ -21,11 +21,11 @@ class Answering:
     def __init__(self, **replies: Reply | Exception) -> None:
         self.replies = replies
 
-    async def execute(self, command: Command, deadline: float) -> Reply:
+    async def execute(self, command: Command, deadline: float) -> Done:
         reply = self.replies[command.key.decode()]
         if isinstance(reply, Exception):
             raise reply
-        return reply
+        return Done(reply, "shard")
 
 
 def removed(erasure: Erasure, **replies: Reply | Exception) -> tuple[int, list[bytes]]:
