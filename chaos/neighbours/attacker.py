@@ -23,7 +23,7 @@ import msgspec
 
 __all__ = ["Attack", "Manner"]
 
-Manner = Literal["ask", "drip", "do not read", "break off", "shake hands", "stay"]
+Manner = Literal["ask", "drip", "do not read", "break off", "pour", "shake hands", "stay"]
 
 NICE = 10
 PATIENCE_SECONDS = 10.0
@@ -34,6 +34,8 @@ CONNECTING = 100
 """How many connections are opened at once."""
 UNREAD_BYTES = 4 << 20
 RECEIVED_BYTES = 4096
+POURED = b"x" * (1 << 20)
+POURED_BYTES = 64 << 20
 
 
 class Attack(msgspec.Struct, frozen=True):
@@ -200,6 +202,20 @@ async def _break_off(
         await asyncio.sleep(AGAIN_SECONDS)
 
 
+async def _pour(
+    self: Attacker, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Send a request, and then whatever the other side takes, until it ends the connection."""
+    if await self.turn():
+        writer.write(self.request(number))
+        self.outcomes["sent"] += 1
+        with suppress(OSError):
+            for _ in range(POURED_BYTES // len(POURED)):
+                writer.write(POURED)
+                await writer.drain()
+                self.outcomes["poured MiB"] += 1
+
+
 async def _shake_hands(
     self: Attacker, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
@@ -223,6 +239,7 @@ _MANNERS: dict[Manner, _Way] = {
     "drip": _drip,
     "do not read": _do_not_read,
     "break off": _break_off,
+    "pour": _pour,
     "shake hands": _shake_hands,
     "stay": _stay,
 }

@@ -8,7 +8,18 @@ from typing import Any
 
 from tests.service import ROUTE
 
-__all__ = ["BODY_BYTES", "NESTED", "WITHIN", "call", "flat", "nested", "page", "post", "within"]
+__all__ = [
+    "BODY_BYTES",
+    "NESTED",
+    "WITHIN",
+    "call",
+    "flat",
+    "nested",
+    "page",
+    "post",
+    "request",
+    "within",
+]
 
 BODY_BYTES = 255 * 1024
 """Just under the limit of a body."""
@@ -17,7 +28,7 @@ BODY_BYTES = 255 * 1024
 def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
     """Return a request on a connection that is kept open."""
     named = {"host": "flowcache", **headers}
-    if method == "POST":
+    if method == "POST" and "transfer-encoding" not in named:
         named.setdefault("content-length", str(len(body)))
     head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body

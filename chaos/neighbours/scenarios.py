@@ -21,6 +21,7 @@ from chaos.neighbours.requests import (
     nested,
     page,
     post,
+    request,
     within,
 )
 from chaos.rigs import Rig
@@ -174,6 +175,14 @@ ODD_PAGES = (
 )
 PAGES = (page("/docs"), page("/openapi.json"), page("/metrics"), page("/readyz"), *ODD_PAGES)
 
+ODD_HEADS = (
+    b"\r\n" * 8000 + page("/readyz"),
+    request("GET", "/readyz", {f"x-field-{n}": "x" for n in range(90)}),
+    request("GET", "/readyz", {f"x-field-{n}": "x" for n in range(1500)}),
+    request("POST", "/data-action/redis", {"transfer-encoding": "chunked"}, b"1\r\nx\r\n" * 2000),
+)
+"""Requests that are dear to read, without a credential."""
+
 ODD_REPLIES = (
     integer(1),
     array(array(), array(bulk("a"), NULL)),
@@ -323,6 +332,17 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         "refused bodies",
         "100 connections send bodies that are too large, broken, or half of one.",
         (REFUSED_BODIES, BREAK_OFF),
+    ),
+    against(
+        "odd heads",
+        "200 connections without a credential send empty lines, heads of 93 or of 1,500 fields, "
+        "and bodies in chunks of a byte.",
+        flood(*ODD_HEADS),
+    ),
+    against(
+        "bytes after a refusal",
+        "500 connections without a credential send a request, and then bytes without an end.",
+        Attack(requests=(b"no HTTP\r\n\r\n", post(None, b"{}")), connections=500, manner="pour"),
     ),
     against(
         "TLS handshakes",

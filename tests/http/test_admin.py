@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import select
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tests.contract.envelope import refused
 from tests.servers import eventually
@@ -69,6 +71,26 @@ def test_operators_are_served_when_callers_have_taken_all_connections() -> None:
         finally:
             for each in held:
                 each.close()
+
+
+def test_operators_have_64_connections_of_a_worker() -> None:
+    """Past that the one that is idle for longest is closed; whoever asks is served."""
+    with with_admin() as (running, admin), ExitStack() as stack:
+        held = []
+        for _ in range(70):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", admin), 20))
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+            held.append(connection)
+
+        def closed() -> list[bool]:
+            quiet = select.select(held, (), (), 0)[0]
+            return [connection in quiet for connection in held]
+
+        eventually(lambda: sum(closed()) >= 6, what="some connections to be closed")
+        assert ask(running, admin, "/metrics").status == 200
+        assert closed()[-1] is False
+        assert sum(closed()) <= 8
 
 
 def test_pages_may_take_a_credential() -> None:

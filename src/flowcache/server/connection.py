@@ -279,6 +279,16 @@ class Connection(asyncio.BufferedProtocol):
         self._dropped += size
         if self._dropped > _DROPPED:
             self.abort()
+        elif size >= _SEGMENT and self._reads and self._transport is not None:
+            # There is more. It is dropped one segment in a turn of the loop: others wait.
+            self._reads = False
+            self._transport.pause_reading()
+            self.loop.call_soon(self._drop_on)
+
+    def _drop_on(self) -> None:
+        if not self._reads and self._transport is not None:
+            self._reads = True
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Hear that the client sends nothing more. What it has asked for is still answered."""

@@ -210,6 +210,22 @@ async def test_what_is_dropped_at_the_end_is_bounded(
     await there.until()
 
 
+async def test_what_is_dropped_is_dropped_little_by_little(there: Served) -> None:
+    """Whoever pours bytes after the last answer gets one segment of each turn of the loop."""
+    client = await there.connect()
+    client.send(b"GARBAGE\r\n\r\n")
+    refused(await client.receive())
+    await there.until(State.CLOSING)
+    (connection,) = there.listener.connections
+    client.send(b"x" * 10_000_000)
+    dropped, steps = connection._dropped, []
+    while connection._dropped < 5_000_000:
+        await asyncio.sleep(0)
+        steps.append(connection._dropped - dropped)
+        dropped = connection._dropped
+    assert 0 < max(steps) <= 32 * 1024
+
+
 async def test_who_listens_for_the_end_hears_of_the_answers(there: Served) -> None:
     """An application may wait for its client to go; once it has answered there is nobody to go."""
     client = await there.connect()
