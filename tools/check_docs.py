@@ -1,9 +1,9 @@
-"""Check that the documentation agrees with the code; ``--write`` renews what is generated.
+"""Check that the documentation agrees with the code; ``--write`` updates what is generated.
 
-Checked: relative links lead somewhere, the tables of settings, of clients and of chaos scenarios
-are the code's, every failure code and every metric is documented, and every environment variable
-that is named exists. So do the files that a page names in backticks, and the names that stand
-behind one: `authn/gate.py` `Gate.admit`, `Gate.identify`.
+Checked: relative links lead to a file and a heading; the tables of settings, of clients and of
+chaos scenarios are those of the code; every failure code and every metric is documented; every
+environment variable that is named exists. So do the files that a page names in backticks, and the
+names that follow one: `authn/gate.py` `Gate.admit`, `Gate.identify`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from flowcache.settings.clients import CLIENT_SETTINGS
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
 OPERATIONS = ROOT / "docs" / "operations.md"
+METRICS = ROOT / "docs" / "metrics.md"
 RELIABILITY = ROOT / "docs" / "reliability.md"
 FLOW_AUTHORS = ROOT / "docs" / "flow-authors.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 _ROOTS = (ROOT / "src" / "flowcache", ROOT)
 _PLACE = re.compile(r"`((?:\w+/)*\w+\.py)`((?:,? `[A-Za-z_][\w.]*`)*)")
-_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _VARIABLE = re.compile(r"\bFLOWCACHE_[A-Z_]+\b")
 
 
@@ -56,11 +58,24 @@ def main() -> int:
 
 def _dead_links() -> list[str]:
     return [
-        f"{page.relative_to(ROOT)}: leads nowhere: {target}"
+        f"{page.relative_to(ROOT)}: dead link: {target}{'#' if anchor else ''}{anchor}"
         for page in PAGES
-        for target in _LINK.findall(page.read_text("utf-8"))
-        if "://" not in target and not (page.parent / target).exists()
+        for target, anchor in _LINK.findall(page.read_text("utf-8"))
+        if "://" not in target and not _leads(page.parent / target if target else page, anchor)
     ]
+
+
+def _leads(target: Path, anchor: str) -> bool:
+    return target.exists() and (not anchor or anchor in _anchors(target))
+
+
+@cache
+def _anchors(page: Path) -> frozenset[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = _HEADING.findall(page.read_text("utf-8"))
+    return frozenset(
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    )
 
 
 def _settings() -> list[str]:
@@ -123,10 +138,10 @@ def _codes() -> list[str]:
 
 
 def _metrics() -> list[str]:
-    text = OPERATIONS.read_text("utf-8")
+    text = METRICS.read_text("utf-8")
     names = re.findall(r"^# TYPE (\S+)", exposition((), "0").decode(), re.MULTILINE)
     return [
-        f"docs/operations.md: the metric {name} is missing"
+        f"docs/metrics.md: the metric {name} is missing"
         for name in names
         if f"`{name}`" not in text
     ]

@@ -1,17 +1,17 @@
-"""The rules for alerts in docs/operations.md, beside its table of metrics."""
+"""The rules for alerts in docs/metrics.md, next to its tables of metrics."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text("utf-8")
-TABLE = dict(re.findall(r"^\| `(flowcache_\w+)` \| (.*) \|$", OPERATIONS, re.M))
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text("utf-8")
+TABLE = dict(re.findall(r"^\| `(flowcache_\w+)` \| (.*) \|$", PAGE, re.M))
 
 
 def ruled() -> set[str]:
     """Return the metrics that rules are about."""
-    (rules,) = re.findall(r"^groups:\n.*?^```$", OPERATIONS, re.M | re.S)
+    (rules,) = re.findall(r"^groups:\n.*?^```$", PAGE, re.M | re.S)
     return {name.removesuffix("_bucket") for name in re.findall(r"\bflowcache_\w+", rules)}
 
 
