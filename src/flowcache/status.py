@@ -53,7 +53,7 @@ class ShardStatus(msgspec.Struct, frozen=True):
     """To the primary, too, for writes that wait for replicas; None where they don't."""
 
 
-class StoreStatus(msgspec.Struct, frozen=True):
+class StoreStatus(msgspec.Struct, frozen=True, rename="camel"):
     """How the store does. ``status`` speaks as ioredis does: ready, connecting, reconnecting."""
 
     status: str

@@ -23,7 +23,7 @@ from flowcache.admin.inspector.circuits import (
     Switched,
     circuits_view,
     read_order,
-    told,
+    switched_view,
 )
 from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.admin.openapi import document
@@ -322,11 +322,12 @@ def test_the_inspector_fits_its_schema() -> None:
         CircuitOverride(Order(Mode.DISABLED), "control", 2.5),
         CircuitOverride(Order(None, "127.0.0.1:6379", Access.READ), "control", 3.5),
     ]
-    circuits = circuits_view([worker, worker], overrides, Mode.OBSERVE)
-    validator(SCHEMAS["Circuits"]).validate(json.loads(msgspec.json.encode(circuits)))
+    circuits = msgspec.to_builtins(circuits_view([worker, worker], overrides, Mode.OBSERVE))
+    validator(SCHEMAS["Circuits"]).validate(circuits)
     assert set(circuits) == set(SCHEMAS["Circuits"]["properties"])
-    switched = told(Order(None, None, Access.READ)) | Switched(6, 2, 0)._asdict()
-    validator(SCHEMAS["CircuitsSwitched"]).validate(json.loads(msgspec.json.encode(switched)))
+    order = Order(None, None, Access.READ)
+    switched = msgspec.to_builtins(switched_view(order, Switched(6, 2, 0)))
+    validator(SCHEMAS["CircuitsSwitched"]).validate(switched)
     assert set(switched) == set(SCHEMAS["CircuitsSwitched"]["properties"])
     assert set(shown["auditLogs"][0]) == set(SCHEMAS["AuditEntry"]["properties"])
     assert set(shown["metrics"]) - {"operations"} == set(SCHEMAS["CallMetrics"]["properties"])

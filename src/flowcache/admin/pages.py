@@ -27,7 +27,7 @@ from flowcache.admin.inspector.circuits import (
     circuits_view,
     read_order,
     shards_of,
-    told,
+    switched_view,
 )
 from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.admin.line import Line
@@ -211,7 +211,7 @@ def pages(
             refused(request, principal.name, SWITCH, failure)
             raise
         switched = await control.switch(order, principal.name, address_of(request), next_id())
-        return as_json(told(order) | switched._asdict())
+        return as_json(switched_view(order, switched))
 
     def openapi() -> Content:
         body = msgspec.json.encode(

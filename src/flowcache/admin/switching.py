@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import structlog
 
-from flowcache.admin.inspector.circuits import SWITCH, Switched, told
+from flowcache.admin.inspector.circuits import SWITCH, Switched, order_fields
 from flowcache.audit.attempt import Attempt, Kept, on_disk
 from flowcache.errors import Unrecorded
 from flowcache.fleet.messages import Fleet, Question
@@ -39,7 +39,7 @@ class Switching:
             Unrecorded: in strict mode; the sentence says whether it was carried out.
         """
         self._audit.admit()
-        what, at = told(order), self._now()
+        what, at = order_fields(order), self._now()
         operation = f"{SWITCH} {what['mode']}".upper()
         attempt = Attempt(self._audit, self._now, request_id, address, by, operation, None, what)
         await _on_record(attempt.intend(), "so nothing was switched")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from flowcache.admin.inspector.circuits import CONFIGURED
+from flowcache.admin.inspector.answers import CONFIGURED
 from flowcache.cli.common import examples, give_up, say
 from flowcache.ports import Access, Mode
 from flowcache.printable import printable, printable_json

@@ -7,9 +7,11 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -54,6 +56,13 @@ def once(path: Path, memory: Memory) -> str | None:
 
     with capture_logs():
         return asyncio.run(work())
+
+
+def shown(deliveries: Sequence[DeliveryStatus]) -> list[dict[str, Any]]:
+    """Return what the inspector shows of deliveries."""
+    document = view([worker(1)], AuditFilter(), {}, "1", None, deliveries)
+    found: list[dict[str, Any]] = msgspec.to_builtins(document.deliveries)
+    return found
 
 
 def test_before_anything_was_written(path: Path) -> None:
@@ -155,8 +164,8 @@ def test_what_nobody_knows_is_alarmed_of() -> None:
         'flowcache_audit_delivery_stopped{destination="file"} 1.0',
         'flowcache_audit_delivery_stopped{destination="http"} 1.0',
     ]
-    shown = view([worker(1)], AuditFilter(), {}, "1", None, found)["deliveries"]
-    assert [(each["fault"], each["stopped"]) for each in shown] == [("broken", True)] * 2
+    deliveries = shown(found)
+    assert [(each["fault"], each["stopped"]) for each in deliveries] == [("broken", True)] * 2
 
 
 def test_a_progress_that_is_no_database_is_set_aside(path: Path) -> None:
@@ -314,7 +323,7 @@ def test_it_is_in_the_metrics() -> None:
 
 def test_it_is_in_the_inspector() -> None:
     """The same, for people."""
-    assert view([worker(1)], AuditFilter(), {}, "1", None, [STATUS])["deliveries"] == [
+    assert shown([STATUS]) == [
         {
             "destination": "http",
             "delivered": 5,
@@ -328,7 +337,7 @@ def test_it_is_in_the_inspector() -> None:
             "stopped": True,
         }
     ]
-    assert view([worker(1)], AuditFilter(), {}, "1")["deliveries"] == []
+    assert shown([]) == []
 
 
 def test_a_worker_carries_no_client() -> None:

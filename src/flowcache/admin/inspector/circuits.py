@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from flowcache.admin.inspector.answers import CONFIGURED, Circuits, CircuitsSwitched, Override
 from flowcache.admin.inspector.view import circuits_of, iso
 from flowcache.contract.coercion import kind
 from flowcache.errors import InvalidRequest
@@ -18,18 +19,15 @@ from flowcache.ports import Access, Mode, Order
 from flowcache.status import CircuitOverride, WorkerStatus
 
 __all__ = [
-    "CONFIGURED",
     "SWITCH",
     "Control",
     "Switched",
     "circuits_view",
+    "order_fields",
     "read_order",
     "shards_of",
-    "told",
+    "switched_view",
 ]
-
-CONFIGURED = "configured"
-"""In place of a mode: what was asked is taken back, and the configuration has the say."""
 
 _MODES = (*Mode, CONFIGURED)
 
@@ -113,8 +111,8 @@ def _shown(value: object) -> str:
     return f"{value[:64]!r}" if isinstance(value, str) else kind(value)
 
 
-def told(order: Order) -> dict[str, Any]:
-    """Return an order as it is told."""
+def order_fields(order: Order) -> dict[str, Any]:
+    """Return an order as it is shown and recorded."""
     return {
         "mode": CONFIGURED if order.mode is None else order.mode.value,
         "shard": order.shard,
@@ -134,13 +132,17 @@ def shards_of(workers: Sequence[WorkerStatus], overrides: Sequence[CircuitOverri
 
 def circuits_view(
     workers: Sequence[WorkerStatus], overrides: Sequence[CircuitOverride], configured: Mode
-) -> dict[str, Any]:
-    """Return the circuits of all workers, and what was asked of them; the later override counts."""
-    return {
-        "configured": configured.value,
-        "overrides": [
-            told(override.order) | {"by": override.by, "at": iso(override.at)}
-            for override in overrides
+) -> Circuits:
+    """Return the circuits of all workers, and the overrides; of two the later counts."""
+    return Circuits(
+        configured=configured,
+        overrides=[
+            Override(**order_fields(each.order), by=each.by, at=iso(each.at)) for each in overrides
         ],
-        "circuits": circuits_of(workers),
-    }
+        circuits=circuits_of(workers),
+    )
+
+
+def switched_view(order: Order, switched: Switched) -> CircuitsSwitched:
+    """Return what an order changed."""
+    return CircuitsSwitched(**order_fields(order), **switched._asdict())

@@ -14,14 +14,30 @@ from typing import Any
 
 import msgspec
 
+from flowcache.admin.inspector.answers import (
+    AuditEntry,
+    CallMetrics,
+    Circuit,
+    DeliveryState,
+    EventLoop,
+    Inspector,
+    JournalState,
+    LatencyPercentiles,
+    RetriesAndHedges,
+    ServiceMetrics,
+    StoreState,
+    TlsState,
+    WorkerState,
+)
 from flowcache.errors import InvalidRequest
 from flowcache.metrics.counters import merge
 from flowcache.metrics.latency import percentile_ms
 from flowcache.metrics.totals import merge_encryption
-from flowcache.ports import FAILED, AuditRecord, has_failed
+from flowcache.ports import FAILED, Access, AuditRecord, Mode, has_failed
 from flowcache.status import (
     CIRCUIT_STATES,
     DeliveryStatus,
+    JournalStatus,
     LoopStatus,
     OperationStats,
     WorkerStatus,
@@ -29,7 +45,6 @@ from flowcache.status import (
 
 __all__ = ["MAX_LIMIT", "AuditFilter", "circuits_of", "iso", "view"]
 
-_PERCENTILES = (("p50Ms", 0.50), ("p95Ms", 0.95), ("p99Ms", 0.99))
 _DEFAULT_LIMIT = 50
 MAX_LIMIT = 10_000
 
@@ -91,24 +106,20 @@ def view(
     version: str,
     records: Sequence[AuditRecord] | None = None,
     deliveries: Sequence[DeliveryStatus] = (),
-) -> dict[str, Any]:
+) -> Inspector:
     """Return the whole document.
 
     ``records`` are those of the audit journal that are ``wanted``, newest last; without a journal
-    they are what the workers have in memory. ``deliveries`` tells how they are delivered elsewhere.
+    they are what the workers have in memory. ``deliveries`` says how they are delivered elsewhere.
     """
-    names = workers[0].operations
     everybody, workers = workers, [worker for worker in workers if worker.alive]
-    by_name = {name: merge(worker.operations[name] for worker in everybody) for name in names}
-    circuits = [circuit for worker in workers for circuit in worker.circuits]
-    stores = [worker.store for worker in workers]
-    return {
-        "metrics": _metrics(merge(by_name.values()))
-        | {"operations": {n: _metrics(s) for n, s in by_name.items() if s.outcomes}},
-        "auditLogs": _audit(workers, wanted)
-        if records is None
-        else [_entry(record) for record in records],
-        "circuitState": next(
+    circuits = circuits_of(workers)
+    return Inspector(
+        metrics=_metrics(everybody),
+        audit_logs=[
+            _entry(each) for each in (_audit(workers, wanted) if records is None else records)
+        ],
+        circuit_state=next(
             (
                 state
                 for state in reversed(CIRCUIT_STATES)
@@ -116,157 +127,166 @@ def view(
             ),
             "closed",
         ),
-        "redisClusterStatus": next(
-            (store.status for store in stores if store.status != "ready"), "ready"
+        redis_cluster_status=next(
+            (w.store.status for w in workers if w.store.status != "ready"), "ready"
         ),
-        "circuits": circuits_of(workers),
-        "retriesAndHedges": {
-            "hedges": sum(worker.reads.hedges for worker in everybody),
-            "hedgesRefused": sum(worker.reads.hedges_refused for worker in everybody),
-            "lateHedges": sum(worker.reads.late_hedges for worker in everybody),
-            "fallbackReads": sum(worker.reads.fallback for worker in everybody),
-            "retries": sum(worker.store.retries for worker in everybody),
-            "retriesRefused": sum(worker.store.retries_refused for worker in everybody),
-        },
-        "journal": [
-            {
-                "worker": worker.pid,
-                "writer": worker.journal.writer,
-                "path": worker.journal.path,
-                "mode": worker.journal.mode,
-                "fault": worker.journal.fault,
-                "queued": worker.journal.queued,
-                "written": worker.journal.written,
-                "lost": worker.journal.lost,
-                "tampering": worker.journal.tampering,
-                "pruned": worker.journal.pruned,
-                "prunedEarly": worker.journal.pruned_early,
-            }
-            for worker in workers
-            if worker.journal is not None
-        ],
-        "deliveries": [
-            {
-                "destination": each.destination,
-                "delivered": each.delivered,
-                "failures": each.failures,
-                "missed": each.missed,
-                "behind": sum(each.behind.values()),
-                "behindSeconds": round(each.behind_seconds, 3),
-                "lastDelivered": None if each.delivered_at is None else iso(each.delivered_at),
-                "fault": each.fault,
-                "lastFailed": None if each.fault_at is None else iso(each.fault_at),
-                "stopped": each.stopped,
-            }
-            for each in deliveries
-        ],
-        "tls": [
-            {"worker": worker.pid, "certificateExpires": iso(worker.certificate_expires)}
+        circuits=circuits,
+        retries_and_hedges=RetriesAndHedges(
+            hedges=sum(worker.reads.hedges for worker in everybody),
+            hedges_refused=sum(worker.reads.hedges_refused for worker in everybody),
+            late_hedges=sum(worker.reads.late_hedges for worker in everybody),
+            fallback_reads=sum(worker.reads.fallback for worker in everybody),
+            retries=sum(worker.store.retries for worker in everybody),
+            retries_refused=sum(worker.store.retries_refused for worker in everybody),
+        ),
+        journal=[_journal(w.pid, w.journal) for w in workers if w.journal is not None],
+        deliveries=[_delivery(each) for each in deliveries],
+        tls=[
+            TlsState(worker=worker.pid, certificate_expires=iso(worker.certificate_expires))
             for worker in workers
             if worker.certificate_expires is not None
         ],
-        "encryption": _encryption(everybody),
-        "redis": [{"worker": w.pid} | msgspec.to_builtins(w.store) for w in workers],
-        "workers": [
-            {
-                "pid": worker.pid,
-                "startedAt": iso(worker.started_at),
-                "inFlight": worker.in_flight,
-                "auditRecords": worker.audit_total,
-                "eventLoop": None if worker.loop is None else _loop(worker.loop),
-            }
+        encryption=merge_encryption(everybody),
+        redis=[StoreState(worker=w.pid, **msgspec.structs.asdict(w.store)) for w in workers],
+        workers=[
+            WorkerState(
+                pid=worker.pid,
+                started_at=iso(worker.started_at),
+                in_flight=worker.in_flight,
+                audit_records=worker.audit_total,
+                event_loop=None if worker.loop is None else _loop(worker.loop),
+            )
             for worker in workers
         ],
-        "configuration": configuration,
-        "version": version,
-    }
+        configuration=configuration,
+        version=version,
+    )
 
 
-def _loop(loop: LoopStatus) -> dict[str, Any]:
-    return {
-        "lagMs": round(loop.last * 1000, 3),
-        "longestLagMs": round(loop.longest * 1000, 3),
-        "lostSeconds": round(loop.lost, 3),
-    }
-
-
-def _encryption(workers: Sequence[WorkerStatus]) -> dict[str, Any] | None:
-    total = merge_encryption(workers)
-    return None if total is None else msgspec.to_builtins(total)
-
-
-def circuits_of(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
+def circuits_of(workers: Sequence[WorkerStatus]) -> list[Circuit]:
     """Return every circuit of the workers that live, each with its worker."""
     return [
-        {
-            "worker": worker.pid,
-            "shard": circuit.shard,
-            "access": circuit.access,
-            "mode": circuit.mode,
-            "state": circuit.state,
-            "consecutiveFailures": circuit.failures,
-            "calls": circuit.calls,
-            "failureRate": _rounded(circuit.failure_rate),
-            "slowRate": _rounded(circuit.slow_rate),
-            "retryAfterSeconds": circuit.retry_after,
-            "reopened": circuit.reopened,
-            "refused": circuit.refused,
-            "wouldRefuse": circuit.would_refuse,
-            "transitions": sum(circuit.transitions.values()),
-        }
+        Circuit(
+            worker=worker.pid,
+            shard=circuit.shard,
+            access=Access(circuit.access),
+            mode=Mode(circuit.mode),
+            state=circuit.state,
+            consecutive_failures=circuit.failures,
+            calls=circuit.calls,
+            failure_rate=_rounded(circuit.failure_rate),
+            slow_rate=_rounded(circuit.slow_rate),
+            retry_after_seconds=circuit.retry_after,
+            reopened=circuit.reopened,
+            refused=circuit.refused,
+            would_refuse=circuit.would_refuse,
+            transitions=sum(circuit.transitions.values()),
+        )
         for worker in workers
         if worker.alive
         for circuit in worker.circuits
     ]
 
 
-def _rounded(rate: float | None) -> float | None:
-    return None if rate is None else round(rate, 4)
+def _metrics(workers: Sequence[WorkerStatus]) -> ServiceMetrics:
+    names = workers[0].operations
+    by_name = {name: merge(worker.operations[name] for worker in workers) for name in names}
+    return ServiceMetrics(
+        **_call_metrics(merge(by_name.values())),
+        operations={
+            name: CallMetrics(**_call_metrics(stats))
+            for name, stats in by_name.items()
+            if stats.outcomes
+        },
+    )
 
 
-def _metrics(stats: OperationStats) -> dict[str, Any]:
+def _call_metrics(stats: OperationStats) -> dict[str, Any]:
+    """Return the fields of `CallMetrics`."""
     total = sum(stats.outcomes.values())
     lookups = stats.hits + stats.misses
+    p50, p95, p99 = (percentile_ms(stats.latency, share) for share in (0.50, 0.95, 0.99))
     return {
-        "totalRequests": total,
-        "cacheHits": stats.hits,
-        "cacheMisses": stats.misses,
-        "totalLatency": round(stats.total_ms, 3),
-        "hitRatio": round(stats.hits / lookups, 4) if lookups else 0.0,
-        "avgLatencyMs": round(stats.total_ms / total, 3) if total else 0.0,
+        "total_requests": total,
+        "cache_hits": stats.hits,
+        "cache_misses": stats.misses,
+        "total_latency": round(stats.total_ms, 3),
+        "hit_ratio": round(stats.hits / lookups, 4) if lookups else 0.0,
+        "avg_latency_ms": round(stats.total_ms / total, 3) if total else 0.0,
         "errors": {code: n for code, n in sorted(stats.outcomes.items()) if code != "ok"},
-        "latency": {
-            name: percentile_ms(stats.latency, fraction) for name, fraction in _PERCENTILES
-        },
+        "latency": LatencyPercentiles(p50_ms=p50, p95_ms=p95, p99_ms=p99),
     }
 
 
-def _audit(workers: Sequence[WorkerStatus], wanted: AuditFilter) -> list[dict[str, Any]]:
+def _audit(workers: Sequence[WorkerStatus], wanted: AuditFilter) -> Sequence[AuditRecord]:
     records = [record for worker in workers for record in worker.audit if wanted.keeps(record)]
     records.sort(key=lambda record: record.at)
-    return [_entry(record) for record in records[max(0, len(records) - wanted.limit) :]]
+    return records[max(0, len(records) - wanted.limit) :]
 
 
-def _entry(record: AuditRecord) -> dict[str, Any]:
-    return {
-        "timestamp": iso(record.at),
-        "requestId": record.request_id,
-        "client": record.client,
-        "flowId": record.flow_id,
-        "interactionId": record.interaction_id,
-        "operation": record.operation,
-        "key": record.key.decode(errors="replace") if record.key is not None else None,
-        "outcome": record.outcome,
-        "success": record.outcome == "ok",
-        "hit": record.hit,
-        "hitRatio": record.hit is True,
-        "latencyMs": record.latency_ms,
-        "address": record.address,
-        "shard": record.shard,
-        "stale": record.stale,
-        "kind": record.kind,
-        "detail": record.detail,
-    }
+def _entry(record: AuditRecord) -> AuditEntry:
+    return AuditEntry(
+        timestamp=iso(record.at),
+        request_id=record.request_id,
+        client=record.client,
+        flow_id=record.flow_id,
+        interaction_id=record.interaction_id,
+        operation=record.operation,
+        key=record.key.decode(errors="replace") if record.key is not None else None,
+        outcome=record.outcome,
+        success=record.outcome == "ok",
+        hit=record.hit,
+        hit_ratio=record.hit is True,
+        latency_ms=record.latency_ms,
+        address=record.address,
+        shard=record.shard,
+        stale=record.stale,
+        kind=record.kind,
+        detail=record.detail,
+    )
+
+
+def _journal(worker: int, journal: JournalStatus) -> JournalState:
+    return JournalState(
+        worker=worker,
+        writer=journal.writer,
+        path=journal.path,
+        mode=journal.mode,
+        fault=journal.fault,
+        queued=journal.queued,
+        written=journal.written,
+        lost=journal.lost,
+        tampering=journal.tampering,
+        pruned=journal.pruned,
+        pruned_early=journal.pruned_early,
+    )
+
+
+def _delivery(status: DeliveryStatus) -> DeliveryState:
+    return DeliveryState(
+        destination=status.destination,
+        delivered=status.delivered,
+        failures=status.failures,
+        missed=status.missed,
+        behind=sum(status.behind.values()),
+        behind_seconds=round(status.behind_seconds, 3),
+        last_delivered=None if status.delivered_at is None else iso(status.delivered_at),
+        fault=status.fault,
+        last_failed=None if status.fault_at is None else iso(status.fault_at),
+        stopped=status.stopped,
+    )
+
+
+def _loop(loop: LoopStatus) -> EventLoop:
+    return EventLoop(
+        lag_ms=round(loop.last * 1000, 3),
+        longest_lag_ms=round(loop.longest * 1000, 3),
+        lost_seconds=round(loop.lost, 3),
+    )
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 4)
 
 
 def iso(at: float) -> str:

@@ -22,7 +22,6 @@ from flowcache.contract.request import MAX_DEADLINE_MS, Body
 from flowcache.errors import all_failures
 from flowcache.operations.catalogue import AS_HASH, CATALOGUE
 from flowcache.operations.operation import Operation
-from flowcache.status import StoreStatus
 
 __all__ = ["answer_name", "answer_types", "data_schemas", "field_name"]
 
@@ -30,7 +29,7 @@ __all__ = ["answer_name", "answer_types", "data_schemas", "field_name"]
 def data_schemas(settings: DataActionSettings) -> dict[str, Schema]:
     """Return the schemas of requests and answers, by name."""
     _, found = msgspec.json.schema_components(
-        (answer.Answer, answer.FailedAnswer, StoreStatus, *_all_answers()),
+        (answer.Answer, answer.FailedAnswer, *_all_answers()),
         ref_template="#/components/schemas/{name}",
     )
     # Docstrings quote code with two backticks, descriptions (CommonMark) with one.

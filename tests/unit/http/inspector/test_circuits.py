@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,8 @@ def test_the_view_shows_circuits_and_overrides() -> None:
         CircuitOverride(Order(Mode.FORCED_OPEN), "control", 0.0),
         CircuitOverride(Order(None, "a:1", Access.READ), "control", 1.5),
     ]
-    shown = circuits_view([worker(7, circuits=[circuit()])], overrides, Mode.OBSERVE)
+    view = circuits_view([worker(7, circuits=[circuit()])], overrides, Mode.OBSERVE)
+    shown = msgspec.to_builtins(view)
     assert shown["configured"] == "observe"
     assert shown["overrides"] == [
         {

@@ -32,7 +32,9 @@ RECORDS = [
 
 
 def shown(*workers: WorkerStatus, wanted: AuditFilter | None = None) -> dict[str, Any]:
-    return view(workers, wanted or AuditFilter(), {"http": {"port": 3000}}, "1.2.3")
+    document = view(workers, wanted or AuditFilter(), {"http": {"port": 3000}}, "1.2.3")
+    found: dict[str, Any] = msgspec.to_builtins(document)
+    return found
 
 
 def times(records: list[AuditRecord], **wanted: Any) -> list[int]:
