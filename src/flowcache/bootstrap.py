@@ -41,7 +41,7 @@ from flowcache.issuer.refreshing import KeyRefresh
 from flowcache.loop_watch import LoopWatch
 from flowcache.metrics import logs
 from flowcache.metrics.counters import Counters
-from flowcache.metrics.latency import Histogram
+from flowcache.metrics.latency import LatencyCounts
 from flowcache.metrics.totals import fold, once_each
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.ports import AuditRecord, Executor
@@ -117,7 +117,7 @@ class Worker:
         self._grace = settings.server.grace
         tls = settings.tls
         self._certificate_expires = None if tls is None else tls.not_after
-        self._lags = Histogram()
+        self._lags = LatencyCounts()
         lag = StandingLag(settings.data_action.deadline)
 
         def record(seconds: float) -> None:
@@ -251,8 +251,7 @@ class Worker:
             journal=None if self._journal is None else self._journal.status(),
             encryption=None if self._vault is None else self._vault.status(),
             loop=LoopStatus(
-                lags=list(self._lags.counts),
-                total=self._lags.total,
+                lags=self._lags.timings(),
                 longest=self._loop.longest,
                 last=self._loop.lag,
                 lost=self._loop.lost,

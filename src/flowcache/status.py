@@ -1,12 +1,16 @@
 """What a worker says of itself, as plain records: the inspector's and the metrics' material.
 
-They travel between the workers of one service, so every field is a plain value.
+They travel between the workers of one service, so every field is a plain value. What is a metric
+says so at its field (`measures`).
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from flowcache.measures import Counter, Gauge, Histogram, Timings
 from flowcache.ports import AuditRecord, Order
 
 __all__ = [
@@ -60,10 +64,16 @@ class StoreStatus(msgspec.Struct, frozen=True, rename="camel"):
     topology: str | None
     fault: str | None
     shards: tuple[ShardStatus, ...]
-    retries: int = 0
-    """Commands sent again because a server failed, since the worker started."""
-    retries_refused: int = 0
-    """Those that the budget did not allow."""
+    retries: Annotated[
+        int, Counter("flowcache_retries", "Commands retried because a server failed.")
+    ] = 0
+    retries_refused: Annotated[
+        int,
+        Counter(
+            "flowcache_retries_refused",
+            "Commands that the retry budget did not allow to retry.",
+        ),
+    ] = 0
 
 
 class CircuitStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,14 +103,30 @@ class CircuitStatus(msgspec.Struct, frozen=True, kw_only=True):
 class ReadStats(msgspec.Struct, frozen=True):
     """How many reads were hedged or answered by a fallback since the worker started."""
 
-    hedges: int = 0
-    """Slow reads that were also sent to the fallback, within the hedge budget."""
-    hedges_refused: int = 0
-    """Slow reads that the budget did not allow to hedge when they became slow."""
-    late_hedges: int = 0
-    """Of these, the reads sent to the fallback at half of their deadline, without a budget."""
-    fallback: int = 0
-    """Reads that the fallback answered."""
+    hedges: Annotated[
+        int,
+        Counter(
+            "flowcache_hedges",
+            "Slow reads that were also sent to the fallback, within the hedge budget.",
+        ),
+    ] = 0
+    hedges_refused: Annotated[
+        int,
+        Counter(
+            "flowcache_hedges_refused",
+            "Slow reads that the hedge budget did not allow to hedge.",
+        ),
+    ] = 0
+    late_hedges: Annotated[
+        int,
+        Counter(
+            "flowcache_late_hedges",
+            "Reads without a reply at half of their deadline, sent to the fallback.",
+        ),
+    ] = 0
+    fallback: Annotated[
+        int, Counter("flowcache_fallback_reads", "Reads that the fallback answered.")
+    ] = 0
 
 
 class CircuitOverride(msgspec.Struct, frozen=True):
@@ -114,23 +140,45 @@ class CircuitOverride(msgspec.Struct, frozen=True):
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker's writing to the audit journal does. ``fault`` is None while it is well.
 
-    ``tampering`` says which written records were found altered. Retention removed ``pruned``
-    records, ``pruned_early`` of them younger than ``audit.keep_days``. ``commits`` counts commits
-    by bucket of latency, and ``commit_ms`` is the sum of these latencies.
+    ``tampering`` says which written records were found altered.
     """
 
     path: str
     mode: str
     writer: str
-    fault: str | None
-    queued: int
-    written: int
-    lost: int
-    commits: list[int]
-    commit_ms: float
-    tampering: str | None = None
-    pruned: int = 0
-    pruned_early: int = 0
+    fault: Annotated[
+        str | None,
+        Gauge("flowcache_audit_broken", "Workers that can't write the audit journal."),
+    ]
+    queued: Annotated[
+        int, Gauge("flowcache_audit_queued", "Audit records that wait to be written.")
+    ]
+    written: Annotated[int, Counter("flowcache_audit_written", "Audit records that are on disk.")]
+    lost: Annotated[int, Counter("flowcache_audit_lost", "Audit records that could not be kept.")]
+    commits: Annotated[
+        Timings,
+        Histogram(
+            "flowcache_audit_commit_seconds",
+            "From a batch of audit records to its being on disk.",
+        ),
+    ]
+    tampering: Annotated[
+        str | None,
+        Gauge(
+            "flowcache_audit_tampered",
+            "Workers that found what is in the journal to be other than what was written.",
+        ),
+    ] = None
+    pruned: Annotated[
+        int, Counter("flowcache_audit_pruned", "Audit records that retention removed.")
+    ] = 0
+    pruned_early: Annotated[
+        int,
+        Counter(
+            "flowcache_audit_pruned_early",
+            "Of these, younger than audit.keep_days: the journal was larger than audit.max_mb.",
+        ),
+    ] = 0
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -143,11 +191,28 @@ class DeliveryStatus(msgspec.Struct, frozen=True):
     """
 
     destination: str
-    delivered: int
-    failures: int
-    missed: int
+    delivered: Annotated[
+        int, Counter("flowcache_audit_delivered", "Audit records that a destination has.")
+    ]
+    failures: Annotated[
+        int,
+        Counter("flowcache_audit_delivery_failures", "Attempts to deliver a batch that failed."),
+    ]
+    missed: Annotated[
+        int,
+        Counter(
+            "flowcache_audit_delivery_missed",
+            "Audit records that retention removed before a destination had them.",
+        ),
+    ]
     behind: dict[str, int]
-    behind_seconds: float
+    behind_seconds: Annotated[
+        float,
+        Gauge(
+            "flowcache_audit_delivery_behind_seconds",
+            "How long the oldest of the records has waited that a destination has not had.",
+        ),
+    ]
     delivered_at: float | None
     fault: str | None
     fault_at: float | None
@@ -177,16 +242,26 @@ class EncryptionStatus(msgspec.Struct, frozen=True, rename="camel"):
 class LoopStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How late the event loop of a worker was, in seconds, since the worker started.
 
-    ``lags`` counts how late each beat of its watch was, by bucket, and ``total`` is their sum.
-    ``longest`` is the greatest of them, ``last`` the newest. ``lost`` is the time in which the loop
-    did not turn, which is left out where Redis is judged.
+    ``lags`` says how late each beat of its watch was; ``longest`` is the greatest of them, ``last``
+    the newest.
     """
 
-    lags: list[int]
-    total: float
+    lags: Annotated[
+        Timings,
+        Histogram(
+            "flowcache_event_loop_lag_seconds",
+            "How late the timer was that watches the event loop.",
+        ),
+    ]
     longest: float
     last: float
-    lost: float
+    lost: Annotated[
+        float,
+        Counter(
+            "flowcache_event_loop_lost_seconds",
+            "Time in which the event loop did not turn; Redis is not judged by it.",
+        ),
+    ]
 
 
 class OperationStats(msgspec.Struct, frozen=True):
@@ -210,17 +285,29 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     alive: bool
     """Whether it still serves; of one that has ended only its totals count."""
     started_at: float
-    in_flight: int
+    in_flight: Annotated[
+        int, Gauge("flowcache_requests_in_flight", "Calls that wait for an answer.")
+    ]
     operations: dict[str, OperationStats]
     audit: list[AuditRecord]
-    audit_total: int
+    audit_total: Annotated[int, Counter("flowcache_audit_records", "Audit records made.")]
     circuits: list[CircuitStatus]
     store: StoreStatus
     reads: ReadStats = ReadStats()
-    at_work: int = 0
-    """Of the calls in flight, those that wait for Redis: what ``http.max_in_flight`` bounds."""
-    overload_refusals: int = 0
-    """Calls refused for want of room: Redis was not asked."""
+    at_work: Annotated[
+        int,
+        Gauge(
+            "flowcache_requests_at_work",
+            "Calls that wait for Redis: what http.max_in_flight bounds in each worker.",
+        ),
+    ] = 0
+    overload_refusals: Annotated[
+        int,
+        Counter(
+            "flowcache_overload_refusals",
+            "Calls refused for want of room; Redis was not asked.",
+        ),
+    ] = 0
     certificate_expires: float | None = None
     """When the service's own ends, Unix seconds; None where no TLS is spoken."""
     journal: JournalStatus | None = None

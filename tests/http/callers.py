@@ -24,14 +24,17 @@ def request(**fields: object) -> bytes:
     return head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Return an answer's status, and whether it is the last of its connection."""
+async def answer(reader: asyncio.StreamReader) -> tuple[str, bool]:
+    """Return an answer's status, with the code of a failure, and whether it is the last of its
+    connection."""
     async with asyncio.timeout(WAIT):
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         body = await reader.readexactly(length)
-    assert json.loads(body)["success"] is (b" 200 " in head)
-    return int(head[9:12]), b"\r\nconnection: close\r\n" in head
+    told = json.loads(body)
+    assert told["success"] is (b" 200 " in head)
+    outcome = " ".join((head[9:12].decode(), told.get("code", ""))).strip()
+    return outcome, b"\r\nconnection: close\r\n" in head
 
 
 class Callers:
@@ -67,8 +70,8 @@ class Callers:
         try:
             while True:
                 writer.write(self._call)
-                status, is_last = await answer(reader)
-                self.outcomes[str(status)] += 1
+                outcome, is_last = await answer(reader)
+                self.outcomes[outcome] += 1
                 if is_last or not kept or self.is_over:
                     return
         except (OSError, EOFError, TimeoutError) as fault:

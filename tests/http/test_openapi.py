@@ -33,6 +33,7 @@ from flowcache.api.data_action import DataActionSettings
 from flowcache.audit.ring import AuditRing
 from flowcache.contract import answer, request
 from flowcache.errors import Failure, all_failures
+from flowcache.measures import Timings
 from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode, Order
@@ -306,8 +307,7 @@ def test_the_inspector_fits_its_schema() -> None:
             queued=1,
             written=2,
             lost=0,
-            commits=[],
-            commit_ms=0.5,
+            commits=Timings([], 0.5),
         ),
         encryption=EncryptionStatus({"2027-01": EncryptionKeyStatus(True, 1, 2)}, {"altered": 1}),
     )

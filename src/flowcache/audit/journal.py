@@ -41,7 +41,7 @@ from flowcache.audit.settings import AuditSettings, Mode
 from flowcache.audit.vouching import Voucher
 from flowcache.audit.writing import ChainWriter, Note
 from flowcache.errors import RateLimited, Unrecorded
-from flowcache.metrics.latency import BUCKETS, bucket_of
+from flowcache.metrics.latency import LatencyCounts
 from flowcache.ports import AuditRecord, Clock, Now
 from flowcache.status import JournalStatus
 
@@ -133,8 +133,7 @@ class Journal:
         self._pruned = 0
         self._pruned_early = 0
         self._early_untold = 0
-        self._commits = [0] * BUCKETS
-        self._commit_ms = 0.0
+        self._commits = LatencyCounts()
         self._tidy_at = clock() + _TIDY_SECONDS
         self._thread = threading.Thread(target=self._run, name="audit journal", daemon=True)
 
@@ -224,8 +223,7 @@ class Journal:
             lost=self._lost,
             pruned=self._pruned,
             pruned_early=self._pruned_early,
-            commits=list(self._commits),
-            commit_ms=self._commit_ms,
+            commits=self._commits.timings(),
         )
 
     def _give_up(self) -> None:
@@ -318,9 +316,7 @@ class Journal:
         done = self._attempt(lambda: self._writer.append(self._batch))
         is_full = len(self._batch) >= _BATCH
         if done:
-            ms = (self._clock() - began) * 1000
-            self._commit_ms += ms
-            self._commits[bucket_of(ms)] += 1
+            self._commits.record(self._clock() - began)
             self._written += sum(isinstance(each, AuditRecord) for each in self._batch)
             self._batch, self._taken_at = [], None
         self._settle(done)

@@ -2,11 +2,14 @@
 
 Names and labels are what dashboards are built on: they are never renamed. The library writes the
 text (format 0.0.4); the numbers are ours, so that nothing of it is on the way of a request.
+
+A metric without labels is declared at the field that it shows (`status`, `measures`). Those with
+labels are put together here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -17,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from flowcache.measures import Counter, Gauge, Histogram, measures, sum_of_timings, values
 from flowcache.metrics.counters import merge
 from flowcache.metrics.latency import count_until
 from flowcache.metrics.totals import merge_encryption
@@ -41,8 +45,10 @@ class _Workers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _build(self._version)
+        living = [worker for worker in self._workers if worker.alive]
+        yield from _declared(self._workers, living)
         yield from _calls(self._workers)
-        yield from _now([worker for worker in self._workers if worker.alive])
+        yield from _now(living)
         yield from _circuits(self._workers)
         yield from _delivery(self._deliveries)
 
@@ -51,6 +57,29 @@ def _build(version: str) -> Iterator[Metric]:
     info = GaugeMetricFamily("flowcache_build_info", "The running version.", labels=["version"])
     info.add_metric([version], 1)
     yield info
+
+
+_FAMILIES = {Counter: CounterMetricFamily, Gauge: GaugeMetricFamily}
+
+
+def _declared(
+    everybody: Sequence[WorkerStatus], living: Sequence[WorkerStatus]
+) -> Iterator[Metric]:
+    """Yield what is declared in `status`: totals are of all workers, gauges of those that live."""
+    for kind, path in measures(WorkerStatus):
+        if isinstance(kind, Histogram):
+            total = sum_of_timings(values(everybody, path))
+            metric = HistogramMetricFamily(kind.name, kind.about)
+            metric.add_metric([], _buckets(total.counts), total.seconds)
+            yield metric
+        else:
+            found = values(living if isinstance(kind, Gauge) else everybody, path)
+            yield _FAMILIES[type(kind)](kind.name, kind.about, value=sum(map(_number, found)))
+
+
+def _number(value: object) -> float:
+    """Return a number as it is; of anything else, whether it is there."""
+    return value if isinstance(value, (int, float)) else float(value is not None)
 
 
 def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
@@ -72,35 +101,7 @@ def _calls(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
             lookups.add_metric([name, "miss"], stats.misses)
         seconds.add_metric([name], _buckets(stats.latency), stats.total_ms / 1000)
     yield from (requests, lookups, seconds)
-    yield from _hedges_and_retries(workers)
-    yield CounterMetricFamily(
-        "flowcache_overload_refusals",
-        "Calls refused for want of room; Redis was not asked.",
-        value=sum(worker.overload_refusals for worker in workers),
-    )
-    yield CounterMetricFamily(
-        "flowcache_audit_records",
-        "Audit records made.",
-        value=sum(worker.audit_total for worker in workers),
-    )
-    yield from _loops(workers)
-    yield from _journal(workers)
     yield from _encryption(workers)
-
-
-def _loops(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    loops = [worker.loop for worker in workers if worker.loop is not None]
-    lag = HistogramMetricFamily(
-        "flowcache_event_loop_lag_seconds", "How late the timer was that watches the event loop."
-    )
-    lags = [sum(counts) for counts in zip(*(loop.lags for loop in loops), strict=True)]
-    lag.add_metric([], _buckets(lags), sum(loop.total for loop in loops))
-    yield lag
-    yield CounterMetricFamily(
-        "flowcache_event_loop_lost_seconds",
-        "Time in which the event loop did not turn; Redis is not judged by it.",
-        value=sum(loop.lost for loop in loops),
-    )
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
@@ -131,151 +132,32 @@ def _encryption(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     yield from (encrypted, decrypted, failures)
 
 
-def _journal(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    journals = [worker.journal for worker in workers if worker.journal is not None]
-    for name, about, value in (
-        (
-            "flowcache_audit_written",
-            "Audit records that are on disk.",
-            sum(j.written for j in journals),
-        ),
-        (
-            "flowcache_audit_lost",
-            "Audit records that could not be kept.",
-            sum(j.lost for j in journals),
-        ),
-        (
-            "flowcache_audit_pruned",
-            "Audit records that retention removed.",
-            sum(j.pruned for j in journals),
-        ),
-        (
-            "flowcache_audit_pruned_early",
-            "Of these, younger than audit.keep_days: the journal was larger than audit.max_mb.",
-            sum(j.pruned_early for j in journals),
-        ),
-    ):
-        yield CounterMetricFamily(name, about, value=value)
-    seconds = HistogramMetricFamily(
-        "flowcache_audit_commit_seconds", "From a batch of audit records to its being on disk."
-    )
-    commits = [sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)]
-    seconds.add_metric([], _buckets(commits), sum(j.commit_ms for j in journals) / 1000)
-    yield seconds
-
-
-def _journal_now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    journals = [worker.journal for worker in workers if worker.journal is not None]
-    yield GaugeMetricFamily(
-        "flowcache_audit_queued",
-        "Audit records that wait to be written.",
-        value=sum(j.queued for j in journals),
-    )
-    yield GaugeMetricFamily(
-        "flowcache_audit_broken",
-        "Workers that can't write the audit journal.",
-        value=sum(j.fault is not None for j in journals),
-    )
-    yield GaugeMetricFamily(
-        "flowcache_audit_tampered",
-        "Workers that found what is in the journal to be other than what was written.",
-        value=sum(j.tampering is not None for j in journals),
-    )
-
-
-_Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
-
-_DELIVERY: tuple[tuple[_Family, str, str, Callable[[DeliveryStatus], float]], ...] = (
-    (
-        CounterMetricFamily,
-        "flowcache_audit_delivered",
-        "Audit records that a destination has.",
-        lambda each: each.delivered,
-    ),
-    (
-        CounterMetricFamily,
-        "flowcache_audit_delivery_failures",
-        "Attempts to deliver a batch that failed.",
-        lambda each: each.failures,
-    ),
-    (
-        CounterMetricFamily,
-        "flowcache_audit_delivery_missed",
-        "Audit records that retention removed before a destination had them.",
-        lambda each: each.missed,
-    ),
-    (
-        GaugeMetricFamily,
-        "flowcache_audit_delivery_behind",
-        "Audit records that a destination has not had yet.",
-        lambda each: sum(each.behind.values()),
-    ),
-    (
-        GaugeMetricFamily,
-        "flowcache_audit_delivery_behind_seconds",
-        "How long the oldest of them has waited.",
-        lambda each: each.behind_seconds,
-    ),
-)
-
-
 def _delivery(deliveries: Sequence[DeliveryStatus]) -> Iterator[Metric]:
     known = [each for each in deliveries if each.known]  # 0 for a counter would be a reset
-    for family, name, about, value in _DELIVERY:
-        metric = family(name, about, labels=["destination"])
+    labels = ["destination"]
+    for kind, path in measures(DeliveryStatus):
+        metric = _FAMILIES[type(kind)](kind.name, kind.about, labels=labels)
         for each in known:
-            metric.add_metric([each.destination], value(each))
+            metric.add_metric([each.destination], values([each], path)[0])
         yield metric
+    behind = GaugeMetricFamily(
+        "flowcache_audit_delivery_behind",
+        "Audit records that a destination has not had yet.",
+        labels=labels,
+    )
+    for each in known:
+        behind.add_metric([each.destination], sum(each.behind.values()))
     stopped = GaugeMetricFamily(
         "flowcache_audit_delivery_stopped",
         "Whether a destination refused and nothing is tried any more, or nobody knows how it does.",
-        labels=["destination"],
+        labels=labels,
     )
     for each in deliveries:
         stopped.add_metric([each.destination], each.stopped)
-    yield stopped
-
-
-def _hedges_and_retries(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    reads = [worker.reads for worker in workers]
-    stores = [worker.store for worker in workers]
-    for name, about, value in (
-        (
-            "flowcache_fallback_reads",
-            "Reads that the fallback answered.",
-            sum(r.fallback for r in reads),
-        ),
-        (
-            "flowcache_hedges",
-            "Slow reads that were also sent to the fallback, within the hedge budget.",
-            sum(r.hedges for r in reads),
-        ),
-        (
-            "flowcache_hedges_refused",
-            "Slow reads that the hedge budget did not allow to hedge.",
-            sum(r.hedges_refused for r in reads),
-        ),
-        (
-            "flowcache_late_hedges",
-            "Reads without a reply at half of their deadline, sent to the fallback.",
-            sum(r.late_hedges for r in reads),
-        ),
-        (
-            "flowcache_retries",
-            "Commands retried because a server failed.",
-            sum(s.retries for s in stores),
-        ),
-        (
-            "flowcache_retries_refused",
-            "Commands that the retry budget did not allow to retry.",
-            sum(s.retries_refused for s in stores),
-        ),
-    ):
-        yield CounterMetricFamily(name, about, value=value)
+    yield from (behind, stopped)
 
 
 def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
-    yield from _journal_now(workers)
     ends = [w.certificate_expires for w in workers if w.certificate_expires is not None]
     if ends:  # without TLS there is no such metric: an alarm on a time in the past would go off
         yield GaugeMetricFamily(
@@ -284,16 +166,6 @@ def _now(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
             value=min(ends),
         )
     yield GaugeMetricFamily("flowcache_workers", "Workers that answer.", value=len(workers))
-    yield GaugeMetricFamily(
-        "flowcache_requests_in_flight",
-        "Calls that wait for an answer.",
-        value=sum(worker.in_flight for worker in workers),
-    )
-    yield GaugeMetricFamily(
-        "flowcache_requests_at_work",
-        "Calls that wait for Redis: what http.max_in_flight bounds in each worker.",
-        value=sum(worker.at_work for worker in workers),
-    )
     links = GaugeMetricFamily(
         "flowcache_redis_links_up", "Links to a server that are up.", labels=["address", "role"]
     )

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["BUCKETS", "Histogram", "bucket_of", "count_until", "percentile_ms", "upper_bound_us"]
+from flowcache.measures import Timings
+
+__all__ = [
+    "BUCKETS",
+    "LatencyCounts",
+    "bucket_of",
+    "count_until",
+    "percentile_ms",
+    "upper_bound_us",
+]
 
 _SUB = 16
 _TOP_POWER = 26
@@ -27,7 +36,7 @@ def bucket_of(latency_ms: float) -> int:
     return _SUB + (power - 4) * _SUB + ((us >> (power - 4)) - _SUB)
 
 
-class Histogram:
+class LatencyCounts:
     """Count seconds by bucket, and add them up."""
 
     __slots__ = ("counts", "total")
@@ -40,6 +49,10 @@ class Histogram:
         """Count one observation."""
         self.counts[bucket_of(seconds * 1000)] += 1
         self.total += seconds
+
+    def timings(self) -> Timings:
+        """Return a copy."""
+        return Timings(list(self.counts), self.total)
 
 
 def upper_bound_us(bucket: int) -> int:

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import structs
 
+from flowcache.measures import add_up, values
 from flowcache.metrics.counters import merge
 from flowcache.status import (
     CircuitStatus,
     EncryptionKeyStatus,
     EncryptionStatus,
-    JournalStatus,
-    LoopStatus,
-    ReadStats,
-    StoreStatus,
     WorkerStatus,
 )
 
@@ -35,36 +32,25 @@ def once_each(living: Iterable[WorkerStatus], left: Iterable[WorkerStatus]) -> l
 def fold(workers: Sequence[WorkerStatus]) -> WorkerStatus:
     """Return one that has ended and counted what all ``workers`` did, at least one. It has no pid.
 
-    Whatever `WorkerStatus` gets that only grows must be added up here.
+    What is declared as a metric is added up by itself (`measures`); the rest that grows, here.
     """
     names = workers[0].operations
-    return WorkerStatus(
+    total = add_up(workers)
+    store, loop = total.store, total.loop
+    return structs.replace(
+        total,
         pid=0,
         alive=False,
         started_at=min(worker.started_at for worker in workers),
-        in_flight=0,
         operations={name: merge(worker.operations[name] for worker in workers) for name in names},
         audit=[],
-        audit_total=sum(worker.audit_total for worker in workers),
         circuits=_circuits(circuit for worker in workers for circuit in worker.circuits),
-        store=StoreStatus(
-            "end",
-            None,
-            None,
-            (),
-            retries=sum(worker.store.retries for worker in workers),
-            retries_refused=sum(worker.store.retries_refused for worker in workers),
-        ),
-        reads=ReadStats(
-            **{
-                name: sum(getattr(worker.reads, name) for worker in workers)
-                for name in ReadStats.__struct_fields__
-            }
-        ),
-        journal=_journal([worker.journal for worker in workers if worker.journal is not None]),
-        overload_refusals=sum(worker.overload_refusals for worker in workers),
+        store=structs.replace(store, status="end", topology=None, fault=None, shards=()),
+        certificate_expires=None,
         encryption=merge_encryption(workers),
-        loop=_loop([worker.loop for worker in workers if worker.loop is not None]),
+        loop=None
+        if loop is None
+        else structs.replace(loop, longest=max(values(workers, ("loop", "longest"))), last=0.0),
     )
 
 
@@ -94,37 +80,6 @@ def _key(uses: Sequence[tuple[bool, EncryptionKeyStatus]]) -> EncryptionKeyStatu
         any(alive and use.active for alive, use in uses),
         sum(use.encrypted for _, use in uses),
         sum(use.decrypted for _, use in uses),
-    )
-
-
-def _loop(loops: Sequence[LoopStatus]) -> LoopStatus | None:
-    """Add up how late loops were; one that has ended is not late any more."""
-    if not loops:
-        return None
-    return LoopStatus(
-        lags=[sum(counts) for counts in zip(*(each.lags for each in loops), strict=True)],
-        total=sum(each.total for each in loops),
-        longest=max(each.longest for each in loops),
-        last=0.0,
-        lost=sum(each.lost for each in loops),
-    )
-
-
-def _journal(journals: Sequence[JournalStatus]) -> JournalStatus | None:
-    """Add up what was written and lost; nothing of those that have ended waits or is broken."""
-    if not journals:
-        return None
-    return structs.replace(
-        journals[-1],
-        fault=None,
-        tampering=None,
-        queued=0,
-        written=sum(each.written for each in journals),
-        lost=sum(each.lost for each in journals),
-        pruned=sum(each.pruned for each in journals),
-        pruned_early=sum(each.pruned_early for each in journals),
-        commits=[sum(counts) for counts in zip(*(j.commits for j in journals), strict=True)],
-        commit_ms=sum(each.commit_ms for each in journals),
     )
 
 

@@ -314,8 +314,8 @@ def test_it_is_in_the_metrics() -> None:
         'flowcache_audit_delivered_total{destination="http"} 5.0',
         'flowcache_audit_delivery_failures_total{destination="http"} 2.0',
         'flowcache_audit_delivery_missed_total{destination="http"} 1.0',
-        'flowcache_audit_delivery_behind{destination="http"} 7.0',
         'flowcache_audit_delivery_behind_seconds{destination="http"} 12.5',
+        'flowcache_audit_delivery_behind{destination="http"} 7.0',
         'flowcache_audit_delivery_stopped{destination="http"} 1.0',
     ]
     assert b"{destination=" not in exposition([worker(1)], "1")

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowcache.metrics.exposition import exposition
-from flowcache.metrics.latency import Histogram
+from flowcache.metrics.latency import LatencyCounts
 from flowcache.ports import Mode
 from flowcache.status import EncryptionKeyStatus, EncryptionStatus, LoopStatus, WorkerStatus
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
@@ -71,10 +71,10 @@ def test_a_histogram_is_cumulative_and_complete() -> None:
 
 def test_lags_of_all_workers_add_up() -> None:
     """How late event loops were is one histogram, and the time they lost one counter."""
-    lags = Histogram()
+    lags = LatencyCounts()
     for seconds in (0.0001, 0.0001, 0.3):
         lags.record(seconds)
-    loop = LoopStatus(lags=lags.counts, total=lags.total, longest=0.3, last=0.0, lost=0.25)
+    loop = LoopStatus(lags=lags.timings(), longest=0.3, last=0.0, lost=0.25)
     samples = parsed([worker(1, loop=loop), worker(2, loop=loop), worker(3)])
     name = "event_loop_lag_seconds"
     assert value(samples, f"{name}_count") == 6

@@ -8,6 +8,7 @@ import pytest
 from msgspec import structs
 
 from flowcache.admin.inspector.view import AuditFilter, view
+from flowcache.measures import Timings
 from flowcache.metrics.exposition import exposition
 from flowcache.metrics.latency import BUCKETS
 from flowcache.metrics.totals import fold, merge_encryption, once_each
@@ -25,11 +26,11 @@ from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
 CALLS = [("GET", "ok", True, 0.5), ("GET", "ok", False, 1.5), ("SET", "conflict", None, 3.0)]
 
 
-def counts(pid: int) -> list[int]:
-    """Return a histogram that has observations in one bucket."""
+def counts(pid: int) -> Timings:
+    """Return timings that are all in one bucket."""
     made = [0] * BUCKETS
     made[pid] = pid
-    return made
+    return Timings(made, pid / 4)
 
 
 def ended(pid: int, **fields: Any) -> WorkerStatus:
@@ -48,7 +49,7 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         at_work=1,
         overload_refusals=pid,
         reads=ReadStats(pid, 10 * pid, 100 * pid, 1000 * pid),
-        loop=LoopStatus(lags=counts(pid), total=pid / 8, longest=pid / 16, last=1.0, lost=pid / 4),
+        loop=LoopStatus(lags=counts(pid), longest=pid / 16, last=1.0, lost=pid / 4),
         encryption=EncryptionStatus(
             {
                 "k1": EncryptionKeyStatus(False, pid, 10 * pid),
@@ -69,7 +70,6 @@ def ended(pid: int, **fields: Any) -> WorkerStatus:
         pruned=100 * pid,
         pruned_early=1000 * pid,
         commits=counts(pid),
-        commit_ms=pid / 4,
     )
     return structs.replace(told, store=store, journal=journal, **fields)
 

@@ -10,6 +10,7 @@ import pytest
 
 from flowcache.admin.inspector.view import AuditFilter, view
 from flowcache.errors import InvalidRequest
+from flowcache.measures import Timings
 from flowcache.ports import AuditRecord
 from flowcache.status import LoopStatus, WorkerStatus
 from tests.unit.telemetry.statuses import circuit, link, record, shard, worker
@@ -345,7 +346,7 @@ def test_every_workers_view_of_redis_is_shown() -> None:
 
 def test_how_late_a_workers_event_loop_is() -> None:
     """Of each worker: a moment ago, at most, and the time in which it answered nobody."""
-    loop = LoopStatus(lags=[], total=1.0, longest=0.98, last=0.0005, lost=0.95)
+    loop = LoopStatus(lags=Timings([], 1.0), longest=0.98, last=0.0005, lost=0.95)
     (told,) = shown(worker(1, loop=loop))["workers"]
     assert told["eventLoop"] == {"lagMs": 0.5, "longestLagMs": 980.0, "lostSeconds": 0.95}
 
