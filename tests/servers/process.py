@@ -31,7 +31,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .binaries import program
+from .binaries import program, version
 from .ports import LOOPBACK, PortClaim
 from .wait import eventually
 
@@ -48,6 +48,9 @@ SERVER_CONFIG = (
     "repl-diskless-sync-delay 0",
     "enable-debug-command local",
 )
+
+# Of these, what Redis does without before 7.0, and refuses to start with.
+SINCE_7 = frozenset({"shutdown-timeout 0", "enable-debug-command local"})
 
 # For the few tests where a restart must find what was written.
 PERSISTENT_CONFIG = ("appendonly yes", "appendfsync always")
@@ -126,7 +129,8 @@ class RedisProcess:
         self._log = directory / f"{self.port}.log"
         listen = f"port {self.port}" if access.tls is None else f"port 0\ntls-port {self.port}"
         base = (listen, f"bind {LOOPBACK}", f'dir "{directory}"', "daemonize no")
-        self._lines = [*base, *config]
+        known = config if version(binary) >= (7,) else [x for x in config if x not in SINCE_7]
+        self._lines = [*base, *known]
 
     def __repr__(self) -> str:
         return f"<{self.binary.name} on port {self.port}>"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from tests.servers import (
+    SERVERS,
     ClientTls,
     Cluster,
     ClusterNode,
@@ -27,11 +28,9 @@ from tests.servers import (
     TlsServer,
     cluster,
     eventually,
-    redis_binary,
     replicated,
     standalone,
     tls_acl,
-    valkey_binary,
 )
 from tests.servers.binaries import program
 from tests.servers.ports import BUS_OFFSET, SERVER_PORTS, PortClaim
@@ -84,10 +83,9 @@ class TestProcess:
         with pytest.raises(MissingProgramError, match="apt-get install redis-server"):
             program("redis-server-of-tomorrow", package="redis-server")
 
-    @pytest.mark.parametrize("binary", [valkey_binary, redis_binary])
-    def test_both_servers_answer(self, binary: object) -> None:
-        """Valkey and Debian's Redis both start and take a write."""
-        assert callable(binary)
+    @pytest.mark.parametrize("binary", SERVERS.values(), ids=list(SERVERS))
+    def test_every_make_of_server_answers(self, binary: Callable[[], Path]) -> None:
+        """Each starts with what the suite configures, and takes a write."""
         with standalone(binary()) as server:
             assert server.cli("SET", KEY, "1") is True
 

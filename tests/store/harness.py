@@ -15,11 +15,14 @@ import msgspec
 from flowcache.ports import Clock, Command, Executor, Once, Reply
 from flowcache.resilience.breaker import BreakerSettings
 from flowcache.resilience.guard import Guard, GuardSettings
+from flowcache.secret import Secret
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.link import Link
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.routes import OnBack, ShardRoute
 from flowcache.store.settings import Address, StoreSettings
+from tests.servers import FLOWCACHE_ACL, RedisProcess
+from tests.servers.binaries import version
 from tests.servers.wait import POLL_SECONDS
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "in_time",
     "incr",
     "link_to",
+    "may",
     "open_sockets",
     "put",
     "replied",
@@ -77,6 +81,14 @@ def incr(key: bytes, once: Once | None = None) -> Command:
 
 def delete(key: bytes) -> Command:
     return Command((b"DEL", key), writes=True)
+
+
+def may(server: RedisProcess, *rules: str) -> dict[str, Any]:
+    """Give a user the documented rights, changed by ``rules``; return how to be that user."""
+    if version(server.binary) < (7,):  # it takes a right away from a whole command only
+        rules = tuple(x.partition("|")[0] if x.startswith("-") else x for x in rules)
+    server.cli("ACL", "SETUSER", "flow", "reset", "on", ">pw", *FLOWCACHE_ACL.split(), *rules)
+    return {"username": "flow", "password": Secret("pw")}
 
 
 async def replied(executor: Executor, command: Command, deadline: float) -> Reply:

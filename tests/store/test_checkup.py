@@ -13,17 +13,16 @@ from flowcache.store.checkup import CheckupFault, checkup
 from flowcache.store.rights import SHARED_RATES, Right, appending
 from flowcache.store.settings import Address, StoreSettings, Tls
 from tests.servers import (
-    FLOWCACHE_ACL,
+    SERVERS,
     Cluster,
     RedisProcess,
     SentinelGroup,
     TlsServer,
-    redis_binary,
     replicated,
     standalone,
-    valkey_binary,
 )
 from tests.servers.ports import LOOPBACK, PortClaim
+from tests.store.harness import may
 from tests.store.resp import error
 from tests.store.scripted import Scripted
 
@@ -88,16 +87,10 @@ async def test_documented_rights_suffice(tls_server: TlsServer) -> None:
     assert len(lines) == 3
 
 
-@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+@pytest.fixture(params=SERVERS.values(), ids=list(SERVERS), scope="module")
 def server_with_user(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     with standalone(request.param()) as server:
         yield server
-
-
-def may(server: RedisProcess, *rules: str) -> dict[str, Any]:
-    """Give a user the documented rights, changed by ``rules``; return how it is configured."""
-    server.cli("ACL", "SETUSER", "flow", "reset", "on", ">pw", *FLOWCACHE_ACL.split(), *rules)
-    return {"username": "flow", "password": Secret("pw")}
 
 
 @pytest.mark.parametrize(

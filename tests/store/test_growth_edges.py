@@ -9,18 +9,18 @@ import pytest
 
 from flowcache.errors import Conflict, InvalidRequest, TooLarge, Unfinished
 from flowcache.ports import Command, Once, SizeLimits
-from tests.servers import RedisProcess, redis_binary, standalone, valkey_binary
+from tests.servers import SERVERS, RedisProcess, standalone
 from tests.store.harness import in_time, replied, store_at
 
 ONCE = Once(b"token", b"fingerprint", 60_000)
 LIMIT = SizeLimits().reply
 EXACT = 2**53 - 1
 """The largest number that can be counted."""
-FOREVER = 10**18
+FOREVER = 2**63
 """A life, in seconds, that Redis refuses: it is asked for when the write is done."""
 
 
-@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+@pytest.fixture(params=SERVERS.values(), ids=list(SERVERS), scope="module")
 def binary_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     with standalone(request.param()) as server:
         yield server

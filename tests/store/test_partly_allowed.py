@@ -10,9 +10,12 @@ from msgspec import structs
 
 from flowcache.errors import Failure, Forbidden, RedisUnavailable
 from flowcache.ports import Command, Once
-from flowcache.secret import Secret
-from tests.servers import FLOWCACHE_ACL, RedisProcess, redis_binary, standalone, valkey_binary
-from tests.store.harness import guarded, in_time, replied, store_at
+from tests.servers import (
+    SERVERS,
+    RedisProcess,
+    standalone,
+)
+from tests.store.harness import guarded, in_time, may, replied, store_at
 from tests.store.resp import error
 from tests.store.scripted import Scripted
 
@@ -42,23 +45,20 @@ USED = [
 """Whatever a write may send, or a script of it."""
 
 
-@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+@pytest.fixture(params=SERVERS.values(), ids=list(SERVERS), scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     with standalone(request.param()) as server:
         yield server
 
 
-def may(server: RedisProcess, *rules: str) -> dict[str, Any]:
-    """Give a user the documented rights, changed by ``rules``; return how to be that user."""
-    server.cli("ACL", "SETUSER", "flow", "reset", "on", ">pw", *FLOWCACHE_ACL.split(), *rules)
-    return {"username": "flow", "password": Secret("pw")}
-
-
 def held(server: RedisProcess) -> dict[bytes, Any]:
-    """Return everything there is, as Redis would write it to disk, with the lives of all keys."""
+    """Return everything there is, as Redis would write it to disk, with the lives of all keys.
+
+    A life is in hundreds of seconds: only from Redis 7 on a key's last moment can be asked for.
+    """
     with server.client() as client:
         keys = sorted(client.keys("*"))
-        return {key: (client.dump(key), client.execute_command("PEXPIRETIME", key)) for key in keys}
+        return {key: (client.dump(key), round(client.pttl(key) / 100_000)) for key in keys}
 
 
 def plant(server: RedisProcess) -> None:

@@ -17,11 +17,10 @@ from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from tests.servers import (
     FLOWCACHE_ACL,
+    SERVERS,
     Cluster,
     RedisProcess,
-    redis_binary,
     standalone,
-    valkey_binary,
 )
 from tests.store.harness import get, guarded, in_time, put, replied, soon, store_at
 from tests.store.resp import bulk, integer
@@ -31,7 +30,7 @@ ONCE = Once(b"token", b"fingerprint", 60_000)
 LIMIT = SizeLimits().reply
 
 
-@pytest.fixture(params=[valkey_binary, redis_binary], ids=["valkey", "debian"], scope="module")
+@pytest.fixture(params=SERVERS.values(), ids=list(SERVERS), scope="module")
 def binary_server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
     with standalone(request.param()) as server:
         yield server

@@ -46,8 +46,19 @@ local function forbidden(...)
   return redis.error_reply('NOPERM ' .. (...))
 end
 
+-- Return an error if Redis is short of memory. It refuses a script's first write only; to Redis 6.2 one
+-- that is only tried is the first. So there a SET without effect is tried before all others, unless
+-- the command needs no memory.
+local NEEDS_NO_MEMORY = { UNLINK = true }
+local function out_of_memory()
+  if redis.acl_check_cmd or NEEDS_NO_MEMORY[command] then return nil end
+  local fault = redis.pcall('SET', key, '', 'no option')
+  if string.find(fault.err, '^@user_script: %d+: %-OOM ') then return fault end
+end
+
 -- What follows the write is tried before it: else it could be done, and then stay without.
-local no = nil
+local no = out_of_memory()
+if no then return no end
 if ttl ~= '0' and command ~= 'SET' then no = forbidden('EXPIRE', key, 'x') end
 if record then
   no = no or forbidden('HSET', record, 'f', 'v', 'odd') or forbidden('PEXPIRE', record, 'x')
