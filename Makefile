@@ -25,12 +25,13 @@ test: $(DEV_READY) ## run the whole test suite
 test-fast: $(DEV_READY) ## the tests that start no servers: about a minute
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
-check: $(DEV_READY) ## lint, types, layers, documentation, dependencies
+check: $(DEV_READY) ## lint, types, layers, documentation, words, dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tools.check_docs
+	@$(BIN)/python -m tools.words
 	@$(BIN)/python -m tools.sbom
 	@$(BIN)/python -m tools.audit
 

@@ -25,7 +25,7 @@ from tools.dependencies import Accepted, Decisions
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, ALL = ROOT / "requirements.txt", ROOT / "requirements-dev.txt"
-_PATIENCE = 10
+_TIMEOUT = 10
 """Seconds for one answer of the registry."""
 _VULNERABLE, _UNASKED = 1, 2
 
@@ -102,7 +102,7 @@ def ask(lock: Path) -> Report:
         OSError: it could not; the message says why.
     """
     words = ["--requirement", str(lock), "--require-hashes", "--disable-pip"]
-    words += ["--vulnerability-service", "pypi", "--timeout", str(_PATIENCE)]
+    words += ["--vulnerability-service", "pypi", "--timeout", str(_TIMEOUT)]
     words += ["--format", "json", "--progress-spinner", "off"]
     done = subprocess.run(
         [sys.executable, "-m", "pip_audit", *words], capture_output=True, text=True, check=False

@@ -31,7 +31,7 @@ OUR_LICENCE = "Apache-2.0"
 FITTING = frozenset(
     {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0"}
 )
-"""What may be linked with, and shipped beside, code under our licence. MPL-2.0 would do for a
+"""Licences that may be linked and shipped with our code. MPL-2.0 would do for a
 package that is left as it is; none of what runs needs it."""
 
 

@@ -71,7 +71,7 @@ _READY_SECONDS = 0.5
 
 
 def service(settings: Settings, fleet_directory: Path) -> Service:
-    """Return what a supervisor starts workers of, and the delivery of the audit beside them."""
+    """Return what a supervisor starts workers and the delivery of the audit from."""
     delivery = settings.delivery
     return Service(
         lambda: _applications(settings, fleet_directory),
@@ -297,7 +297,7 @@ def _shown_certificate(settings: Settings) -> ShowsCertificate:
 
 def _told(keys: KeySet) -> None:
     if keys.weak:
-        _log.warning("keys of the issuer are ignored", why="RSA under 2048 bits", keys=keys.weak)
+        _log.warning("issuer_keys_ignored", why="RSA under 2048 bits", keys=keys.weak)
 
 
 def _fold(reports: list[bytes]) -> bytes:
@@ -312,7 +312,7 @@ def _read(reports: list[bytes]) -> list[WorkerStatus]:
             read.append(_decode(report))
         except msgspec.MsgspecError:
             # A worker that ended while it reported, or one of another version.
-            _log.warning("a worker's report can't be read", bytes=len(report))
+            _log.warning("worker_report_unreadable", bytes=len(report))
     return read
 
 

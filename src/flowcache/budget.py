@@ -1,4 +1,4 @@
-"""A budget for what is sent beside the calls themselves: retries, hedges.
+"""A budget for what is sent in addition to calls: retries and hedged reads.
 
 Sent again without a bound, calls multiply an outage: each failure makes more load. So every call
 pays in a share of a token, and what is sent in addition takes a whole one. A small income by time

@@ -80,7 +80,7 @@ is in how many microseconds all that was taken will have been earned (`store/scr
 
 
 class Once(msgspec.Struct, frozen=True, gc=False):
-    """The wish that a write be applied once, however often it is sent.
+    """A request to apply a write once, however often it is sent.
 
     ``token`` names the write in the scope of its key, and from `authz.verdict.placed` on in that
     of its client; ``fingerprint`` tells the same body from another; the record of it lives for

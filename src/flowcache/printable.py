@@ -1,4 +1,4 @@
-"""Texts of strangers, fit to be shown.
+"""Make text of others safe to show.
 
 A key, a client's name or a server's error may hold escape sequences, which steer a terminal, and
 characters that can't be seen or turn the order of what is shown, which deceive its reader. What may

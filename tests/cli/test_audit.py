@@ -118,7 +118,7 @@ def test_what_was_let_go_of_is_told(path: Path) -> None:
     chain(path, [10])
     assert pruned(path, 1_700_000_000.0 + 5 * 86_400) == 11
     verify = ("audit", "verify", "--journal", str(path))
-    told = "11 records of 1 chains were let go of by retention, the newest of 2023-11-14T22:13:29"
+    told = "11 records of 1 chains were removed by retention, the newest of 2023-11-14T22:13:29"
     sealed = flowcache(*verify, environment=KEY)
     assert sealed.returncode == 0
     assert told in sealed.stdout

@@ -218,7 +218,7 @@ async def test_what_passes_is_waited_for(
             await arrived(there)
     assert state(path).failures == 2
     assert reason in logs[0]["fault"]
-    assert logs[-1]["event"] == "the audit is delivered again"
+    assert logs[-1]["event"] == "audit_delivery_resumed"
 
 
 @pytest.mark.parametrize("where", ["token_faults", "intake_faults"])

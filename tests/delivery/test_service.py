@@ -312,7 +312,7 @@ def test_standard_output_is_the_audits_alone(
     out = tmp_path / "out.jsonl"
     with service(journalled(path, fresh_standalone, delivery_file="-"), output=out) as running:
         running.call(operation="SET", key="k", value=1)
-        eventually(lambda: "the audit is delivered" in running.log)
+        eventually(lambda: "audit_delivery_started" in running.log)
         eventually(lambda: len(out.read_bytes().splitlines()) >= 2)
         assert running.stop() == 0
         assert f"serves on {running.url}" in running.log

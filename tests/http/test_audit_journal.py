@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flowcache.audit.chain import STRANGERS, Entry
+from flowcache.audit.chain import UNAUTHENTICATED, Entry
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.verifying import Report, verify
 from tests.servers import RedisProcess, eventually
@@ -219,7 +219,7 @@ def test_every_attempt_is_in_the_journal(
     assert {e.address for e in found.values()} == {"127.0.0.1"}
     report = verified(path)
     assert report.unfinished == [], log
-    assert len({writer for writer in report.origins if not writer & STRANGERS}) == 2
+    assert len({writer for writer in report.origins if not writer & UNAUTHENTICATED}) == 2
     for file in tmp_path.iterdir():
         assert b"s3cr3t-value" not in file.read_bytes()
     assert "s3cr3t-value" not in log
@@ -386,7 +386,7 @@ def test_a_corrupted_journal_at_start(standalone_server: RedisProcess, tmp_path:
         assert running.call(operation="GET", key="k").status == 200
         assert broken(running)
         assert running.inspect()["auditLogs"] == []
-        assert "the audit journal can't be written" in running.log
+        assert "audit_journal_unwritable" in running.log
     assert path.read_bytes() == spoilt
 
 

@@ -197,6 +197,6 @@ def test_a_redirect_of_the_issuer_is_not_followed(tmp_path: Path) -> None:
             file = configuration(tmp_path, f"{issuer.url}/jwks")
             with service({}, "--embedded", "--config", str(file)) as running:
                 eventually(lambda: issuer.heard, what="the issuer to be asked")
-                eventually(lambda: "keys of the issuer" in running.log, what="that to be told")
+                eventually(lambda: "issuer_keys_unreadable" in running.log, what="that to be told")
                 assert running.call(operation="GET", key="k").status == 200
         assert caught.heard == []

@@ -192,7 +192,7 @@ def test_an_order_is_on_record(two: Service) -> None:
     (override,) = listed(two)["overrides"]
     assert (override["mode"], override["shard"], override["access"]) == ("observe", None, "read")
     assert override["by"] == "control"
-    (line,) = [line for line in two.log.splitlines() if "circuits switched" in line]
+    (line,) = [line for line in two.log.splitlines() if "circuits_overridden" in line]
     logged = json.loads(line)
     assert (logged["mode"], logged["access"], logged["by"]) == ("observe", "read", "control")
     assert logged["request_id"] == entry["requestId"]

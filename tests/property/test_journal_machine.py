@@ -54,7 +54,7 @@ records = st.builds(
 
 
 def strangers_of(writer: ChainWriter) -> str:
-    return writer_name(writer._strangers.writer)
+    return writer_name(writer._unauthenticated.writer)
 
 
 class Lives(RuleBasedStateMachine):

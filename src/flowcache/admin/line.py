@@ -1,4 +1,4 @@
-"""A line before work that is dear: one piece at a time, and only so many wait."""
+"""A bounded queue for expensive work: one piece at a time."""
 
 from __future__ import annotations
 

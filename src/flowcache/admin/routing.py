@@ -88,7 +88,7 @@ class Router:
 
     ``misdirected`` hears of requests for what is not there, ``settle`` waits for the record of a
     refused attempt, ``next_id`` names answers that have no record. ``turns`` says when a page may
-    begin. ``elsewhere`` names routes that are served beside this application, and their methods.
+    begin. ``elsewhere`` names routes of other applications on this address, and their methods.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Router:
         return Router(chosen, *self._parts)
 
     def without_data_action(self) -> Router:
-        """Return an application of all pages, where no data action is served beside them."""
+        """Return an application of all pages, for an address without data actions."""
         return Router(self.routes, *self._parts, elsewhere={})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -47,7 +47,7 @@ class Switching:
         answers, silent = await self._fleet.tell(Question.OVERRIDES)
         switched = Switched(sum(_number(answer) for answer in answers), len(answers), silent)
         figures = switched._asdict()
-        _log.warning("circuits switched", by=by, request_id=request_id, **what, **figures)
+        _log.warning("circuits_overridden", by=by, request_id=request_id, **what, **figures)
         took_ms = round((self._now() - at) * 1000, 3)
         kept = attempt.conclude("ok", None, took_ms, **figures)
         await _on_record(kept, "and circuits were switched")

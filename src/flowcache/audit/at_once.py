@@ -1,6 +1,6 @@
 """Records of what an operator does at a terminal: each is on disk when `AtOnce.record` returns.
 
-A command has a chain of its own in the journal, beside those of the workers.
+A command has its own chain in the journal, like each worker.
 """
 
 from __future__ import annotations

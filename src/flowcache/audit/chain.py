@@ -3,8 +3,9 @@
 Rules
 -----
 1. A *writer* is one worker's life with one journal. It has a random number, and its records have
-   sequence numbers from 0 without a gap. What strangers do, who showed no right credential, goes to
-   a chain of its own, which is begun with the first of them; its number says so (`STRANGERS`).
+   sequence numbers from 0 without a gap. Requests without a valid credential go to
+   a separate chain, which begins with the first of them; its number says so
+   (`UNAUTHENTICATED`).
 2. A record's hash is SHA-256 over a domain, the hash of the record before (`GENESIS` for the
    first), and the record's own fields, its writer and number among them.
 3. Fields are encoded as one MessagePack array in the order of `Entry`, each number and length in
@@ -40,7 +41,7 @@ Known weakness
   earlier state of the whole file, as restoring a backup would. Only what was noted elsewhere finds
   that: ``flowcache audit verify --anchor``, which takes heads that an earlier run wrote.
 - A cut without a seal may be anybody's. A ``cut`` record bears witness to it only until retention
-  lets go of that record, too.
+  removes that record, too.
 - Whoever holds the signing key, as every worker does, can write anything from the moment that they
   have it.
 """
@@ -57,7 +58,7 @@ import msgspec
 
 __all__ = [
     "GENESIS",
-    "STRANGERS",
+    "UNAUTHENTICATED",
     "Cut",
     "Entry",
     "Fault",
@@ -76,8 +77,8 @@ __all__ = [
 GENESIS = bytes(32)
 """What stands for the hash before the first record."""
 
-STRANGERS = 1 << 47
-"""What the writers' numbers of strangers' chains have in common: their names begin with 8 to f."""
+UNAUTHENTICATED = 1 << 47
+"""Set in the writer number of an unauthenticated chain: its name begins with 8 to f."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """A record's number, as read from what somebody may have written: one that SQLite can look for."""
@@ -86,7 +87,7 @@ _RECORD = b"flowcache audit record v1\0"
 _SEAL = b"flowcache audit seal v1\0"
 _CUT = b"flowcache audit cut v1\0"
 _OVERHEAD = 90
-"""Bytes beside a record's own: its hash, its place in the index, a page's share. Measured."""
+"""Bytes in addition to a record's own: hash, index entry, share of a page. Measured."""
 
 
 class Kind(StrEnum):
@@ -105,9 +106,9 @@ class Kind(StrEnum):
     LOST = "lost"
     """Records that could not be kept: ``detail`` says how many. They are missing at this place."""
     REFUSED = "refused"
-    """More refusals of a stranger past the limit: ``detail`` says how many since when."""
+    """Refusals above the limit of an address: ``detail`` says how many, and since when."""
     CUT = "cut"
-    """What retention let go of: ``detail`` says of which chains, up to where, and why."""
+    """What retention removed: ``detail`` says of which chains, up to where, and why."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -146,7 +147,7 @@ class Link(NamedTuple):
 class Cut(NamedTuple):
     """Where a chain goes on after retention: at record ``seq``, after one with this ``hash``.
 
-    Of all that it let go of, ``newest`` is the latest time, and ``early`` records were younger than
+    Of all removed records, ``newest`` is the latest time, and ``early`` records were younger than
     the journal had to keep them.
     """
 
@@ -223,7 +224,7 @@ class Walk:
         self._faults: list[Fault] = []
 
     def resume(self, cut: Cut) -> None:
-        """Go on at ``cut``: what was before it has been let go of."""
+        """Continue at ``cut``: retention removed what was before it."""
         if self._key is not None and (
             cut.seal is None or not hmac.compare_digest(cut.seal, cut_seal(self._key, cut))
         ):
@@ -242,7 +243,7 @@ class Walk:
         self._settle(None)
         last = self.last
         if last is None:
-            self._tell(None, "no record is left of it: its last one is never let go of")
+            self._tell(None, "no record of it is left; retention never removes the last one")
         elif self._key is not None and last.seal is None:
             self._tell(last.entry.seq, "the last record is not sealed")
         yield from self._told()

@@ -2,7 +2,7 @@
 
 SQLite in WAL mode: one process writes at a time while any number read. Among writers SQLite only
 knows to try again later, and of two busy ones one may wait for a second; so each takes its turn at
-a lock file beside the journal (`Turns`), and meets SQLite's own lock open.
+a lock file next to the journal (`Turns`), and meets SQLite's own lock open.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from flowcache.audit.chain import Cut, Entry, Link
 
 __all__ = [
     "ADVICE",
-    "BESIDE",
     "COLUMNS",
+    "COMPANIONS",
     "Damaged",
     "JournalFault",
     "Turns",
@@ -48,7 +48,7 @@ _BUSY_SECONDS = 5.0
 _PAUSE = 0.0002
 _TRIES = 10_000
 
-BESIDE = ("-wal", "-shm")
+COMPANIONS = ("-wal", "-shm")
 """What the names of SQLite's own files end with: what was committed of late, and its index."""
 
 COLUMNS = ", ".join(Entry.__struct_fields__)
@@ -123,7 +123,7 @@ class Turns:
     """Whose turn it is to write, among all processes that share a journal.
 
     Two locks, as a turnstile: who waits for the second holds the first, so that a writer that has
-    just ended its turn can't be the next while another waits. The kernel lets go of the locks of a
+    just ended its turn can't be the next while another waits. The kernel releases the locks of a
     process that died, but not of one that was stopped: so nobody waits without end.
     """
 
@@ -147,7 +147,7 @@ class Turns:
             yield
 
     def close(self) -> None:
-        """Let go of the locks."""
+        """Release the locks."""
         self._opened.close()
 
 
@@ -166,7 +166,7 @@ class _Lock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        # The kernel knows no limit for this wait; the pauses are short beside a commit.
+        # The kernel knows no limit for this wait; the pauses are short compared to a commit.
         for _ in range(_TRIES):
             with suppress(BlockingIOError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,7 +224,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open the journal for reading, beside those who write.
+    """Open the journal for reading while others write.
 
     Raises:
         JournalFault: there is none, or it can't be read.
@@ -260,8 +260,8 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 def files(path: Path) -> tuple[tuple[int, int] | None, ...]:
     """Return the identities of all that the open journal consists of: the file first, then what
-    SQLite keeps beside it. They are the same for as long as anybody has it open."""
-    return tuple(identity(Path(f"{path}{suffix}")) for suffix in ("", *BESIDE))
+    SQLite keeps next to it. They are the same for as long as anybody has it open."""
+    return tuple(identity(Path(f"{path}{suffix}")) for suffix in ("", *COMPANIONS))
 
 
 def _text(kept: bytes) -> str:

@@ -30,7 +30,7 @@ def newest_calls(journal: Path, query: Query) -> list[AuditRecord]:
                 _record(e) for e in reader.newest(query, _SEARCHED) if e.request_id is not None
             ]
     except JournalFault as fault:
-        _log.warning("the audit journal can't be read", fault=str(fault))
+        _log.warning("audit_journal_unreadable", fault=str(fault))
         return []
     return found[::-1]
 

@@ -18,7 +18,7 @@ A disk that hangs, or a neighbour that was stopped with the turn, raises nothing
 the worker looks itself how long the oldest record has waited (`STALLED_SECONDS`). Damage to what is
 in the file already raises nothing there either: another thread looks for it (`vouching`).
 
-Refusals of strangers past their limit are counted, not queued (`refusals`); nobody waits for them.
+Unauthenticated requests above their limit are counted and not queued (`refusals`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STALLED_SECONDS = 2.0
 _TIDY_SECONDS = 60.0
 """How often retention is looked after; while there is more to remove, after each commit."""
 _TIDY_PAUSE = 0.05
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 """How long the beginning of a worker waits for the thread."""
 
 _log = structlog.get_logger(__name__)
@@ -147,7 +147,7 @@ class Journal:
         self._thread.start()
         self._voucher.start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 await opened
 
     async def close(self, seconds: float) -> None:
@@ -231,7 +231,7 @@ class Journal:
         left = self._unwritten()
         if left:
             self._lost += left
-            _log.error("audit records were lost at the end", records=left, fault=self._now_wrong())
+            _log.error("audit_records_lost_at_end", records=left, fault=self._now_wrong())
 
     def _unwritten(self) -> int:
         return len(self._queue) + len(self._batch)
@@ -256,7 +256,7 @@ class Journal:
         )
 
     def _is_counted(self, record: AuditRecord) -> bool:
-        """Tell whether a stranger's record is only counted."""
+        """Tell whether an unauthenticated request is only counted."""
         if record.outcome != RateLimited.code or record.kind == Kind.REFUSED:
             return False
         if not self._refusals:
@@ -277,7 +277,7 @@ class Journal:
         if self._gap is None or not self._gap.widen():
             self._gap = _Gap()
             self._queue.append((self._gap, None))
-            _log.error("audit records are being lost: their queue is full", fault=self._now_wrong())
+            _log.error("audit_queue_full", fault=self._now_wrong())
 
     # -- the thread's side ------------------------------------------------------------------------
 
@@ -358,9 +358,9 @@ class Journal:
                 return
         if self._early_untold:
             _log.warning(
-                "audit records were let go of before audit.keep_days: there is more than "
-                "audit.max_mb",
+                "audit_records_pruned_early",
                 records=self._early_untold,
+                reason="the journal was larger than audit.max_mb",
             )
             self._early_untold = 0
 
@@ -374,21 +374,21 @@ class Journal:
         except Exception as bug:
             # Not to be met again and again: what can't be written must not hold up all the rest.
             records = sum(isinstance(each, AuditRecord) for each in self._batch)
-            _log.error("a bug in the audit journal", records=records, exc_info=bug)
+            _log.error("audit_journal_bug", records=records, exc_info=bug)
             self._lost += records
             self._batch = [Note(Kind.LOST, {"records": records})] if records else []
             return False
         if self._fault is not None:
             self._fault = None
-            _log.warning("the audit journal is written again", lost=self._lost)
+            _log.warning("audit_journal_written_again", lost=self._lost)
         if self._writer.tampering != self._tampering:
             self._tampering = self._writer.tampering
-            _log.error("the audit journal was tampered with", found=self._tampering)
+            _log.error("audit_journal_tampered", found=self._tampering)
         return True
 
     def _broken(self, fault: str) -> None:
         if self._fault is None:
-            _log.error("the audit journal can't be written", fault=fault, mode=self._settings.mode)
+            _log.error("audit_journal_unwritable", fault=fault, mode=self._settings.mode)
         self._fault = fault
 
     def _settle(self, kept: bool) -> None:

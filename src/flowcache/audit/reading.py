@@ -337,7 +337,7 @@ class Reader:
         """
         os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            # SQLite's backup begins anew whenever somebody writes: beside workers it never ends.
+            # SQLite's backup starts again with each write: while workers run it never ends.
             self._all("VACUUM INTO ?", (str(to),))
         except BaseException:
             to.unlink()

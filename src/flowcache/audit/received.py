@@ -6,7 +6,7 @@
 
 A record has what `exporting.fields` names, and what its chain is verified by: ``at_unix``, the time
 exactly as it was hashed, ``hash`` and ``seal``. A gap stands for records ``seq`` to ``until``: the
-journal let go of them before they were sent. The chain goes on from ``hash``, as from a `Cut`.
+journal pruned them before they were sent. The chain goes on from ``hash``, as from a `Cut`.
 `verifying.verify` walks such chains as it walks those of the journal itself.
 """
 

@@ -1,7 +1,7 @@
-"""Refusals of strangers past their limit: counted by address, and told now and then.
+"""Unauthenticated requests above their limit: counted by address, recorded once a minute.
 
 Whoever shows wrong credentials too often is refused unseen (`authn.gate`). If each such call had a
-record, a stranger could have as many records written as they can send calls: the disk would be
+record, anybody could cause as many records as they can send calls: the disk would be
 theirs, and in strict mode its commits. So of each address the first is recorded as it comes, and
 how many more there were is one record an interval.
 """

@@ -1,4 +1,4 @@
-"""What the journal lets go of: whatever is too old, and the oldest when it is too much.
+"""What is pruned: records that are too old, and the oldest if the journal is too large.
 
 Records leave from the front of chains, in steps of a bounded size, each in one transaction with the
 `Cut` that says where a chain goes on, and with a record of the step in the chain of who took it. A
@@ -7,7 +7,7 @@ worker leaves one or two records for good.
 
 Four rules keep others from using it:
 
-- What strangers do has a tenth of the room: knocking often enough washes out no client's records.
+- Unauthenticated requests have a tenth of the space: they can't push out clients' records.
 - What is removed was verified, up to a record behind it that carries a seal. On a fault nothing is
   removed: a cut, which flowcache seals itself, would make a changed record look as if it had gone
   in good order.
@@ -24,7 +24,16 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from flowcache.audit import database
-from flowcache.audit.chain import STRANGERS, Cut, Entry, Link, Walk, cut_seal, digest, writer_name
+from flowcache.audit.chain import (
+    UNAUTHENTICATED,
+    Cut,
+    Entry,
+    Link,
+    Walk,
+    cut_seal,
+    digest,
+    writer_name,
+)
 from flowcache.audit.chain import seal as seal_of
 from flowcache.ports import Clock, Now
 
@@ -35,19 +44,19 @@ _STEP = 1000
 _CHAINS = 100
 """The most chains that one transaction cuts."""
 _DAY = 86_400.0
-_STRANGERS_SHARE = 10
-"""Of the room, strangers' records have one part in so many, as in the ring."""
+_UNAUTHENTICATED_SHARE = 10
+"""Unauthenticated requests have one part in so many of the space, as in the ring."""
 
 
 class Tampered(Exception):
-    """What was to be let go of is not what was written. The message says what, and where."""
+    """What was to be removed is not what was written. The message says what, and where."""
 
 
 class Pruned(NamedTuple):
-    """What one step lets go of: the new cuts, and how much it is.
+    """What one step removes: the new cuts, and how much it is.
 
     ``early`` of the ``records`` are younger than they had to be kept. ``is_full``: there may be
-    more to let go of.
+    more to remove.
     """
 
     cuts: list[Cut]
@@ -67,7 +76,7 @@ class Pruned(NamedTuple):
         }
 
     def apply(self, connection: sqlite3.Connection) -> None:
-        """Let go of it, within a transaction.
+        """Remove it, within a transaction.
 
         Raises:
             sqlite3.Error: it can't be done now.
@@ -120,9 +129,9 @@ class Retention:
 
     def __init__(self, keep_days: int, max_mb: int, key: bytes | None, step: int = _STEP) -> None:
         self._keep_seconds = keep_days * _DAY
-        for_strangers = (max_mb << 20) // _STRANGERS_SHARE
-        self._room = {True: for_strangers, False: (max_mb << 20) - for_strangers}
-        """By whether a chain is strangers', the bytes that there may be of it."""
+        limit = (max_mb << 20) // _UNAUTHENTICATED_SHARE
+        self._room = {True: limit, False: (max_mb << 20) - limit}
+        """The bytes allowed, by whether a chain is unauthenticated."""
         self._key = key
         self._step = step
 
@@ -138,8 +147,10 @@ class Retention:
         expired = [each for each in extents if each.at < horizon]
         if expired:
             return self._gather(connection, expired, "age", horizon, now)
-        for strangers, room in self._room.items():
-            these = [each for each in extents if bool(each.writer & STRANGERS) is strangers]
+        for unauthenticated, room in self._room.items():
+            these = [
+                each for each in extents if bool(each.writer & UNAUTHENTICATED) is unauthenticated
+            ]
             excess = sum(each.bytes for each in these) - room
             if excess > 0:
                 for each in these:

@@ -1,7 +1,7 @@
 """Verify a journal: walk every chain, and ask every witness.
 
 The rules, and what they can't find, are in `chain`. A journal may be verified while it is written:
-what is added or let go of meanwhile disturbs nothing.
+records that are added or pruned meanwhile disturb nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _decode_cuts = msgspec.json.Decoder(_Step).decode
 
 
 class Gone(NamedTuple):
-    """What retention has let go of, as the cuts say.
+    """What retention has removed, as the cuts say.
 
     So many ``records`` of so many ``chains``, the latest of ``newest`` (Unix time); ``early`` of
     them were younger than they had to be kept. ``untold`` chains have a cut that no record tells
-    of: that record was let go of, too, or there never was one.
+    of: that record was removed, too, or there never was one.
     """
 
     records: int = 0
@@ -160,7 +160,7 @@ def _walk(
             break
         if links[0].entry.seq > walk.next:
             cut = reader.cut(writer, walk.next)
-            if cut is not None:  # let go of, perhaps just now
+            if cut is not None:  # pruned, perhaps just now
                 walk.resume(cut)
                 continue
         report.faults.extend(walk.follow(links))

@@ -17,7 +17,7 @@ middle of the file disturbs nobody until somebody reads there. A thread of each 
 What was found stays a fault until a whole pass finds nothing; a record that is not what was written
 stays one for good. What is promised, and what is not, is in docs/security.md.
 
-A file that SQLite has open in this process must not be opened and closed beside it: closing it
+A file that SQLite has open in this process must not be opened and closed a second time: closing it
 would take SQLite's locks away (fcntl(2)). So the journal and its ``-shm`` stay open here, too.
 """
 
@@ -152,7 +152,7 @@ class Voucher:
                 elif self._identity and (found := self._foreign_write()) is not None:
                     self._blame(found)
             except Exception as bug:
-                _log.error("a bug in the look at the audit journal", exc_info=bug)
+                _log.error("audit_journal_check_bug", exc_info=bug)
                 look_at = now + _AGAIN_SECONDS
 
     # -- a look ------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Voucher:
                 self._blame(found)
             elif self.fault is not None and not self._hurries:
                 self.fault = None
-                _log.warning("audit_journal_well_again", path=str(self._path))
+                _log.warning("audit_journal_recovered", path=str(self._path))
 
     def _look(self, promised: Mapping[int, Head]) -> str | None:
         found = self._broken_header() or self._foreign_write() or self._changed_wal()

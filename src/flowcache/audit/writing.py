@@ -19,7 +19,7 @@ import msgspec
 from flowcache.audit import database
 from flowcache.audit.chain import (
     GENESIS,
-    STRANGERS,
+    UNAUTHENTICATED,
     Entry,
     Head,
     Kind,
@@ -68,8 +68,10 @@ class _Chain:
 
     __slots__ = ("head", "uncertain", "writer")
 
-    def __init__(self, strangers: bool) -> None:
-        self.writer = int.from_bytes(os.urandom(6), "big") >> 1 | (STRANGERS if strangers else 0)
+    def __init__(self, unauthenticated: bool) -> None:
+        self.writer = int.from_bytes(os.urandom(6), "big") >> 1 | (
+            UNAUTHENTICATED if unauthenticated else 0
+        )
         self.head: _Place | None = None
         """The newest record that is known to be on disk; None before the opening one."""
         self.uncertain: _Place | None = None
@@ -79,7 +81,7 @@ class _Chain:
 class ChainWriter:
     """Write records to chains of their own in the journal at ``settings.journal``.
 
-    Clients' records go to one, strangers' to another, which is begun with the first of them; a
+    Clients' records go to one, unauthenticated requests to another, begun with the first of them; a
     batch is on disk in both or in none. Nothing is opened before it is needed. After a
     `JournalFault`, `append` may be called again with the very same batch.
     """
@@ -98,7 +100,7 @@ class ChainWriter:
         self._connection: sqlite3.Connection | None = None
         self._files: tuple[tuple[int, int] | None, ...] = (None,)
         """What the open journal consists of; see `database.files`."""
-        self._own, self._strangers = _Chain(False), _Chain(True)
+        self._own, self._unauthenticated = _Chain(False), _Chain(True)
         self._promised: Mapping[int, Head] = {}
         self._owed: dict[int, Head] = {}
         """What is promised of earlier chains of ours that were found shortened."""
@@ -156,7 +158,7 @@ class ChainWriter:
             self._tried = None
 
     def retain(self, now: float) -> Pruned | None:
-        """Let go of some of what is too old or too much at ``now``, and return what it was.
+        """Remove some of what is too old or too much at ``now``, and return what it was.
 
         Where that was tampered with, nothing goes, and `tampering` says what is wrong.
 
@@ -169,7 +171,7 @@ class ChainWriter:
                 try:
                     found = self._retention.find(connection, now)
                 except Tampered as fault:
-                    self.tampering = f"{fault}; nothing is let go of."
+                    self.tampering = f"{fault}; nothing is removed."
                     return None
                 if found is not None:
                     self._commit(connection, [Note(Kind.CUT, found.told)], found.apply)
@@ -205,7 +207,7 @@ class ChainWriter:
     def displaced(self) -> str | None:
         """Tell whether files that are open are no longer those at their path; None if they are.
 
-        SQLite knows the files beside the journal, -wal and -shm, by name only. So such a journal
+        SQLite knows the journal's -wal and -shm files by name only. So such a journal
         must not be closed, which could remove those of the one in its place, and none may be opened
         there while other workers still have this one. Any thread may ask: it takes three stats.
         """
@@ -219,7 +221,7 @@ class ChainWriter:
                 f"{self._path}: was moved or removed while in use; put it back, or stop "
                 "flowcache, move its -wal and -shm to the same place, and start it again."
             )
-        pairs = zip(database.BESIDE, found[1:], self._files[1:], strict=True)
+        pairs = zip(database.COMPANIONS, found[1:], self._files[1:], strict=True)
         gone = " and ".join(f"{self._path}{suffix}" for suffix, is_, was in pairs if is_ != was)
         return (
             f"{gone}: moved or removed while in use; put back what was moved, or stop flowcache "
@@ -251,7 +253,7 @@ class ChainWriter:
         They are missing from another file, which somebody put in the place of ours. From ours they
         can't be: what it lacks of them was removed, and the new chain bears witness to it.
         """
-        begun = [each for each in (self._own, self._strangers) if each.head or each.uncertain]
+        begun = [each for each in (self._own, self._unauthenticated) if each.head or each.uncertain]
         tried, self._tried, self._landed = self._tried, None, None
         missing: dict[str, tuple[int, str]] = {}
         is_ours = self._files[0] == database.identity(self._path)
@@ -281,13 +283,13 @@ class ChainWriter:
         own = _Chain(False)  # ours once it is on disk: until then what is missing is not forgotten
         witness = look(connection, (own.writer,), missing if is_ours else {})
         self._put(connection, [(own, [Note(Kind.OPEN, witness)])])
-        self._own, self._strangers, self._landed = own, _Chain(True), None
+        self._own, self._unauthenticated, self._landed = own, _Chain(True), None
         self._promise()
 
     # -- writing ----------------------------------------------------------------------------------
 
     def _end(self, connection: sqlite3.Connection) -> None:
-        ours = [each for each in (self._own, self._strangers) if each.head is not None]
+        ours = [each for each in (self._own, self._unauthenticated) if each.head is not None]
         witness = look(connection, [each.writer for each in ours])
         self._put(connection, [(each, [Note(Kind.CLOSE, witness)]) for each in ours])
 
@@ -295,30 +297,30 @@ class ChainWriter:
         self,
         connection: sqlite3.Connection,
         items: Sequence[AuditRecord | Note],
-        beside: Callable[[sqlite3.Connection], None] = lambda _: None,
+        also: Callable[[sqlite3.Connection], None] = lambda _: None,
     ) -> None:
         """Write each item to the chain where it belongs."""
-        strangers: list[AuditRecord | Note] = []
+        unauthenticated: list[AuditRecord | Note] = []
         own: list[AuditRecord | Note] = []
         for item in items:
-            is_stranger = isinstance(item, AuditRecord) and item.client is None
-            (strangers if is_stranger else own).append(item)
-        if strangers and self._strangers.head is None:
-            witness = look(connection, (self._strangers.writer,))
-            strangers.insert(0, Note(Kind.OPEN, witness))
-        parts = [(self._own, own), (self._strangers, strangers)]
-        self._put(connection, [part for part in parts if part[1]], beside)
+            is_unauthenticated = isinstance(item, AuditRecord) and item.client is None
+            (unauthenticated if is_unauthenticated else own).append(item)
+        if unauthenticated and self._unauthenticated.head is None:
+            witness = look(connection, (self._unauthenticated.writer,))
+            unauthenticated.insert(0, Note(Kind.OPEN, witness))
+        parts = [(self._own, own), (self._unauthenticated, unauthenticated)]
+        self._put(connection, [part for part in parts if part[1]], also)
 
     def _put(
         self,
         connection: sqlite3.Connection,
         parts: Sequence[tuple[_Chain, Sequence[AuditRecord | Note]]],
-        beside: Callable[[sqlite3.Connection], None] = lambda _: None,
+        also: Callable[[sqlite3.Connection], None] = lambda _: None,
     ) -> None:
         """Write behind the heads of chains, all or nothing; when this returns it is on disk."""
         chains = [(chain, self._chained(chain, items)) for chain, items in parts]
         connection.execute("BEGIN IMMEDIATE")
-        beside(connection)
+        also(connection)
         for _, links in chains:
             connection.executemany(
                 _INSERT,
@@ -335,7 +337,7 @@ class ChainWriter:
         self._promise()
 
     def _promise(self) -> None:
-        found = (self._own, self._strangers)
+        found = (self._own, self._unauthenticated)
         self._promised = self._owed | {
             each.writer: Head(each.head.seq, each.head.hash) for each in found if each.head
         }
@@ -371,7 +373,7 @@ class ChainWriter:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Turn what SQLite and the system raise into a fault, and let go of the file then."""
+        """Turn what SQLite and the system raise into a fault, and close the file then."""
         try:
             yield
         except (sqlite3.Error, OSError) as fault:

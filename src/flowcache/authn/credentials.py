@@ -4,7 +4,7 @@
 - ``Authorization: Basic base64(CLIENT:TOKEN)`` (RFC 7617)
 - ``X-API-Key: TOKEN``
 
-Two credentials are refused rather than one of them chosen: a proxy might look at the other. Beside
+Two credentials are refused rather than one of them chosen: a proxy might look at the other. Next to
 one a client certificate may be shown, where both are the same client's (`certificates`).
 """
 

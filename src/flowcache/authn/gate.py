@@ -2,8 +2,8 @@
 
 A right credential always gets in, however many wrong ones its address sends: flows share the few
 addresses of their platform, and one that is misconfigured must not lock the others out. What the
-limit on failed attempts does is tell a slip from a siege: past it they have an outcome of their
-own, by which their sender learns when to come back and the audit can count them together. It saves
+limit on failed attempts does is tell a mistake from an attack: above it they have an outcome of
+their own, which says when to come back, and the audit can count them together. It saves
 no work here, and makes no short token safe; `tokens.new_token` makes ones that can't be guessed.
 """
 

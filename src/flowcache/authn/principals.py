@@ -111,7 +111,7 @@ class Principals:
     def _together(
         self, shown: Presented | None, certificate: ShownCertificate, verify: bool
     ) -> tuple[Principal, bool]:
-        """Return who shows a certificate, maybe beside a token, and whether that is enough.
+        """Return whose certificate it is, with or without a token, and whether that is enough.
 
         A certificate that names nobody is no credential: it may be what the port is opened with.
         """

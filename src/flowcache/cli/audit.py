@@ -239,7 +239,7 @@ def _tell(report: Report, *, sealed: bool) -> None:
     gone = report.gone
     if gone.chains:
         say(
-            f"{gone.records} records of {gone.chains} chains were let go of by retention, the "
+            f"{gone.records} records of {gone.chains} chains were removed by retention, the "
             f"newest of {moment(gone.newest)}"
             + (f"; {gone.early} OF THEM BEFORE audit.keep_days WAS OVER." if gone.early else ".")
         )

@@ -28,7 +28,7 @@ __all__ = ["app"]
 _CONTROL = "FLOWCACHE_INSPECTOR_CONTROL_TOKEN"
 _INSPECTOR = "FLOWCACHE_INSPECTOR_TOKEN"
 _PATH = "/inspector/circuits"
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _WIDE = 200
 """Columns of a table that no terminal shows: nothing of it is to be cut off."""
 
@@ -240,7 +240,7 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
     except socket.gaierror:
         give_up(f"--url {url}: there is no such host.")
     except TimeoutError:
-        give_up(f"{url} did not answer within {_PATIENCE:g} s.")
+        give_up(f"{url} did not answer within {_TIMEOUT:g} s.")
     except ssl.SSLCertVerificationError as fault:
         remedy = _UNTRUSTED.get(fault.verify_code, "name its authority with --ca-file")
         give_up(f"{url}: {fault.verify_message.rstrip('.')}; {remedy}.")
@@ -279,7 +279,7 @@ _CLASH = (
     " The certificate in {} may be a client's: then token and certificate are two credentials that "
     "clash. Show one that no client is named for."
 )
-"""What else to say where a certificate was shown: the service tells no stranger which it was."""
+"""Added if a certificate was shown: the service does not say which of the two was refused."""
 
 _OTHER_NAME = "ask by a name or an address that its certificate has, with --url"
 _UNTRUSTED = {62: _OTHER_NAME, 64: _OTHER_NAME}
@@ -305,8 +305,8 @@ def _connection(service: _Service) -> tuple[http.client.HTTPConnection, str]:
         give_up(f"--url: expected http://host:port or https://host:port, got {service.url!r}.")
     if is_tls:
         tls = _tls(service)
-        return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=tls), path
-    return http.client.HTTPConnection(host, port, timeout=_PATIENCE), path
+        return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=tls), path
+    return http.client.HTTPConnection(host, port, timeout=_TIMEOUT), path
 
 
 def _tls(service: _Service) -> ssl.SSLContext:

@@ -27,7 +27,7 @@ def deliver(
         bool, typer.Option("--once", help="Deliver what is due, don't try again, and end.")
     ] = False,
 ) -> None:
-    """Deliver the audit to where the configuration says, as `serve` does beside its workers.
+    """Deliver the audit to where the configuration says, as `serve` does in a process of its own.
 
     Only one process delivers from a journal: while another does, this one stands by.
     Exit code of --once: 0 everything was delivered, 1 it was not, 2 another process delivers.

@@ -5,8 +5,8 @@
 | `client_credentials` | ``{api_base}/api/v2/oauth/token`` | in the form | ``scope=api:read`` |
 | `access_key` | ``{auth_base}/auth/token`` | Basic | ``grant_type=password``, key id and secret |
 
-Both forms are URL-encoded, as RFC 6749 (4.3.2, 4.4.2) has it. The first is the seed's, which sends
-JSON under the header of a form.
+Both forms are URL-encoded, as RFC 6749 (4.3.2, 4.4.2) has it. The first is the tutorial's, which
+sends JSON under the header of a form.
 """
 
 from __future__ import annotations

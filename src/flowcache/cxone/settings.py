@@ -17,7 +17,7 @@ class Grant(StrEnum):
     """How a token is asked for."""
 
     CLIENT_CREDENTIALS = "client_credentials"
-    """OAuth 2.0's (RFC 6749, 4.4), with scope ``api:read``: what the seed means."""
+    """OAuth 2.0's (RFC 6749, 4.4), with scope ``api:read``: what the tutorial means."""
     ACCESS_KEY = "access_key"
     """What CXone really does: its resource owner grant, with an access key as user and password."""
 

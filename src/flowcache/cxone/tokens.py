@@ -39,6 +39,6 @@ class TokenKeeper:
             return self._token
 
     def forget(self, token: Secret) -> None:
-        """Let go of a token that was not accepted, unless another has taken its place."""
+        """Drop a token that was not accepted, unless another has replaced it."""
         if self._token is not None and self._token == token:
             self._token = None

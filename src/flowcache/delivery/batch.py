@@ -14,7 +14,7 @@ __all__ = ["Batch", "batch_of"]
 class Batch(NamedTuple):
     """Records ``first`` to ``last`` of a writer as lines of JSON.
 
-    So many ``records`` are there. ``missed`` were let go of by the journal before they were
+    So many ``records`` are there. ``missed`` were pruned by the journal before they were
     delivered: a line stands in their place that says so. ``ends`` says that the chain's closing
     record is the last.
     """

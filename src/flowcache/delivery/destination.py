@@ -21,4 +21,4 @@ class Destination(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close everything."""

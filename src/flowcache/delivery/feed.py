@@ -78,7 +78,7 @@ class Feed:
 
     @contextmanager
     def up_to_now(self) -> Iterator[None]:
-        """Give nothing, for a while, that is not in the journal yet: beside a busy service more
+        """Give nothing, for a while, that is not in the journal yet: with a busy service more
         comes for ever.
 
         Raises:
@@ -100,7 +100,7 @@ class Feed:
         return left
 
     def close(self) -> None:
-        """Let go of the journal; the next use opens it anew."""
+        """Close the journal; the next use opens it again."""
         self._round = []
         if self._reader is not None:
             self._reader.close()
@@ -156,9 +156,9 @@ class Feed:
                 return None
             cut = reader.cut(writer)
             if cut is None or cut.seq <= links[0].entry.seq:
-                break  # otherwise they were let go of just now: read again what is there
+                break  # otherwise they were pruned just now: read again
         else:
-            cut = None  # nobody let go of them: somebody edited the cut, of which `verify` tells
+            cut = None  # not pruned: somebody edited the cut, which `verify` reports
         batch = batch_of(links, expected, cut)
         if cut is not None and expected == 0 and cut.at < self._since:
             return batch._replace(missed=0)  # they were gone before anybody asked for them

@@ -77,7 +77,7 @@ class Loop:
         except Refused as fault:
             self._failed(str(fault), stopped=True)
         except Exception as bug:
-            _log.error("a bug in the delivery of the audit", destination=self.name, exc_info=bug)
+            _log.error("audit_delivery_bug", destination=self.name, exc_info=bug)
             self._failed(f"a bug: {type(bug).__name__}", stopped=True)
 
     async def catch_up(self) -> str | None:
@@ -112,14 +112,14 @@ class Loop:
         batch = self._feed.next()
         if left := self._feed.left_behind():
             _log.error(
-                "the journal was moved away with audit records that were not delivered",
+                "audit_records_moved_away_undelivered",
                 destination=self.name,
                 records=left,
             )
             self._progress.left_behind(self.name, left)
         return batch
 
-    async def finish(self, running: asyncio.Task[None], patience: float) -> bool:
+    async def finish(self, running: asyncio.Task[None], limit: float) -> bool:
         """End ``running``, the task of `run`, between two batches if that is soon, in seconds.
 
         Return whether it was: otherwise a batch may be under way still, and is sent again at the
@@ -127,7 +127,7 @@ class Loop:
         """
         is_between = False
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience), self._sending:
+            async with asyncio.timeout(limit), self._sending:
                 running.cancel()
                 is_between = True
         running.cancel()
@@ -135,7 +135,7 @@ class Loop:
         return is_between
 
     async def close(self) -> None:
-        """Let go of the destination and the journal."""
+        """Close the destination and the journal."""
         self._feed.close()
         await self._destination.close()
 
@@ -149,20 +149,20 @@ class Loop:
 
     def _failed(self, reason: str, *, stopped: bool) -> None:
         if stopped:
-            _log.error("the delivery of the audit stopped", destination=self.name, fault=reason)
+            _log.error("audit_delivery_stopped", destination=self.name, fault=reason)
         elif self.is_well:
-            _log.warning("the audit can't be delivered", destination=self.name, fault=reason)
+            _log.warning("audit_delivery_failed", destination=self.name, fault=reason)
         self.is_well = False
         self._progress.failed(self.name, reason, stopped=stopped)
 
     def _tell(self, batch: Batch) -> None:
         if batch.missed:
             _log.error(
-                "audit records were let go of before they were delivered",
+                "audit_records_pruned_undelivered",
                 destination=self.name,
                 writer=batch.writer,
                 records=batch.missed,
             )
         if not self.is_well:
-            _log.warning("the audit is delivered again", destination=self.name)
+            _log.warning("audit_delivery_resumed", destination=self.name)
         self.is_well = True

@@ -1,6 +1,6 @@
 """The process that delivers: one a journal, all destinations side by side.
 
-Whoever holds the lock beside the journal delivers; another one that shares it stands by until the
+Whoever holds the lock next to the journal delivers; another one that shares it stands by until the
 lock is free, which the kernel sees to when its holder dies.
 """
 
@@ -53,7 +53,7 @@ def deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     try:
         return asyncio.run(_deliver(settings, store))
     except DELIVERY_FAULTS as fault:
-        _log.error("the delivery of the audit can't begin", fault=str(fault))
+        _log.error("audit_delivery_cannot_start", fault=str(fault))
         return 1
 
 
@@ -62,7 +62,7 @@ def deliver_once(settings: DeliverySettings, store: StoreSettings) -> dict[str, 
 
     Raises:
         BlockingIOError: another process delivers from this journal.
-        DELIVERY_FAULTS: the files beside the journal can't be opened.
+        DELIVERY_FAULTS: the files next to the journal can't be opened.
     """
     return asyncio.run(_deliver_once(settings, store))
 
@@ -74,14 +74,14 @@ async def _deliver(settings: DeliverySettings, store: StoreSettings) -> int:
     with _lock(settings.journal) as lock:
         is_free = _takes(lock)
         if not is_free:
-            _log.info("another process delivers from this journal: standing by")
+            _log.info("audit_delivery_standing_by")
         while not (is_free or _takes(lock)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STAND_BY_SECONDS):
                     await ended.wait()
                 return 0
         async with _loops(settings, store) as loops:
-            _log.info("the audit is delivered", to=[each.name for each in loops])
+            _log.info("audit_delivery_started", to=[each.name for each in loops])
             running = [(each, asyncio.create_task(each.run())) for each in loops]
             await ended.wait()
             await asyncio.gather(*(_end(each, task) for each, task in running))

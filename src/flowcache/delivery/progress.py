@@ -1,4 +1,4 @@
-"""How far each destination is: a file beside the journal, written by the one process that delivers.
+"""The position of each destination: a file next to the journal, written by the delivery process.
 
 It is not in the journal itself, which nobody but the writers of chains writes: a commit there would
 take a turn from them, and delivery would need the right to alter what it is to bear witness of.
@@ -51,7 +51,7 @@ _BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 class State(NamedTuple):
     """How a destination does. Counts are since it was first configured; times are Unix seconds.
 
-    ``missed`` records were let go of by the journal before it had them, or moved away with it.
+    ``missed`` records were pruned before it had them, or moved away with the journal.
     ``fault`` is why the last attempt failed, None after one that went well; ``stopped`` says that
     there will be no other.
     """
@@ -154,11 +154,11 @@ class Progress:
                 for statement, values in statements:
                     self._connection.execute(statement, values)
         except sqlite3.Error as fault:
-            _log.error("the progress of the delivery can't be written", fault=str(fault))
+            _log.error("audit_delivery_progress_unwritable", fault=str(fault))
 
     def _go_on_in_memory(self, fault: Exception) -> None:
         _log.error(
-            "the progress of the delivery can't be written: after a restart records come twice",
+            "audit_delivery_progress_unwritable",
             file=str(self._path),
             fault=str(fault),
         )
@@ -174,7 +174,7 @@ class Progress:
                 raise
             self._connection.close()
             self._connection, self._is_in_memory = file, False
-            _log.warning("the progress of the delivery is written again", file=str(self._path))
+            _log.warning("audit_delivery_progress_written_again", file=str(self._path))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -186,7 +186,7 @@ def _open(path: Path) -> sqlite3.Connection:
             raise
         aside = f"{path}.broken"
         _log.error(
-            "the progress of the delivery is no database: all records are delivered again",
+            "audit_delivery_progress_broken",
             moved_to=aside,
             fault=str(fault),
         )

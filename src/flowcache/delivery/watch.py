@@ -39,14 +39,14 @@ class Watch:
         """Return how each destination does, as of a moment ago."""
         if self._look is None or (self._look.done() and self._clock() >= self._good_until):
             self._look = asyncio.create_task(self._take())
-        return await asyncio.shield(self._look)  # who hangs up takes it away from nobody
+        return await asyncio.shield(self._look)  # a disconnect must not cancel the shared task
 
     async def _take(self) -> Sequence[DeliveryStatus]:
         journal, names = self._settings.journal, self._settings.names
         try:
             return await asyncio.to_thread(overview, journal, names, self._now())
         except JournalFault as fault:
-            _log.error("how the audit is delivered can't be read", fault=str(fault))
+            _log.error("audit_delivery_progress_unreadable", fault=str(fault))
             return unknown(names, str(fault))
         finally:
             self._good_until = self._clock() + _KEPT_SECONDS

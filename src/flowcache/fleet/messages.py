@@ -31,12 +31,12 @@ __all__ = ["Fleet", "Question"]
 _log = structlog.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
-_PATIENCE = 0.5
+_TIMEOUT = 0.5
 """Seconds a sibling has to hand over its report."""
 _MOST_BYTES = 64 * 1024 * 1024
 _KEPT_APART = 32
-"""How many of those that ended last are kept apart. One that ended within the patience may be told
-of as living as well, which only shows while it is apart: so as many as may end in that time."""
+"""How many of those that ended last are kept apart. One that ended within the timeout may also be
+reported as living, which only shows while it is apart: so as many as may end in that time."""
 
 
 class Question(Enum):
@@ -102,7 +102,7 @@ class Fleet:
 
     async def _hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 writer.write(self._report(Question(await reader.readexactly(1))))
                 await writer.drain()
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
@@ -149,14 +149,14 @@ class Fleet:
             return _decode(written)
         except msgspec.MsgspecError as fault:
             # Nothing of ours can have written it. The totals begin anew: Prometheus copes.
-            _log.error("what ended workers left can't be read", fault=str(fault))
+            _log.error("ended_workers_report_unreadable", fault=str(fault))
             return []
 
 
 async def _ask(path: Path, question: Question) -> bytes | None:
     """Return a sibling's report; empty when it is gone, None when it is too slow."""
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(question.value)

@@ -12,7 +12,7 @@ __all__ = ["SharedFile"]
 
 
 class SharedFile:
-    """The file at ``path``. Beside it lie its lock and, for a moment, what will replace it."""
+    """The file at ``path``. Next to it are its lock and, for a moment, its replacement."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

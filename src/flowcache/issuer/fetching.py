@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KeysFault", "fetch_keys", "read_keys"]
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 """Seconds from the first byte that is sent to the last that is received."""
 
-_WHOLE_PATIENCE = 10.0
+_WHOLE_TIMEOUT = 10.0
 """Seconds from the look-up of the host's name to the last byte."""
 
 _MOST_BYTES = 1 << 20
@@ -40,7 +40,7 @@ class KeysFault(Exception):
     """Keys can't be read; the text says why, and repeats nothing of what was received."""
 
 
-async def fetch_keys(location: str, within: float = _WHOLE_PATIENCE) -> bytes:
+async def fetch_keys(location: str, within: float = _WHOLE_TIMEOUT) -> bytes:
     """Return what `read_keys` does, if it does within so many seconds.
 
     Nobody waits for the thread that reads, not at the end of the process either: a resolver may
@@ -66,10 +66,10 @@ async def fetch_keys(location: str, within: float = _WHOLE_PATIENCE) -> bytes:
         raise KeysFault(f"no answer within {within:g} s") from None
 
 
-def read_keys(location: str, patience: float = _PATIENCE) -> bytes:
+def read_keys(location: str, timeout: float = _TIMEOUT) -> bytes:
     """Return what is at a path, or at an ``https://`` (or ``http://``) URL. Blocks.
 
-    Of a URL all the answer has to come within ``patience`` seconds of the request; the connection
+    Of a URL all the answer has to come within ``timeout`` seconds of the request; the connection
     before it may take as long, for each address of the host.
 
     Raises:
@@ -77,7 +77,7 @@ def read_keys(location: str, patience: float = _PATIENCE) -> bytes:
     """
     try:
         content = (
-            _fetch(location, patience)
+            _fetch(location, timeout)
             if location.partition("://")[0].lower() in _CONNECTIONS
             else _read(location)
         )
@@ -97,13 +97,13 @@ def _read(path: str) -> bytes:
         return file.read(_MOST_BYTES + 1)
 
 
-def _fetch(url: str, patience: float) -> bytes:
+def _fetch(url: str, timeout: float) -> bytes:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=patience)
+    connection = _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=timeout)
     with closing(connection):
         connection.connect()
-        incoming = _Incoming(connection.sock, monotonic() + patience)
+        incoming = _Incoming(connection.sock, monotonic() + timeout)
         connection.request("GET", target, headers={"accept": "application/json"})
         response = HTTPResponse(cast(socket.socket, incoming), method="GET")
         response.begin()

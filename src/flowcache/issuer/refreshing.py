@@ -1,4 +1,4 @@
-"""Keeping an issuer's keys fresh beside the calls. No call waits for it."""
+"""Refresh an issuer's keys in the background. No call waits for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class KeyRefresh:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read once, and go on beside the calls. An issuer that is away stops nobody."""
+        """Read once, and continue in the background. An unreachable issuer stops nothing."""
         await self._read()
         self._task = asyncio.create_task(self._go_on())
 
@@ -87,7 +87,7 @@ class KeyRefresh:
             self._failures += 1
             is_bug = not isinstance(fault, KeysFault | ValueError)
             _log.error(
-                "keys of the issuer",
+                "issuer_keys_unreadable",
                 location=self._location,
                 fault=str(fault),
                 next_seconds=self._wait(),

@@ -1,4 +1,4 @@
-"""What flowcache sends to other services, beside the calls: to where, how, and what came of it.
+"""Requests to other services, in the background: where to, how, and with what result.
 
 - `urls` says where to; `client` sends, and is imported only where something is: few need it;
 - `judging` says what an answer means.

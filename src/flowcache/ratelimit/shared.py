@@ -1,6 +1,6 @@
 """A rate limit that a fleet has in common, without a round trip a call.
 
-Each process has a bucket of its own, and decides by it at once. Beside the calls, at most every
+Each process has a bucket of its own, and decides by it at once. In the background, at most every
 `_PERIOD` seconds and only while there are calls, it tells Redis how many tokens it took and learns
 when all that *everybody* took will have been earned; its own bucket is set to that. So:
 
@@ -27,7 +27,7 @@ __all__ = ["SharedBucket"]
 _PERIOD = 0.05
 """Seconds between two reports of a client: what the fleet may be late to notice."""
 
-_PATIENCE = 0.25
+_TIMEOUT = 0.25
 """Seconds that Redis has to take a report."""
 
 
@@ -63,7 +63,7 @@ class SharedBucket:
             (TAKE, self._key, b"%.3f" % (bucket.interval * 1e6), b"%d" % taken), writes=True
         )
         try:
-            done = await self._store.execute(command, self._clock() + _PATIENCE)
+            done = await self._store.execute(command, self._clock() + _TIMEOUT)
         except Failure:
             return  # they may have been counted: told again, they might be counted twice
         finally:

@@ -257,8 +257,8 @@ async def test_a_journal_that_stays_broken_is_not_said_to_be_written_again(path:
         async with journal(path, signing_key=Secret("another key, not that of before")) as made:
             made.record(record(1))
     assert [each["event"] for each in said] == [
-        "the audit journal can't be written",
-        "audit records were lost at the end",
+        "audit_journal_unwritable",
+        "audit_records_lost_at_end",
     ]
     assert "another audit.signing_key" in said[1]["fault"]
     assert (said[1]["records"], made.status().lost) == (1, 1)
@@ -272,8 +272,8 @@ async def test_a_journal_that_breaks_and_stays_so_is_not_ended(path: Path) -> No
             os.rename(path, path.with_name("aside"))
             made.record(record(1))
     assert [each["event"] for each in said] == [
-        "the audit journal can't be written",
-        "audit records were lost at the end",
+        "audit_journal_unwritable",
+        "audit_records_lost_at_end",
     ]
     assert "moved or removed while in use" in said[1]["fault"]
 
@@ -400,7 +400,7 @@ async def test_retention_is_looked_after_under_steady_load(
 
         monkeypatch.setattr(made._writer, "append", never_empty)
         made.record(record(1))
-        await until(lambda: made.status().pruned_early > 0, "something to be let go of")
+        await until(lambda: made.status().pruned_early > 0, "something to be pruned")
 
 
 async def test_relaxed_gathers_under_steady_load(path: Path) -> None:

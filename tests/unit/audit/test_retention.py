@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from flowcache.audit.chain import STRANGERS, Kind, digest
+from flowcache.audit.chain import UNAUTHENTICATED, Kind, digest
 from flowcache.audit.database import JournalFault
 from flowcache.audit.reading import Query, Reader
 from flowcache.audit.retention import Pruned, SteadyTime
@@ -474,7 +474,7 @@ def test_strangers_have_chains_of_their_own(path: Path) -> None:
     keeper.writer.close()
     with Reader(path) as reader:
         by_chain = {
-            bool(writer & STRANGERS): {link.entry.client for link in reader.links(writer, 1)}
+            bool(writer & UNAUTHENTICATED): {link.entry.client for link in reader.links(writer, 1)}
             for writer in reader.writers()
         }
     assert by_chain == {False: {"somebody", None}, True: {None}}

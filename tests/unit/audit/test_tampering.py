@@ -335,7 +335,7 @@ def test_nothing_is_left_of_a_chain_but_its_cut(journal: Path) -> None:
         hand.execute("DELETE FROM records")
         hand.execute("INSERT INTO cuts VALUES (?, 8, zeroblob(32), 1.0, 0.5, 0, NULL)", (writer,))
     assert told(journal, sealed=False) == [
-        "no record is left of it: its last one is never let go of"
+        "no record of it is left; retention never removes the last one"
     ]
     assert checked(journal, sealed=False).unfinished == []
 

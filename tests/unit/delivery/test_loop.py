@@ -62,8 +62,8 @@ async def test_a_batch_that_was_not_taken_is_sent_again_as_it_was(path: Path) ->
     assert [batch.first for batch in memory.batches] == [0, 4, 8]
     assert (state(path).failures, state(path).fault) == (3, None)
     assert [entry["event"] for entry in logs] == [
-        "the audit can't be delivered",
-        "the audit is delivered again",
+        "audit_delivery_failed",
+        "audit_delivery_resumed",
     ]
 
 
@@ -116,7 +116,7 @@ async def test_what_is_refused_stops_the_loop(path: Path) -> None:
     kept = state(path)
     assert (kept.stopped, kept.fault, kept.delivered) == (True, "the endpoint answered 400", 0)
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
-        ("the delivery of the audit stopped", "error")
+        ("audit_delivery_stopped", "error")
     ]
     async with looping(path, memory) as loop:  # a restart tries again, from the same place
         assert not state(path).stopped
@@ -210,7 +210,7 @@ async def test_a_place_that_cant_be_kept_holds_nothing_up(path: Path) -> None:
         with capture_logs() as logs:
             await until_delivered(loop, memory, 10)
     assert [batch.first for batch in memory.batches] == [0, 4, 8]
-    assert {entry["event"] for entry in logs} == {"the progress of the delivery can't be written"}
+    assert {entry["event"] for entry in logs} == {"audit_delivery_progress_unwritable"}
 
 
 async def test_what_a_moved_journal_took_along_is_missed(path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_progress_that_is_no_database_is_set_aside(path: Path) -> None:
     assert once(path, memory) is None
     assert (len(memory.lines), look(path).behind) == (5, {})
     assert Path(f"{progress_path(path)}.broken").read_bytes() == broken
-    assert "is no database" in logs[0]["event"]
+    assert logs[0]["event"] == "audit_delivery_progress_broken"
 
 
 def test_a_progress_that_cant_be_written_is_read(path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_progress_that_cant_be_written_is_read(path: Path) -> None:
     assert batch is not None
     with capture_logs() as logs:
         progress.delivered("memory", batch)
-    assert [entry["event"] for entry in logs] == ["the progress of the delivery is written again"]
+    assert [entry["event"] for entry in logs] == ["audit_delivery_progress_written_again"]
     feed.close()
     progress.close()
     assert look(path).behind == {}
@@ -289,7 +289,7 @@ def test_a_place_and_its_counts_are_kept_together_or_not_at_all(path: Path) -> N
         hand.execute("ALTER TABLE destinations RENAME COLUMN missed TO lost")
     with capture_logs() as logs:
         progress.delivered("memory", batch)
-    assert [entry["event"] for entry in logs] == ["the progress of the delivery can't be written"]
+    assert [entry["event"] for entry in logs] == ["audit_delivery_progress_unwritable"]
     assert progress.begin("memory").cursors == {}
     progress.close()
 
@@ -355,5 +355,5 @@ def test_without_room_beside_the_journal_it_says_so(tmp_path: Path) -> None:
     with capture_logs() as logs:
         assert deliver(settings, StoreSettings(nodes=())) == 1
     (entry,) = logs
-    assert entry["event"] == "the delivery of the audit can't begin"
+    assert entry["event"] == "audit_delivery_cannot_start"
     assert "No such file or directory" in entry["fault"]

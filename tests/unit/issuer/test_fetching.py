@@ -74,7 +74,7 @@ def test_all_of_an_answer_has_one_deadline(slow: Drip) -> None:
     """One that comes byte by byte holds nobody: its whole is in time, not each byte."""
     slow = slow._replace(start=slow.start.replace(b"content-length: 11", b"content-length: 220"))
     with issuer(slow) as there, pytest.raises(KeysFault, match="timed out"):
-        read_keys(there.url, patience=0.2)
+        read_keys(there.url, timeout=0.2)
 
 
 def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_an_issuer_is_who_its_certificate_says(
         assert read_keys(there.url) == KEYS
     slow = Drip(answer(b" " * 200)[:-200], b" " * 200)
     with issuer(slow, tls=tls) as there, pytest.raises(KeysFault, match="timed out"):
-        read_keys(there.url, patience=0.2)
+        read_keys(there.url, timeout=0.2)
 
 
 def test_keys_are_fetched_beside_the_loop() -> None:

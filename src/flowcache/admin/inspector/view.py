@@ -1,9 +1,9 @@
 """The inspector's JSON, made from what all workers say of themselves. Pure.
 
-The first four fields are the seed's and keep its names: `metrics`, `auditLogs`, `circuitState`,
+The first four fields keep the names of the tutorial: `metrics`, `auditLogs`, `circuitState`,
 `redisClusterStatus`. So do `totalRequests`, `cacheHits`, `cacheMisses`, `totalLatency`,
 `hitRatio` and `avgLatencyMs` inside `metrics`, and in an audit entry `hitRatio`, which there is
-the boolean that is also called `hit`. Ratios are numbers; the seed sent them as text.
+the boolean that is also called `hit`. Ratios are numbers; the tutorial sent them as text.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ A flow posts a small JSON body to `{ROUTE}`; flowcache runs the Redis operation 
 deadline, and answers with one JSON object on one line.
 
 - Every answer has `success`, `data` and `metadata`; a failure has `error`, `code` and `retryable`
-  beside them. There are no other codes than those listed here.
+  as well. There are no other codes than those listed here.
 - A failure is not a cache miss: a miss is `success: true`, `data: null`, `hit: false`.
 - A write that makes a key gives it a time to live in the same atomic step.
 - Fields are never renamed or removed. New ones may come: ignore those you do not know.

@@ -87,7 +87,7 @@ REMEDIES: dict[str, Remedy] = {
         _OPEN_FATE,
     ),
     "redis_unavailable": Remedy(
-        "Redis is not to be reached.",
+        "Redis is unreachable.",
         _OPEN_FATE,
     ),
     "deadline_exceeded": Remedy(
