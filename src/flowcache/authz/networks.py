@@ -26,6 +26,9 @@ _Address = IPv4Address | IPv6Address
 _MAPPED_BITS = 96
 """How much of a mapped address (RFC 4291, 2.5.5.2) stands before the IPv4 one."""
 
+_MOST_HOPS = 16
+"""Proxies in a row that are looked past. A caller who writes more of their addresses into the header
+must not keep the event loop busy: each takes some microseconds to read."""
 _MOST_KNOWN = 4096
 """Addresses whose answer is kept: reading one costs more than all the rest of a check."""
 
@@ -88,13 +91,14 @@ class Addresses:
     def of(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the caller's address; ``peer`` is who is at the other end of the connection.
 
-        What a trusted proxy hands on and is no address leads no further: the proxy's own counts.
+        What a trusted proxy hands on and is no address leads no further: the proxy's own counts. Nor
+        do more than `_MOST_HOPS` of them.
         """
         if not self._proxies or not self._proxies.hold(peer):
             return peer
         hops = b",".join(value for name, value in headers if name == b"x-forwarded-for")
         caller = peer
-        for hop in reversed(hops.split(b",")):
+        for hop in reversed(hops.rsplit(b",", _MOST_HOPS)[-_MOST_HOPS:]):
             address = _read(_without_port(hop.strip().decode("latin-1")))
             if address is None:
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from flowcache.authz.networks import Addresses, Networks, read_network
@@ -39,6 +41,25 @@ def test_behind_trusted_proxies_the_last_stranger_calls(lines: list[str], caller
     """What stands left of that is what the caller wrote, and counts for nothing."""
     assert PROXIES.of("10.0.0.1", forwarded(*lines)) == caller
     assert PROXIES.of("10.0.0.1", [(b"host", b"x"), *forwarded(*lines)]) == caller
+
+
+def test_no_more_than_16_proxies_in_a_row_are_looked_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever fills the header with their addresses costs no more than whoever doesn't."""
+    hops = [f"10.0.{number // 250}.{number % 250}" for number in range(1500)]
+    assert PROXIES.of("10.0.0.1", forwarded("192.0.2.7", *hops[:15])) == "192.0.2.7"
+    read = 0
+
+    def counted(text: str) -> object:
+        nonlocal read
+        read += 1
+        return ip_address(text)
+
+    monkeypatch.setattr("flowcache.authz.networks.ip_address", counted)
+    proxies = Addresses(Networks([read_network("10.0.0.0/8")]))
+    for lines in ([", ".join(["192.0.2.7", *hops])], ["192.0.2.7", *hops]):
+        read = 0
+        assert proxies.of("10.0.0.1", forwarded(*lines)) == hops[-16]
+        assert read <= 33
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "11.0.0.1", "::1", "not an address", "", None])
