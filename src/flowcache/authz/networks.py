@@ -27,8 +27,8 @@ _MAPPED_BITS = 96
 """How much of a mapped address (RFC 4291, 2.5.5.2) stands before the IPv4 one."""
 
 _MOST_HOPS = 16
-"""Proxies in a row that are looked past. A caller who writes more of their addresses into the header
-must not keep the event loop busy: each takes some microseconds to read."""
+"""Trusted proxies in a row that are skipped. Each takes some microseconds to read, and a caller may
+write any number of them into the header."""
 _MOST_KNOWN = 4096
 """Addresses whose answer is kept: reading one costs more than all the rest of a check."""
 
@@ -91,8 +91,8 @@ class Addresses:
     def of(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the caller's address; ``peer`` is who is at the other end of the connection.
 
-        What a trusted proxy hands on and is no address leads no further: the proxy's own counts. Nor
-        do more than `_MOST_HOPS` of them.
+        What a trusted proxy hands on and is no address leads no further: the proxy's own counts.
+        Neither does what stands left of `_MOST_HOPS` proxies.
         """
         if not self._proxies or not self._proxies.hold(peer):
             return peer
