@@ -68,7 +68,7 @@ def _call(clients: int, *, narrow: bool, token: str | None = None) -> Callable[[
     ]
     command, permission, peer = (
         Command((b"GET", b"customer:42")),
-        _GET.permission,
+        _GET.permissions,
         ("10.1.2.3", 4711),
     )
 

@@ -18,8 +18,11 @@ from chaos.report import about_table, write
 from chaos.scenarios import SCENARIOS
 from flowcache.errors import all_failures
 from flowcache.metrics.exposition import exposition
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.operations.operation import Operation, Ttl
 from flowcache.settings import SETTINGS, Setting
 from flowcache.settings.clients import CLIENT_SETTINGS
+from flowcache.store.rights import TOPOLOGY_COMMANDS, needed_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
@@ -42,10 +45,12 @@ def main() -> int:
         text = OPERATIONS.read_text("utf-8")
         OPERATIONS.write_text(_with_table(text), "utf-8")
         RELIABILITY.write_text(_with_scenarios(RELIABILITY.read_text("utf-8")), "utf-8")
+        FLOW_AUTHORS.write_text(_with_operations(FLOW_AUTHORS.read_text("utf-8")), "utf-8")
     faults = [
         *_dead_links(),
         *_settings(),
         *_scenarios(),
+        *_operations(),
         *_unknown_variables(),
         *_codes(),
         *_metrics(),
@@ -108,7 +113,39 @@ def _with_table(text: str) -> str:
     head = "| setting | default | what it is | other names |\n|---|---|---|---|"
     clients = "\n".join(f"| `{each.key}` | {each.about} |" for each in CLIENT_SETTINGS)
     text = f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
-    return write(text, "clients", f"| setting | what it is |\n|---|---|\n{clients}")
+    text = write(text, "clients", f"| setting | what it is |\n|---|---|\n{clients}")
+    return write(text, "ACL rule", _acl_rule())
+
+
+def _acl_rule() -> str:
+    """Return what flowcache's Redis user may do, as the operations of the catalogue need it."""
+    commands = (*needed_commands(), *TOPOLOGY_COMMANDS)
+    rights = " ".join(f"+{command}" for command in commands)
+    return f"```\nACL SETUSER flowcache on >password ~* resetchannels {rights}\n```"
+
+
+def _operations() -> list[str]:
+    text = FLOW_AUTHORS.read_text("utf-8")
+    if _with_operations(text) != text:
+        return ["docs/flow-authors.md: the operations are old: python -m tools.check_docs --write"]
+    return []
+
+
+def _with_operations(text: str) -> str:
+    head = (
+        "| operation | what it does | takes | permission | `metadata.hit` |\n|---|---|---|---|---|"
+    )
+    rows = "\n".join(_about(operation) for operation in CATALOGUE.values())
+    return write(text, "operations", f"{head}\n{rows}")
+
+
+def _about(operation: Operation) -> str:
+    takes = [f"`{each.name}`: {each.kind.about}" for each in operation.takes]
+    takes += ["`ttl`"] if operation.ttl is not Ttl.UNUSED else []
+    needs = ", ".join(f"`{each}`" for each in sorted(operation.permissions))
+    hit = "null" if operation.read(operation.sample.reply).hit is None else "true or false"
+    cells = (f"`{operation.name}`", operation.summary, "; ".join(takes), needs, hit)
+    return f"| {' | '.join(cells)} |"
 
 
 def _row(setting: Setting) -> str:

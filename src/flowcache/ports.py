@@ -6,7 +6,7 @@ A Protocol stands here only where two implementations exist or the layers forbid
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Set
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ __all__ = [
     "Access",
     "AuditRecord",
     "AuditSink",
+    "Bound",
     "Clock",
     "Command",
     "Done",
@@ -42,6 +43,7 @@ __all__ = [
     "SizeLimits",
     "Slow",
     "Store",
+    "Values",
     "has_failed",
     "unanswered",
 ]
@@ -158,12 +160,50 @@ class SizeLimits(msgspec.Struct, frozen=True, gc=False):
 DEFAULT_SIZES = SizeLimits()
 
 
+class Values(Enum):
+    """Where a command holds what a caller stores, so that it can be encrypted there."""
+
+    IN_CLEAR = auto()
+    """Redis works with it: it can't be encrypted."""
+    NONE = auto()
+    """Nowhere."""
+    STRING_WRITTEN = auto()
+    """The word behind the key is the value of a string."""
+    STRING_READ = auto()
+    """The reply is the value of the string."""
+    FIELDS_WRITTEN = auto()
+    """Behind the key stand names and values of fields, in turns."""
+    FIELD_READ = auto()
+    """The reply is the value of the field that the word behind the key names."""
+    FIELDS_READ = auto()
+    """The reply is the whole hash."""
+
+
+class Bound(StrEnum):
+    """Why a reply is not too large, and what is stored does not become too large."""
+
+    SMALL = "small"
+    """The reply is small whatever is stored, and what is stored does not grow."""
+    STRING = "string"
+    """The reply is the string under the key, whose size is looked at first."""
+    FIELD = "field"
+    """The reply is a field of the hash under the key, whose size is looked at first."""
+    HASH = "hash"
+    """The reply is the hash under the key, whose size is looked at first."""
+    GROWING_HASH = "growing hash"
+    """What the hash becomes is measured first: it gets the fields that the command brings."""
+    COUNTER = "counter"
+    """What the counter becomes is looked at first: the command adds the word behind the key."""
+
+
 class Command(msgspec.Struct, frozen=True, gc=False):
     """What an operation asks of the store: the words of a Redis command.
 
     ``keys`` are the places of those words that are keys, at least one. All keys of a command have
     to be in one slot. ``ttl`` (seconds) is set in the same atomic step; None leaves the life of the
-    keys alone. ``sizes`` hold in that step, too. How this is made atomic is the store's business.
+    keys alone. ``sizes`` hold in that step, too, as ``bound`` says. How this is made atomic is the
+    store's business. A command that does not say where its ``values`` are is refused where values
+    are encrypted, so that a new one can't store in clear by being forgotten.
     """
 
     words: tuple[bytes, ...]
@@ -174,6 +214,8 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     sizes: SizeLimits = DEFAULT_SIZES
     client: str = ""
     """Whose it is, for what is shared fairly; filled by `authz.verdict.placed`."""
+    values: Values = Values.IN_CLEAR
+    bound: Bound = Bound.SMALL
 
     @property
     def name(self) -> bytes:

@@ -35,7 +35,7 @@ from flowcache.contract import answer, request
 from flowcache.errors import Failure, all_failures
 from flowcache.measures import Timings
 from flowcache.metrics.counters import Counters
-from flowcache.operations.catalogue import CATALOGUE, plan
+from flowcache.operations.catalogue import AS_HASH, CATALOGUE, plan
 from flowcache.ports import Access, AuditRecord, Mode, Order
 from flowcache.status import (
     CircuitOverride,
@@ -114,9 +114,12 @@ def test_it_names_every_operation() -> None:
 
 
 def test_it_names_every_field() -> None:
-    """The request's fields are those of the struct that is decoded."""
+    """A request has the fields that all have, and those that its operation takes."""
     for branch in SCHEMAS["Request"]["anyOf"]:
-        assert tuple(branch["properties"]) == request.Body.__struct_fields__
+        name, _, of_a_hash = branch["title"].partition(" of a ")
+        meant = AS_HASH[name] if of_a_hash else CATALOGUE[name]
+        takes = tuple(each.name for each in meant.takes)
+        assert tuple(branch["properties"]) == (*request.COMMON_FIELDS, *takes)
 
 
 def test_it_names_every_code() -> None:

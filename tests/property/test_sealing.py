@@ -19,6 +19,7 @@ from flowcache.errors import InvalidRequest, InvalidResponse
 from flowcache.operations.catalogue import plan
 from flowcache.ports import Command, Done, Reply
 from flowcache.secret import Secret
+from tests.commands import command as made_command
 from tests.envelopes import KEYS, Sealer
 from tests.property.strategies import json_values, modest, stored, texts
 
@@ -71,7 +72,7 @@ def run(
 
 def planned(operation: str, key: bytes, value: object = None) -> tuple[Command, Any]:
     request = Request(
-        operation, key, value, TtlLimits().default_ttl, "string", None, None, None, None
+        operation, key, {"value": value}, TtlLimits().default_ttl, "string", None, None, None, None
     )
     row, command = plan(request, 1000)
     return command, row.read
@@ -171,7 +172,7 @@ def refuses(
     """Fail unless reading ``damaged`` is refused in words that tell nothing."""
     memory = Memory()
     memory.held[key] = damaged if field is None else {field: damaged}
-    look = Command((b"GET" if field is None else b"HGETALL", key))
+    look = made_command(b"GET" if field is None else b"HGETALL", key)
     with pytest.raises(InvalidResponse) as caught:
         run(memory, look, plaintext=plaintext)
     assert len(plain) < 8 or plain not in caught.value.message.encode()
@@ -189,7 +190,7 @@ def test_nothing_in_clear_looks_sealed(planted: bytes, key: bytes) -> None:
     memory = Memory()
     memory.held[key] = planted
     with pytest.raises(InvalidResponse):
-        run(memory, Command((b"GET", key)))
+        run(memory, made_command(b"GET", key))
 
 
 @modest

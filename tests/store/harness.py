@@ -21,6 +21,7 @@ from flowcache.store.link import Link
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.routes import OnBack, ShardRoute
 from flowcache.store.settings import Address, StoreSettings
+from tests.commands import command as made_command
 from tests.servers import FLOWCACHE_ACL, RedisProcess
 from tests.servers.binaries import version
 from tests.servers.wait import POLL_SECONDS
@@ -67,20 +68,20 @@ async def soon(predicate: Callable[[], Any], *, within: float = 20.0, what: str 
 
 
 def get(key: bytes) -> Command:
-    return Command((b"GET", key))
+    return made_command(b"GET", key)
 
 
 def put(key: bytes, value: bytes, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command((b"SET", key, value), ttl=ttl, writes=True, once=once)
+    return made_command(b"SET", key, value, ttl=ttl, writes=True, once=once)
 
 
 def incr(key: bytes, once: Once | None = None) -> Command:
     """Return a write whose applications can be counted."""
-    return Command((b"INCR", key), writes=True, once=once)
+    return made_command(b"INCR", key, writes=True, once=once)
 
 
 def delete(key: bytes) -> Command:
-    return Command((b"DEL", key), writes=True)
+    return made_command(b"UNLINK", key, writes=True)
 
 
 def may(server: RedisProcess, *rules: str) -> dict[str, Any]:

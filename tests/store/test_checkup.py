@@ -10,7 +10,7 @@ import pytest
 
 from flowcache.secret import Secret
 from flowcache.store.checkup import CheckupFault, checkup
-from flowcache.store.rights import SHARED_RATES, Right, appending
+from flowcache.store.rights import SHARED_RATES, Right, appending, needed_commands
 from flowcache.store.settings import Address, StoreSettings, Tls
 from tests.servers import (
     SERVERS,
@@ -36,13 +36,6 @@ async def fault(*nodes: tuple[str, int], **changes: Any) -> str:
     with pytest.raises(CheckupFault) as caught:
         await check(*nodes, **changes)
     return str(caught.value)
-
-
-RIGHTS = (
-    *("get", "getrange", "strlen", "set", "incrby", "unlink", "expire", "pexpire"),
-    *("hset", "hgetall", "hlen", "hmget", "memory|usage", "eval", "evalsha", "ping"),
-)
-"""What the service can't do without, whatever the topology."""
 
 
 def tls_of(server: TlsServer) -> Tls:
@@ -93,10 +86,7 @@ def server_with_user(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
         yield server
 
 
-@pytest.mark.parametrize(
-    "command",
-    RIGHTS,
-)
+@pytest.mark.parametrize("command", needed_commands())
 async def test_a_right_that_is_missing_is_named(
     server_with_user: RedisProcess, command: str
 ) -> None:

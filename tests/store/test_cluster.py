@@ -16,6 +16,7 @@ from flowcache.store.commands import SMALL
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
 from flowcache.store.slots import SLOTS, key_slot
+from tests.commands import command as made_command
 from tests.servers import Cluster, ClusterNode, RedisProcess, cluster
 from tests.servers.ports import LOOPBACK
 from tests.store.calling import calling
@@ -176,7 +177,9 @@ class TestMoving:
         async with store_at(*servers.addresses) as store:
             for name in (key, left):
                 await replied(store, put(name, value), in_time())
-            await replied(store, Command((b"HSET", table, *pairs), ttl=60, writes=True), in_time())
+            await replied(
+                store, made_command(b"HSET", table, *pairs, ttl=60, writes=True), in_time()
+            )
             slot = key_slot(key)
             await asyncio.to_thread(servers.migrate_slot, slot, source, target, leave_open=True)
             for name in (key, table):
@@ -184,9 +187,9 @@ class TestMoving:
             for _ in range(2):
                 for name in (key, left):
                     assert await replied(store, get(name), in_time()) == value
-                assert await replied(store, Command((b"HGETALL", table)), in_time()) == fields
+                assert await replied(store, made_command(b"HGETALL", table), in_time()) == fields
                 assert await replied(store, get(absent), in_time()) is None
-                assert await replied(store, Command((b"HGETALL", absent)), in_time()) == {}
+                assert await replied(store, made_command(b"HGETALL", absent), in_time()) == {}
             await asyncio.to_thread(servers.migrate_slot, slot, source, target)
             assert await replied(store, get(key), in_time()) == value
 

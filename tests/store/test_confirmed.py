@@ -11,6 +11,7 @@ import pytest
 from flowcache.errors import DeadlineExceeded, RedisUnavailable
 from flowcache.ports import Access, Command, Once
 from flowcache.store.redis_store import RedisStore
+from tests.commands import command as made_command
 from tests.servers.cluster import Cluster
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import replicated
@@ -102,7 +103,7 @@ async def test_one_that_fails_is_not_waited_for() -> None:
             await replied(store, put(b"k", b"x"), in_time())
             pair.replica.pause()
             try:
-                hset = Command((b"HSET", b"k", b"a", b"b"), ttl=60, writes=True)
+                hset = made_command(b"HSET", b"k", b"a", b"b", ttl=60, writes=True)
                 with pytest.raises(Exception, match="another type"):
                     await replied(store, hset, in_time(600))
             finally:

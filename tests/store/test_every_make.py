@@ -17,6 +17,7 @@ from msgspec import structs
 from flowcache.errors import Declined, Failure, Forbidden, NotYet, RedisUnavailable
 from flowcache.ports import Command, Once
 from flowcache.store.redis_store import RedisStore
+from tests.commands import command as made_command
 from tests.servers import (
     SERVERS,
     RedisProcess,
@@ -41,7 +42,7 @@ NEVER = 600.0
 """No interval of its own makes the store ask."""
 ONCE = Once(b"token", b"fingerprint", 60_000)
 PLAIN = put(b"string", b"1")
-SCRIPTED = Command((b"INCRBY", b"number", b"1"), ttl=60, writes=True)
+SCRIPTED = made_command(b"INCRBY", b"number", b"1", ttl=60, writes=True)
 WRITES = {"plain": PLAIN, "scripted": SCRIPTED, "once": structs.replace(PLAIN, once=ONCE)}
 
 every_write = pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))

@@ -9,6 +9,7 @@ import pytest
 
 from flowcache.errors import Conflict, InvalidRequest, TooLarge, Unfinished
 from flowcache.ports import Command, Once, SizeLimits
+from tests.commands import command as made_command
 from tests.servers import SERVERS, RedisProcess, standalone
 from tests.store.harness import in_time, replied, store_at
 
@@ -39,11 +40,11 @@ def plant(server: RedisProcess, *words: bytes | str | int) -> None:
 
 
 def hset(*pairs: bytes, sizes: SizeLimits, once: Once | None = None) -> Command:
-    return Command((b"HSET", b"h", *pairs), ttl=60, writes=True, once=once, sizes=sizes)
+    return made_command(b"HSET", b"h", *pairs, ttl=60, writes=True, once=once, sizes=sizes)
 
 
 def incr(step: int, *, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command((b"INCRBY", b"n", b"%d" % step), ttl=ttl, writes=True, once=once)
+    return made_command(b"INCRBY", b"n", b"%d" % step, ttl=ttl, writes=True, once=once)
 
 
 class TestHashes:
@@ -53,7 +54,7 @@ class TestHashes:
         reads = []
         for number in range(30):
             plant(server, "HSET", f"h{number}", *small, f"large {number}", b"x" * LIMIT)
-            reads.append(Command((b"HGETALL", b"h%d" % number)))
+            reads.append(made_command(b"HGETALL", b"h%d" % number))
         async with store_at(server.address) as store:
             for read in reads:
                 with pytest.raises(TooLarge):

@@ -9,7 +9,9 @@ import pytest
 from msgspec import structs
 
 from flowcache.errors import Failure, Forbidden, RedisUnavailable
-from flowcache.ports import Command, Once
+from flowcache.ports import Once
+from flowcache.store.rights import needed_commands
+from tests.commands import command as made_command
 from tests.servers import (
     SERVERS,
     RedisProcess,
@@ -21,27 +23,13 @@ from tests.store.scripted import Scripted
 
 ONCE = Once(b"token", b"fingerprint", 60_000)
 PLAIN = {
-    "SET": Command((b"SET", b"k", b"7"), ttl=60, writes=True),
-    "HSET": Command((b"HSET", b"h", b"f", b"new", b"g", b"new"), ttl=60, writes=True),
-    "INCR": Command((b"INCRBY", b"n", b"1"), ttl=60, writes=True),
-    "DEL": Command((b"DEL", b"d"), writes=True),
+    "SET": made_command(b"SET", b"k", b"7", ttl=60, writes=True),
+    "HSET": made_command(b"HSET", b"h", b"f", b"new", b"g", b"new", ttl=60, writes=True),
+    "INCR": made_command(b"INCRBY", b"n", b"1", ttl=60, writes=True),
+    "DEL": made_command(b"UNLINK", b"d", writes=True),
 }
 WRITES = PLAIN | {f"{name} once": structs.replace(c, once=ONCE) for name, c in PLAIN.items()}
-USED = [
-    "set",
-    "hset",
-    "incrby",
-    "unlink",
-    "expire",
-    "pexpire",
-    "hmget",
-    "hlen",
-    "hgetall",
-    "get",
-    "memory|usage",
-    "evalsha",
-    "eval",
-]
+USED = needed_commands()
 """Whatever a write may send, or a script of it."""
 
 
@@ -96,7 +84,7 @@ async def test_without_one_right_it_is_done_in_full_or_not_at_all(
                 await replied(store, command, in_time())
                 assert held(server).keys() == done.keys()
                 assert held(server)[b"n"] == done[b"n"]
-        assert len(held(server)) == 4 + (command.once is not None) - (command.name == b"DEL")
+        assert len(held(server)) == 4 + (command.once is not None) - (command.name == b"UNLINK")
         for key in (b"k", b"h", b"n"):
             life = int(server.cli("TTL", key.decode()))
             assert 0 < life <= 60 if key == command.key else life > 900

@@ -15,6 +15,7 @@ from flowcache.secret import Secret
 from flowcache.store.commands import SMALL, pack
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom
+from tests.commands import command as made_command
 from tests.servers import (
     FLOWCACHE_ACL,
     SERVERS,
@@ -50,22 +51,22 @@ def as_flow(**changes: Any) -> dict[str, Any]:
 
 
 def fields(key: bytes, sizes: SizeLimits | None = None) -> Command:
-    return Command((b"HGETALL", key), sizes=sizes or SizeLimits())
+    return made_command(b"HGETALL", key, sizes=sizes or SizeLimits())
 
 
 def hset(
     key: bytes, *pairs: bytes, sizes: SizeLimits | None = None, once: Once | None = None
 ) -> Command:
-    return Command(
-        (b"HSET", key, *pairs), ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
+    return made_command(
+        b"HSET", key, *pairs, ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
     )
 
 
 def incr(
     key: bytes, step: int, once: Once | None = None, sizes: SizeLimits | None = None
 ) -> Command:
-    return Command(
-        (b"INCRBY", key, b"%d" % step), ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
+    return made_command(
+        b"INCRBY", key, b"%d" % step, ttl=60, writes=True, once=once, sizes=sizes or SizeLimits()
     )
 
 
@@ -185,7 +186,7 @@ class TestReads:
         plant(server, "SET", "s", b"x" * 1000)
         async with store_at(server.address, **as_flow()) as store:
             for most, fits in ((1000, True), (999, False)):
-                command = Command((b"GET", b"s"), sizes=SizeLimits(reply=most))
+                command = made_command(b"GET", b"s", sizes=SizeLimits(reply=most))
                 if fits:
                     assert await replied(store, command, in_time()) == b"x" * 1000
                 else:

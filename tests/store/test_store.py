@@ -21,6 +21,7 @@ from flowcache.ports import Access, Command, Once
 from flowcache.secret import Secret
 from flowcache.store.redis_store import RedisStore
 from flowcache.store.settings import ReadFrom, StoreSettings
+from tests.commands import command as made_command
 from tests.servers import Proxy, RedisProcess, replicated, standalone, valkey_binary
 from tests.servers.ports import LOOPBACK
 from tests.servers.process import SERVER_CONFIG
@@ -31,7 +32,7 @@ ONCE = Once(b"token", b"fingerprint", 60_000)
 
 
 def hset(key: bytes, *pairs: bytes, ttl: int | None = 60, once: Once | None = None) -> Command:
-    return Command((b"HSET", key, *pairs), ttl=ttl, writes=True, once=once)
+    return made_command(b"HSET", key, *pairs, ttl=ttl, writes=True, once=once)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ class TestCommands:
                 write = hset(table, b"a", b"1", b"b", b"2", ttl=77, once=once)
                 assert await replied(store, write, in_time()) == 2
                 for key in (string, table):
-                    assert 70 < await replied(store, Command((b"TTL", key)), in_time()) <= 77
+                    assert 70 < await replied(store, made_command(b"TTL", key), in_time()) <= 77
 
     @pytest.mark.parametrize("once", [None, ONCE])
     async def test_hash_of_many_fields(self, server: RedisProcess, once: Once | None) -> None:
@@ -82,7 +83,7 @@ class TestCommands:
         pairs = [word for number in range(10_000) for word in (b"f%d" % number, b"%d" % number)]
         async with store_at(server.address) as store:
             assert await replied(store, hset(b"large", *pairs, once=once), in_time()) == 10_000
-            reply = await replied(store, Command((b"HGETALL", b"large")), in_time())
+            reply = await replied(store, made_command(b"HGETALL", b"large"), in_time())
             assert reply == dict(zip(pairs[::2], pairs[1::2], strict=True))
 
     @pytest.mark.parametrize("once", [None, ONCE])
@@ -94,8 +95,8 @@ class TestCommands:
             await replied(store, hset(b"hash", b"a", b"1", ttl=77), in_time())
             write = hset(b"hash", b"b", b"2", ttl=None, once=once)
             assert await replied(store, write, in_time()) == 1
-            assert await replied(store, Command((b"HLEN", b"hash")), in_time()) == 2
-            assert 70 < await replied(store, Command((b"TTL", b"hash")), in_time()) <= 77
+            assert await replied(store, made_command(b"HLEN", b"hash"), in_time()) == 2
+            assert 70 < await replied(store, made_command(b"TTL", b"hash"), in_time()) <= 77
             assert await replied(store, put(b"string", b"1", None, once), in_time()) == b"OK"
             assert await replied(store, get(b"string"), in_time()) == b"1"
 

@@ -49,12 +49,12 @@ def page(
         fields=_table_of_fields(schemas),
         absent=_prose(schemas["Absent"]["description"]),
         operations=_table(
-            ("Operation", "What it does", "`value`", "`data`"),
+            ("Operation", "What it does", "Takes", "`data`"),
             (
                 (
                     f'<a href="#run-{escape(op["name"])}">{_code(op["name"])}</a>',
                     _prose(op["summary"]),
-                    _prose(op["value"] or "none"),
+                    _prose(_takes(op)),
                     escape(_in_words(op["data"])),
                 )
                 for op in operations
@@ -105,6 +105,7 @@ def policy(html: str) -> str:
 
 def _call(operation: Mapping[str, Any], body: Any, told: Mapping[str, Any]) -> str:
     name = operation["name"]
+    permissions = " and ".join(map(_code, operation["permissions"]))
     answers = "".join(
         _json_block(example["value"])
         for label, example in told.items()
@@ -112,9 +113,14 @@ def _call(operation: Mapping[str, Any], body: Any, told: Mapping[str, Any]) -> s
     )
     return (
         f'<details id="run-{escape(name)}" open><summary>{_code(name)}</summary>'
-        f"<p>{_prose(operation['summary'])} Needs {_code(operation['permission'])}.</p>"
+        f"<p>{_prose(operation['summary'])} Needs {permissions}.</p>"
         f"{_command(_curl(body))}<p>Answers:</p>{answers}</details>"
     )
+
+
+def _takes(operation: Mapping[str, Any]) -> str:
+    """Return what an operation takes besides the fields that all have."""
+    return "; ".join(f"`{name}`: {about}" for name, about in operation["takes"].items()) or "none"
 
 
 def _credential(route: Mapping[str, Any]) -> str:
@@ -124,6 +130,7 @@ def _credential(route: Mapping[str, Any]) -> str:
 
 def _table_of_fields(schemas: Mapping[str, Schema]) -> str:
     requests = schemas["Request"]["anyOf"]
+    names = dict.fromkeys(name for request in requests for name in request["properties"])
     return _table(
         ("Field", "What it is"),
         (
@@ -132,7 +139,7 @@ def _table_of_fields(schemas: Mapping[str, Schema]) -> str:
                 + (" <b>required</b>" if all(name in r["required"] for r in requests) else ""),
                 _prose(schemas[field_name(name)]["description"]),
             )
-            for name in requests[0]["properties"]
+            for name in names
         ),
     )
 

@@ -11,7 +11,7 @@ from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.contract.coercion import MAX_KEY_BYTES
 from flowcache.errors import Failure, Forbidden, TooLarge
-from flowcache.ports import RESERVED_PREFIX, Command
+from flowcache.ports import RESERVED_PREFIX, Command, Values
 
 __all__ = ["ALLOW", "Allow", "Deny", "Reason", "Verdict", "judge", "placed", "refusal"]
 
@@ -44,6 +44,9 @@ Verdict = Allow | Deny
 
 ALLOW = Allow()
 
+_STORING = frozenset({Values.IN_CLEAR, Values.STRING_WRITTEN, Values.FIELDS_WRITTEN})
+"""Where the words of a write are what is stored."""
+
 _FAILURES: dict[Reason, type[Failure]] = {
     Reason.PERMISSION: Forbidden,
     Reason.OPERATION: Forbidden,
@@ -54,15 +57,17 @@ _FAILURES: dict[Reason, type[Failure]] = {
 }
 
 
-def judge(who: Principal, permission: Permission, operation: str, command: Command) -> Verdict:
+def judge(
+    who: Principal, permissions: frozenset[Permission], operation: str, command: Command
+) -> Verdict:
     """Tell whether ``who`` may run ``command``, which is what ``operation`` became. Pure.
 
     ``operation`` is the one that runs: GET of a hash is HGETALL. A TTL is not judged here: the
     client's own limits were those that the request was read with.
     """
-    if permission not in who.permissions:
+    if not permissions <= who.permissions:
         # The configuration gives everybody something: a token's scope took it away.
-        lacks = f"it lacks {permission.value}"
+        lacks = f"it lacks {' and '.join(sorted(permissions - who.permissions))}"
         why = lacks if who.permissions else "its token has no scope that counts here"
         return Deny(Reason.PERMISSION, f"This credential may not do this; {why}.")
     if who.operations is not None and operation not in who.operations:
@@ -79,7 +84,7 @@ def judge(who: Principal, permission: Permission, operation: str, command: Comma
                 Reason.KEY_LENGTH,
                 f"key: {len(key)} bytes; with this credential it has at most {most}.",
             )
-    if command.writes:
+    if command.writes and command.values in _STORING:
         # What the key becomes is looked at where it is written; this much it becomes at least.
         size = command.size()
         if size > command.sizes.value:

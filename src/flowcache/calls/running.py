@@ -210,7 +210,7 @@ class Calls:
         sizes = principal.sizes or self._settings.sizes
         operation, command = plan(wanted, self._once_lifetime_ms, sizes)
         attempt.operation = operation.name
-        verdict = judge(principal, operation.permission, operation.name, command)
+        verdict = judge(principal, operation.permissions, operation.name, command)
         if verdict.__class__ is Deny:
             raise refusal(verdict)
         return operation, placed(command, principal), deadline

@@ -64,7 +64,7 @@ def check(config: Config = None, redis: Redis = None) -> None:
 def _sealed(settings: SealingSettings) -> str:
     from flowcache.operations.catalogue import CATALOGUE
 
-    refused = [name for name, operation in CATALOGUE.items() if not operation.can_be_sealed]
+    refused = [name for name, operation in CATALOGUE.items() if not operation.works_encrypted]
     ids = [key.id for key in settings.provider.fetch() if key.id != settings.active]
     spaces = [space.decode() for space in settings.spaces or ()]
     return _ENCRYPTED[settings.plaintext].format(

@@ -31,6 +31,7 @@ from flowcache.contract.bounds import (
 from flowcache.errors import InvalidRequest, TooLarge
 
 __all__ = [
+    "COMMON_FIELDS",
     "MAX_DEADLINE_MS",
     "Body",
     "Request",
@@ -46,18 +47,20 @@ _OWN_FIELDS = 16
 """So many members a body may have besides the elements of its value."""
 
 
-class Body(msgspec.Struct, gc=False):
-    """The fields as they came, untyped; `coerce` gives them their types."""
+Body = dict[str, Any]
+"""The fields as they came, untyped; `coerce` gives those that all operations have their types."""
 
-    operation: Any = None
-    key: Any = None
-    value: Any = msgspec.UNSET
-    ttl: Any = None
-    type: Any = None
-    flowId: Any = None  # noqa: N815 - wire names
-    interactionId: Any = None  # noqa: N815
-    deadlineMs: Any = None  # noqa: N815
-    idempotencyKey: Any = None  # noqa: N815
+COMMON_FIELDS = (
+    "operation",
+    "key",
+    "ttl",
+    "type",
+    "flowId",
+    "interactionId",
+    "deadlineMs",
+    "idempotencyKey",
+)
+"""The fields that all operations have. What else an operation takes it says itself."""
 
 
 class TtlLimits(msgspec.Struct, frozen=True):
@@ -74,8 +77,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     operation: str
     """Upper case, as the caller named it; the catalogue knows whether it exists."""
     key: bytes
-    value: Any
-    """A JSON value, or ``msgspec.UNSET`` where the body had none."""
+    fields: Body
+    """All fields of the body, for what the operation takes of its own (`operations.parameters`)."""
     ttl: int
     type: str
     flow_id: str | None
@@ -117,10 +120,10 @@ def decode(raw: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Body:
         if is_close and too_many(raw, bounds.max_elements + _OWN_FIELDS):
             raise _too_many(bounds)
         if not raw.isascii():
-            raw.decode()  # the decoder does not look into fields that it skips
+            raw.decode()  # the decoder does not look into all of it
         body = _DECODER.decode(raw)
-        if is_close and body.value is not msgspec.UNSET:
-            stored = msgspec.json.encode(body.value)
+        if is_close and "value" in body:
+            stored = msgspec.json.encode(body["value"])
             if too_many(stored, bounds.max_elements):
                 raise _too_many(bounds)
     except _NOT_JSON as fault:
@@ -174,7 +177,7 @@ def _sentence(text: str) -> str:
 
 def operation_name(body: Body) -> str | None:
     """Return the operation as far as it can be read, for the answer's metadata."""
-    name = body.operation
+    name = body.get("operation")
     return _upper(name) if isinstance(name, str) else None
 
 
@@ -191,18 +194,20 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
         InvalidRequest: a field is missing or is not what it should be; the sentence names it.
         TooLarge: a key or a context field is over its limit.
     """
-    name = body.operation
+    given = body.get
+    name = given("operation")
     if not isinstance(name, str) or not name:
         got = "an empty one" if name == "" else coercion.kind(name)
         raise InvalidRequest(f"operation: expected the name of an operation, got {got}.")
     optional = coercion.optional
-    ttl, flow, interaction = body.ttl, body.flowId, body.interactionId
-    deadline, once = body.deadlineMs, body.idempotencyKey
+    ttl, kind = given("ttl"), given("type")
+    flow, interaction = given("flowId"), given("interactionId")
+    deadline, once = given("deadlineMs"), given("idempotencyKey")
     # The tests for None only skip calls: almost every request leaves most of these out.
     return Request(
         _upper(name),
-        coercion.key("key", body.key),
-        body.value,
+        coercion.key("key", given("key")),
+        body,
         limits.default_ttl
         if ttl is None
         else optional(
@@ -215,8 +220,8 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
             default=limits.default_ttl,
         ),
         "string"
-        if body.type is None
-        else optional("type", body.type, coercion.choice, ("string", "hash"), default="string"),
+        if kind is None
+        else optional("type", kind, coercion.choice, ("string", "hash"), default="string"),
         None if flow is None else optional("flowId", flow, coercion.context),
         None if interaction is None else optional("interactionId", interaction, coercion.context),
         None
@@ -228,8 +233,10 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
 
 def legible(body: Body) -> tuple[str | None, str | None, bytes | None]:
     """Return flow, interaction and key of a body that is refused, as far as they can be read."""
-    key = body.key.encode()[: coercion.MAX_KEY_BYTES] if isinstance(body.key, str) else None
-    return _legible_context(body.flowId), _legible_context(body.interactionId), key
+    key = body.get("key")
+    legible_key = key.encode()[: coercion.MAX_KEY_BYTES] if isinstance(key, str) else None
+    flow_id, interaction_id = body.get("flowId"), body.get("interactionId")
+    return _legible_context(flow_id), _legible_context(interaction_id), legible_key
 
 
 def _legible_context(value: object) -> str | None:

@@ -4,9 +4,10 @@ It stands where its inner executor would, so that the way of a call does not kno
 encryption it is not made, and costs nothing. A key outside of the sealed spaces passes it at the
 price of one comparison, and so does a key of flowcache's own: a record of a write, a shared rate.
 
-`_SEALED` and `_OPENED` are what it knows of commands. One that stands in neither is refused, so
-that an operation that is new can't store in clear by being forgotten. INCRBY is such a one for
-good: Redis can't count what it can't read (docs/decisions/0019-encryption-at-rest.md).
+A command says where its values are (`ports.Values`), in its words or in its reply. One that says
+nothing of it is refused, so that a new one can't store in clear by being forgotten. So is what
+Redis has to work with: it can't count what it can't read. Why so:
+docs/decisions/0019-encryption-at-rest.md.
 
 What it does not hide: key names, the names of a hash's fields, how long a value is, how long it
 lives, and when it is used. What it can't find: that Redis gave back an older value of the same key.
@@ -23,10 +24,21 @@ from flowcache.encryption.envelope import DecryptionFailure, field_of, string_of
 from flowcache.encryption.keyring import Keyring, new_half
 from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.errors import Forbidden, InvalidResponse
-from flowcache.ports import NAMESPACES, RESERVED_PREFIX, Command, Done, Executor, Once, Reply
+from flowcache.ports import (
+    NAMESPACES,
+    RESERVED_PREFIX,
+    Command,
+    Done,
+    Executor,
+    Once,
+    Reply,
+    Values,
+)
 from flowcache.status import EncryptionKeyStatus, EncryptionStatus
 
 __all__ = ["Vault"]
+
+_Words = tuple[bytes, ...]
 
 _WHY = {
     DecryptionFailure.PLAINTEXT: "it is not encrypted, as it has to be.",
@@ -56,7 +68,7 @@ class Vault:
         self._covers = _everything if settings.spaces is None else _these(settings.spaces)
         self._reads_plaintext = settings.plaintext is not Plaintext.REFUSE
         self._writes_plaintext = settings.plaintext is Plaintext.WRITE
-        self._sealed = dict.fromkeys(_SEALED, _as_it_is) if self._writes_plaintext else _SEALED
+        self._sealed = {} if self._writes_plaintext else _SEALED
         self._failures = dict.fromkeys(DecryptionFailure, 0)
 
     def execute(self, command: Command, deadline: float) -> Awaitable[Done]:
@@ -81,20 +93,19 @@ class Vault:
         )
 
     async def _execute_sealed(self, command: Command, deadline: float) -> Done:
-        name, key, once = command.name, command.key, command.once
-        seal, opened = self._sealed.get(name), _OPENED.get(name)
-        if seal is None and opened is None:
+        key, values, once = command.key, command.values, command.once
+        if values is Values.IN_CLEAR:
             _refuse()
-        if seal is not None:
-            words = (*command.words[:2], *seal(self._ring, key, command.words[2:]))
-            if once is not None:
-                once = self._keyed(once, key)
-            command = structs.replace(command, words=words, once=once)
+        seal, opened = self._sealed.get(values), _OPENED.get(values)
+        words = command.words if seal is None else seal(self._ring, command.words)
+        if once is not None:
+            once = self._keyed(once, key)
+        command = structs.replace(command, words=words, once=once)
         done = await self._inner.execute(command, deadline)
         if opened is None:
             return done
         try:
-            return Done(opened(self, key, done.reply), done.shard, done.stale)
+            return Done(opened(self, command.words, done.reply), done.shard, done.stale)
         except InvalidResponse as failure:
             failure.shard = done.shard
             raise
@@ -121,15 +132,20 @@ class Vault:
             return stored
         raise InvalidResponse(f"What is stored under this key can't be opened: {_WHY[plain]}")
 
-    def open_value(self, key: bytes, reply: Reply) -> Reply:
+    def open_string(self, words: _Words, reply: Reply) -> Reply:
         """Return the string in ``reply``; what is none is left to who reads it."""
-        return self._open(reply, string_of(key)) if isinstance(reply, bytes) else reply
+        return self._open(reply, string_of(words[1])) if isinstance(reply, bytes) else reply
 
-    def open_fields(self, key: bytes, reply: Reply) -> Reply:
+    def open_field(self, words: _Words, reply: Reply) -> Reply:
+        """Return the field in ``reply``; what is none is left to who reads it."""
+        bound = field_of(words[1]) + words[2]
+        return self._open(reply, bound) if isinstance(reply, bytes) else reply
+
+    def open_fields(self, words: _Words, reply: Reply) -> Reply:
         """Return the hash in ``reply``; what is none is left to who reads it."""
         if not isinstance(reply, dict):
             return reply
-        place, unseal = field_of(key), self._open
+        place, unseal = field_of(words[1]), self._open
         return {field: unseal(stored, place + field) for field, stored in reply.items()}
 
 
@@ -157,37 +173,31 @@ def _refuse() -> NoReturn:
     )
 
 
-# -- what is known of each command -----------------------------------------------------------------
-
-_Args = tuple[bytes, ...]
+# -- where values are, and what becomes of them ----------------------------------------------------
 
 
-def _seal_value(ring: Keyring, key: bytes, args: _Args) -> _Args:
-    (value,) = args
-    return (ring.seal(value, string_of(key)),)
+def _seal_string(ring: Keyring, words: _Words) -> _Words:
+    name, key, value, *more = words
+    return (name, key, ring.seal(value, string_of(key)), *more)
 
 
-def _seal_fields(ring: Keyring, key: bytes, args: _Args) -> _Args:
-    place, half = field_of(key), new_half()
-    sealed = list(args)
-    for at in range(1, len(args), 2):
-        sealed[at] = ring.seal(args[at], place + args[at - 1], half)
+def _seal_fields(ring: Keyring, words: _Words) -> _Words:
+    place, half = field_of(words[1]), new_half()
+    sealed = list(words)
+    for at in range(3, len(words), 2):
+        sealed[at] = ring.seal(words[at], place + words[at - 1], half)
     return tuple(sealed)
 
 
-def _as_it_is(_: Keyring, __: bytes, args: _Args) -> _Args:
-    return args
-
-
-_SEALED: dict[bytes, Callable[[Keyring, bytes, _Args], _Args]] = {
-    b"SET": _seal_value,
-    b"HSET": _seal_fields,
-    b"DEL": _as_it_is,
+_SEALED: dict[Values, Callable[[Keyring, _Words], _Words]] = {
+    Values.STRING_WRITTEN: _seal_string,
+    Values.FIELDS_WRITTEN: _seal_fields,
 }
-"""Write -> its arguments as they go to Redis."""
+"""Where a command holds values -> its words as they go to Redis."""
 
-_OPENED: dict[bytes, Callable[[Vault, bytes, Reply], Reply]] = {
-    b"GET": Vault.open_value,
-    b"HGETALL": Vault.open_fields,
+_OPENED: dict[Values, Callable[[Vault, _Words, Reply], Reply]] = {
+    Values.STRING_READ: Vault.open_string,
+    Values.FIELD_READ: Vault.open_field,
+    Values.FIELDS_READ: Vault.open_fields,
 }
-"""Read -> the reply as it would be without encryption."""
+"""Where a reply holds values -> the reply as it would be without encryption."""

@@ -1,59 +1,57 @@
 """Counters: INCR. A counter is a whole number under a key, with one TTL that each step renews.
 
-Repeating an INCR counts twice, so a flow that repeats failed calls sends an `idempotencyKey`.
+Repeating a step counts twice, so a flow that repeats failed calls sends an `idempotencyKey`.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from flowcache.authz.permissions import Permission
-from flowcache.contract import coercion
-from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
-from flowcache.operations.operation import Operation, Result, Sample, unexpected
-from flowcache.ports import Command, Reply, SizeLimits
+from flowcache.operations.operation import WRITES, Operation, Repeated, Sample, Ttl
+from flowcache.operations.parameters import Whole
+from flowcache.operations.replies import Number
+from flowcache.ports import Bound, Values
 
-__all__ = ["INCR"]
+__all__ = ["OPERATIONS"]
 
 _MAX_STEP = 999_999_999_999_999
 _EXACT = 2**53
-"""From here on a number is no longer exact: not in a flow, which counts in doubles, nor in Lua."""
 
 
-def _incr(request: Request, sizes: SizeLimits) -> Command:
-    value = None if request.value is msgspec.UNSET else request.value
-    step = coercion.optional(
-        "value", value, coercion.integer, -_MAX_STEP, _MAX_STEP, "steps", default=1
-    )
-    words = (b"INCRBY", request.key, b"%d" % step)
-    return Command(words, ttl=request.ttl, writes=True, sizes=sizes)
+class _Step(msgspec.Struct, frozen=True, gc=False):
+    value: Annotated[
+        int,
+        Whole(
+            -_MAX_STEP,
+            _MAX_STEP,
+            "steps",
+            "a whole number, which may be negative; 1 if absent",
+        ),
+    ] = 1
 
 
-def _read_incr(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
-    if type(reply) is not int or abs(reply) >= _EXACT:
-        raise unexpected("INCR")
-    return Result(reply, None)
+def _incr(request: Request, step: _Step) -> tuple[bytes, ...]:
+    return b"INCRBY", request.key, b"%d" % step.value
 
 
-INCR = Operation(
-    name="INCR",
-    summary="Add `value`, 1 if absent, to the number under the key and renew its TTL; returns the "
-    "new number. A key that is not there counts from 0. Not where values are encrypted.",
-    permission=Permission.DATA_WRITE,
-    command=_incr,
-    read=_read_incr,
-    answers=int,
-    sample=Sample("attempts:42", 1),
-    value="a whole number, which may be negative; 1 if absent",
-    value_schema={
-        "anyOf": [
-            {"type": "integer", "minimum": -_MAX_STEP, "maximum": _MAX_STEP},
-            {"type": "string", "pattern": r"^\s*[+-]?0*[0-9]{1,15}(?:\.0*)?\s*$"},
-            {"$ref": "#/components/schemas/Absent"},
-        ]
-    },
-    value_optional=True,
-    example=1,
-    can_be_sealed=False,  # Redis can't count what it can't read
+OPERATIONS = (
+    Operation(
+        name="INCR",
+        summary="Add `value`, 1 if absent, to the number under the key and renew its TTL; returns "
+        "the new number. A key that is not there counts from 0. Not where values are encrypted.",
+        permissions=WRITES,
+        parameters=_Step,
+        words=_incr,
+        uses=("INCRBY key x", "STRLEN key", "GET key", "EXPIRE key x"),
+        values=Values.IN_CLEAR,  # Redis can't count what it can't read
+        bound=Bound.COUNTER,
+        ttl=Ttl.GIVEN,
+        repeated=Repeated.RECORDED,
+        read=Number("INCR", 1 - _EXACT),
+        answers=int,
+        sample=Sample("attempts:42", 1, fields={"value": 1, "ttl": 600}),
+    ),
 )

@@ -1,54 +1,49 @@
-"""Hashes: HSET and HGETALL. A field's value is a string; the whole hash has one TTL."""
+"""Hashes. A field's value is a string; the whole hash has one TTL."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
-from flowcache.contract.coercion import kind
 from flowcache.contract.request import Request
-from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
-from flowcache.ports import Command, Reply, SizeLimits
+from flowcache.operations.operation import (
+    READS,
+    WRITES,
+    Operation,
+    Repeated,
+    Result,
+    Sample,
+    Ttl,
+    over,
+    unexpected,
+)
+from flowcache.operations.parameters import HashFields, Nothing
+from flowcache.operations.replies import Number
+from flowcache.ports import Bound, Reply, Values
 
-__all__ = ["HGETALL", "HSET"]
-
-_encode = msgspec.json.Encoder().encode
+__all__ = ["OPERATIONS"]
 
 
-def _hset(request: Request, sizes: SizeLimits) -> Command:
-    fields = request.value
-    if not isinstance(fields, dict):
-        raise InvalidRequest(f"value: HSET needs an object of fields, got {kind(fields)}.")
-    if not fields:
-        raise InvalidRequest("value: HSET needs at least one field, got an empty object.")
+class _Fields(msgspec.Struct, frozen=True, gc=False):
+    value: Annotated[
+        dict[str, bytes],
+        HashFields(
+            "an object; numbers and booleans become their JSON text, nested values JSON",
+        ),
+    ]
+
+
+def _hset(request: Request, given: _Fields) -> tuple[bytes, ...]:
     words = [b"HSET", request.key]
-    for name, value in fields.items():
-        words.append(name.encode())
-        words.append(_field_value(name, value))
-    return Command(tuple(words), ttl=request.ttl, writes=True, sizes=sizes)
+    for name, value in given.value.items():
+        words += (name.encode(), value)
+    return tuple(words)
 
 
-def _field_value(name: str, value: object) -> bytes:
-    """Return a string as it is, anything else as its JSON text; null is refused."""
-    if isinstance(value, str):
-        return value.encode()
-    if value is None:
-        raise InvalidRequest(
-            f'value: the field "{name[:80]}" is null; a hash holds no nulls. Leave the field out.'
-        )
-    return _encode(value)
-
-
-def _read_hset(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
-    if type(reply) is not int or reply < 0:
-        raise unexpected("HSET")
-    return Result(reply, None)
-
-
-def _hgetall(request: Request, sizes: SizeLimits) -> Command:
-    return Command((b"HGETALL", request.key), sizes=sizes)
+def _hgetall(request: Request, _: Nothing) -> tuple[bytes, ...]:
+    return b"HGETALL", request.key
 
 
 def _read_hgetall(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -65,29 +60,42 @@ def _read_hgetall(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
         raise unexpected("HGETALL") from None
 
 
-HSET = Operation(
-    name="HSET",
-    summary="Set fields of the hash under the key and renew its TTL; returns how many are new.",
-    permission=Permission.DATA_WRITE,
-    command=_hset,
-    read=_read_hset,
-    answers=int,
-    sample=Sample("profile:42", 2),
-    value="an object; numbers and booleans become their JSON text, nested values JSON",
-    value_schema={
-        "type": "object",
-        "minProperties": 1,
-        "additionalProperties": {"type": ["string", "number", "boolean", "object", "array"]},
-    },
-    example={"name": "Ada", "tier": "gold"},
-)
-
-HGETALL = Operation(
-    name="HGETALL",
-    summary="Return all fields of the hash under the key as strings; null on a miss.",
-    permission=Permission.DATA_READ,
-    command=_hgetall,
-    read=_read_hgetall,
-    answers=dict[str, str] | None,
-    sample=Sample("profile:42", {b"name": b"Ada", b"tier": b"gold"}, {"miss": {}}),
+OPERATIONS = (
+    Operation(
+        name="HSET",
+        summary="Set fields of the hash under the key and renew its TTL; returns how many are new.",
+        permissions=WRITES,
+        parameters=_Fields,
+        words=_hset,
+        uses=(
+            "HSET key field value odd",
+            "HLEN key",
+            "HMGET key field",
+            "HGETALL key",
+            "MEMORY USAGE key SAMPLES 0",
+            "EXPIRE key x",
+        ),
+        values=Values.FIELDS_WRITTEN,
+        bound=Bound.GROWING_HASH,
+        ttl=Ttl.GIVEN,
+        repeated=Repeated.RECORDED,
+        read=Number("HSET"),
+        answers=int,
+        sample=Sample(
+            "profile:42", 2, fields={"value": {"name": "Ada", "tier": "gold"}, "ttl": 600}
+        ),
+    ),
+    Operation(
+        name="HGETALL",
+        summary="Return all fields of the hash under the key as strings; null on a miss.",
+        permissions=READS,
+        words=_hgetall,
+        uses=("HGETALL key", "HLEN key", "MEMORY USAGE key SAMPLES 0"),
+        values=Values.FIELDS_READ,
+        bound=Bound.HASH,
+        repeated=Repeated.NATURALLY,
+        read=_read_hgetall,
+        answers=dict[str, str] | None,
+        sample=Sample("profile:42", {b"name": b"Ada", b"tier": b"gold"}, {"miss": {}}),
+    ),
 )

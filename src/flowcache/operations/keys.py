@@ -1,32 +1,31 @@
-"""Keys of any type: DEL."""
+"""Keys of any type."""
 
 from __future__ import annotations
 
-from flowcache.authz.permissions import Permission
-from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds
 from flowcache.contract.request import Request
-from flowcache.operations.operation import Operation, Result, Sample, unexpected
-from flowcache.ports import Command, Reply, SizeLimits
+from flowcache.operations.operation import WRITES, Operation, Repeated, Sample
+from flowcache.operations.parameters import Nothing
+from flowcache.operations.replies import Number
+from flowcache.ports import Values
 
-__all__ = ["DEL"]
-
-
-def _del(request: Request, sizes: SizeLimits) -> Command:
-    return Command((b"DEL", request.key), writes=True, sizes=sizes)
+__all__ = ["OPERATIONS"]
 
 
-def _read_del(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
-    if type(reply) is not int or reply < 0:
-        raise unexpected("DEL")
-    return Result(reply, None)
+def _unlink(request: Request, _: Nothing) -> tuple[bytes, ...]:
+    return b"UNLINK", request.key  # as DEL, but Redis frees a large value in the background
 
 
-DEL = Operation(
-    name="DEL",
-    summary="Remove the key, whatever its type; returns how many keys were removed.",
-    permission=Permission.DATA_WRITE,
-    command=_del,
-    read=_read_del,
-    answers=int,
-    sample=Sample("customer:42", 1, {"none": 0}),
+OPERATIONS = (
+    Operation(
+        name="DEL",
+        summary="Remove the key, whatever its type; returns how many keys were removed.",
+        permissions=WRITES,
+        words=_unlink,
+        uses=("UNLINK key",),
+        values=Values.NONE,
+        repeated=Repeated.RECORDED,
+        read=Number("DEL"),
+        answers=int,
+        sample=Sample("customer:42", 1, {"none": 0}),
+    ),
 )

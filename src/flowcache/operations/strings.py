@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from flowcache.authz.permissions import Permission
 from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_many
 from flowcache.contract.request import Request
-from flowcache.errors import InvalidRequest
-from flowcache.operations.operation import Operation, Result, Sample, over, unexpected
-from flowcache.ports import Command, Reply, SizeLimits
+from flowcache.operations.operation import (
+    READS,
+    WRITES,
+    Operation,
+    Repeated,
+    Result,
+    Sample,
+    Ttl,
+    over,
+    unexpected,
+)
+from flowcache.operations.parameters import Json, Nothing
+from flowcache.ports import Bound, Reply, Values
 
-__all__ = ["GET", "SET"]
+__all__ = ["OPERATIONS"]
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(float_hook=finite).decode
 
 
-def _set(request: Request, sizes: SizeLimits) -> Command:
-    if request.value is msgspec.UNSET:
-        raise InvalidRequest("value: SET needs one; any JSON value will do, null included.")
-    value = _encode(request.value)
-    return Command((b"SET", request.key, value), ttl=request.ttl, writes=True, sizes=sizes)
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    value: Annotated[bytes, Json("any JSON value")]
+
+
+def _set(request: Request, given: _Value) -> tuple[bytes, ...]:
+    return b"SET", request.key, given.value
 
 
 def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -33,8 +42,8 @@ def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     return Result("OK", None)
 
 
-def _get(request: Request, sizes: SizeLimits) -> Command:
-    return Command((b"GET", request.key), sizes=sizes)
+def _get(request: Request, _: Nothing) -> tuple[bytes, ...]:
+    return b"GET", request.key
 
 
 def _read_get(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -67,25 +76,37 @@ def from_stored(stored: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Any:
         return {"base64": b64encode(stored).decode()}
 
 
-SET = Operation(
-    name="SET",
-    summary="Store a JSON value under the key, for `ttl` seconds.",
-    permission=Permission.DATA_WRITE,
-    command=_set,
-    read=_read_set,
-    answers=str,
-    sample=Sample("customer:42", b"OK"),
-    value="any JSON value",
-    example={"customer": "C-1", "tier": "gold"},
-)
-
-GET = Operation(
-    name="GET",
-    summary="Return the value under the key, null on a miss: JSON as it was stored, other text "
-    'as a string, bytes that are no text as `{"base64": ...}`.',
-    permission=Permission.DATA_READ,
-    command=_get,
-    read=_read_get,
-    answers=Any,
-    sample=Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
+OPERATIONS = (
+    Operation(
+        name="SET",
+        summary="Store a JSON value under the key, for `ttl` seconds.",
+        permissions=WRITES,
+        parameters=_Value,
+        words=_set,
+        uses=("SET key value EX x",),
+        values=Values.STRING_WRITTEN,
+        ttl=Ttl.GIVEN,
+        repeated=Repeated.RECORDED,
+        read=_read_set,
+        answers=str,
+        sample=Sample(
+            "customer:42",
+            b"OK",
+            fields={"value": {"customer": "C-1", "tier": "gold"}, "ttl": 600},
+        ),
+    ),
+    Operation(
+        name="GET",
+        summary="Return the value under the key, null on a miss: JSON as it was stored, other text "
+        'as a string, bytes that are no text as `{"base64": ...}`.',
+        permissions=READS,
+        words=_get,
+        uses=("GETRANGE key 0 0", "STRLEN key", "GET key"),
+        values=Values.STRING_READ,
+        bound=Bound.STRING,
+        repeated=Repeated.NATURALLY,
+        read=_read_get,
+        answers=Any,
+        sample=Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
+    ),
 )

@@ -197,7 +197,7 @@ CLIENT_SETTINGS: tuple[ClientSetting, ...] = (
 
 def read_clients(
     tables: Any,
-    operations: Mapping[str, Permission],
+    operations: Mapping[str, frozenset[Permission]],
     limits: TtlLimits,
     faults: list[str],
     sizes: SizeLimits = DEFAULT_SIZES,
@@ -250,7 +250,7 @@ def is_client_name(text: str) -> bool:
 def _read_client(
     where: str,
     table: Mapping[str, Any],
-    operations: Mapping[str, Permission],
+    operations: Mapping[str, frozenset[Permission]],
     limits: TtlLimits,
     sizes: SizeLimits,
     faults: list[str],
@@ -298,7 +298,7 @@ def _principal(name: str, v: dict[str, Any], limits: TtlLimits, sizes: SizeLimit
 def _contradictions(
     v: dict[str, Any],
     table: Mapping[str, Any],
-    operations: Mapping[str, Permission],
+    operations: Mapping[str, frozenset[Permission]],
     limits: TtlLimits,
 ) -> list[str]:
     """Return what is missing, and what nobody can mean together."""
@@ -318,8 +318,9 @@ def _contradictions(
         needed = operations.get(operation)
         if needed is None:
             found.append(f'operations: "{operation}" is unknown; there are {", ".join(operations)}')
-        elif permissions is not None and needed not in permissions:
-            found.append(f"operations: {operation} needs {needed.value}, which it lacks")
+        elif permissions is not None and not needed <= permissions:
+            lacks = " and ".join(sorted(needed - permissions))
+            found.append(f"operations: {operation} needs {lacks}, which it lacks")
     shortest, longest = v["min_ttl"] or 1, v["max_ttl"] or limits.max_ttl
     if longest > limits.max_ttl:
         found.append(f"max_ttl = {longest}: longer than data.max_ttl = {limits.max_ttl}")

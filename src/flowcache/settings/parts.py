@@ -361,7 +361,7 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
         for setting, principal in _OWN.items()
         if v[setting] is not None
     }
-    needed = {operation.name: operation.permission for operation in CATALOGUE.values()}
+    needed = {operation.name: operation.permissions for operation in CATALOGUE.values()}
     limits = TtlLimits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
     theirs = read_clients(clients, needed, limits, faults, _sizes(v))
     owners: dict[bytes, str] = {}
@@ -480,7 +480,7 @@ def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSet
             for name in named
             if namespace_prefix(name) not in taken
         )
-    can_not = {name for name, operation in CATALOGUE.items() if not operation.can_be_sealed}
+    can_not = {name for name, operation in CATALOGUE.items() if not operation.works_encrypted}
     faults.extend(
         f"clients.{who.name}.operations: {name} can't work in a namespace that is encrypted"
         for who in known.principals

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
+from flowcache.contract.request import Request
 from flowcache.errors import Failure
-from flowcache.ports import Clock, Command, Once
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.ports import DEFAULT_SIZES, Clock, Command
 from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
@@ -17,6 +19,9 @@ from flowcache.store.topology import Kind, ShardMap, Topology
 __all__ = ["CheckupFault", "checkup"]
 
 _PATIENCE = 5.0
+_TTL = 10
+"""Seconds after which a key of the check is gone, whatever happens to the check."""
+_REMEMBERED_MS = 1000
 
 
 class CheckupFault(Exception):
@@ -131,23 +136,30 @@ async def _may(
 
 async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
     """Use a shard as a flow would; return the milliseconds that it took."""
-    key = _key(shard)
-    once = Once(b"checkup", b"checkup", 1000)
     began = clock()
     try:
-        for command in (
-            Command((b"SET", key, b"1"), ttl=10, writes=True),
-            Command((b"GET", key)),
-            Command((b"DEL", key), writes=True),
-            Command((b"HSET", key, b"field", b"value"), ttl=10, writes=True, once=once),
-            Command((b"HGETALL", key)),
-            Command((b"DEL", key), writes=True),
-            Command((b"INCRBY", key, b"1"), ttl=10, writes=True),
-            Command((b"DEL", key), writes=True),
-        ):
+        for command in _commands(_key(shard)):
             await store.execute(command, clock() + _PATIENCE)
     except Failure as failure:
         faults = [s.primary.fault for s in store.status().shards if s.name == str(shard.primary)]
         why = next((fault for fault in faults if fault), "")
         raise _with_advice(f"{shard.primary}: {failure.message} {why}".strip()) from None
     return (clock() - began) * 1000
+
+
+def _commands(key: bytes) -> Iterator[Command]:
+    """Return each operation of the catalogue as it is shown, below ``key``; they leave no key.
+
+    The last command has an idempotency key.
+    """
+    keys = {}
+    for operation in CATALOGUE.values():
+        sample = operation.sample
+        place = keys[sample.key] = b"%b:%b" % (key, sample.key.encode())
+        fields = dict(sample.fields)
+        request = Request(operation.name, place, fields, _TTL, "string", None, None, None, None)
+        yield operation.command(request, DEFAULT_SIZES)
+    delete = CATALOGUE["DEL"]
+    for place, once in (*((place, None) for place in keys.values()), (key, "checkup")):
+        request = Request(delete.name, place, {}, _TTL, "string", None, None, None, once)
+        yield delete.command(request, DEFAULT_SIZES, _REMEMBERED_MS)

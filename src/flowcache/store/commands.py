@@ -1,11 +1,12 @@
 """A command as bytes, with its TTL, its limits and its record in one atomic step.
 
-- A read of a value is bounded: GET is sent as GETRANGE, HGETALL as a script that looks at the size
-  first (`pack_whole`). A value over `SMALL` bytes does not come that way; see `redis_store`.
+- A read of a value is bounded: GET is sent as GETRANGE, every other as a script that looks at the
+  size first (`pack_whole`). A value over `SMALL` bytes does not come that way; see `redis_store`.
 - SET takes its TTL as an argument. Its size is known before it is sent.
-- A write that adds to what is there, every other write with a TTL, and every write to be applied
-  once, is a script. So are `ports.TAKE` and `ports.APPEND`, which Redis does not know.
-- Everything else is sent as it is, but DEL as UNLINK: Redis frees large values in the background.
+- A write whose outcome depends on what is there (`ports.Bound`), every other write with a TTL, and
+  every write to be applied once, is a script. So are `ports.TAKE` and `ports.APPEND`, which Redis
+  does not know.
+- Everything else is sent as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from hiredis import pack_command
 
-from flowcache.ports import APPEND, TAKE, Command, Reply
+from flowcache.ports import APPEND, TAKE, Bound, Command, Reply
 from flowcache.store.slots import once_key
 
 __all__ = [
@@ -87,10 +88,7 @@ _WRITE = _Script("write.lua")
 _OWN = {TAKE: _Script("rate.lua"), APPEND: _Script("append.lua")}
 """Commands of ours that Redis does not know."""
 
-_GROWING = frozenset({b"HSET", b"INCRBY"})
-"""Writes whose outcome depends on what the key holds: it is bounded where they are done."""
-
-_SENT_AS = {b"DEL": b"UNLINK"}
+_BOUNDS = {bound: bound.value.encode() for bound in Bound}
 
 ASKING = _pack((b"ASKING",))
 PING = _pack((b"PING",))
@@ -110,8 +108,8 @@ def pack_whole(command: Command, most: int, *, alone: bool = False) -> Packed:
     """
     held = b"%d" % command.sizes.held
     limits = b"%d" % most, held, b"1" if alone else b"0"
-    name, key = command.words
-    return _READ.pack(b"1", key, name, *limits, most=most)
+    bound = _BOUNDS[command.bound]
+    return _READ.pack(b"1", command.key, bound, *limits, *command.words, most=most)
 
 
 def pack_hgetall(key: bytes) -> bytes:
@@ -121,28 +119,26 @@ def pack_hgetall(key: bytes) -> bytes:
 
 def pack(command: Command) -> Packed:
     """Return the bytes of ``command``, of a read those that fetch up to `SMALL` bytes."""
-    words = command.words
-    name = words[0]
-    if name == b"GET":
+    words, bound = command.words, command.bound
+    if not command.writes:
+        if bound is Bound.SMALL:
+            return Packed(_pack(words))
         most = min(SMALL, command.sizes.reply)
-        # One byte more, which tells that there is more. Positions count from 0.
-        return Packed(_pack((b"GETRANGE", words[1], b"0", b"%d" % most)), None, most)
-    if name == b"HGETALL":
-        return pack_whole(command, min(SMALL, command.sizes.reply))
+        if bound is Bound.STRING:
+            # One byte more, which tells that there is more. Positions count from 0.
+            return Packed(_pack((b"GETRANGE", words[1], b"0", b"%d" % most)), None, most)
+        return pack_whole(command, most)
     once, ttl = command.once, command.ttl
-    sent = _SENT_AS.get(name, name)
-    if once is None:
-        if ttl is None and name not in _GROWING:
-            if (own := _OWN.get(name)) is not None:
-                return own.pack(b"1", *words[1:])
-            return Packed(_pack((sent, *words[1:])))
-        if name == b"SET" and ttl is not None:
-            return Packed(_pack((*words, b"EX", b"%d" % ttl)))
-        keys: tuple[bytes, ...] = (b"1", command.key)
-        record = (b"", b"0")
-    else:
-        keys = (b"2", command.key, once_key(command.key, once.token))
-        fingerprints = b" ".join((once.fingerprint, *once.former))
-        record = (fingerprints, b"%d" % once.lifetime_ms)
-    sizes = b"%d" % command.sizes.value, b"%d" % command.sizes.fields
-    return _WRITE.pack(*keys, sent, b"%d" % (ttl or 0), *record, *sizes, *words[2:])
+    if ttl is not None and words[0] == b"SET":
+        words, ttl = (*words, b"EX", b"%d" % ttl), None
+    if once is None and ttl is None and bound is Bound.SMALL:
+        own = _OWN.get(words[0])
+        return Packed(_pack(words)) if own is None else own.pack(b"1", *words[1:])
+    keys, record = command.all_keys(), (b"", b"0")
+    if once is not None:
+        keys.append(once_key(command.key, once.token))
+        record = b" ".join((once.fingerprint, *once.former)), b"%d" % once.lifetime_ms
+    sizes = command.sizes
+    limits = b"%d" % sizes.value, b"%d" % sizes.fields, b"%d" % min(SMALL, sizes.reply)
+    arguments = (_BOUNDS[bound], b"%d" % (ttl or 0), *record, *limits, *words)
+    return _WRITE.pack(b"%d" % len(keys), *keys, *arguments)

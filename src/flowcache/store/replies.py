@@ -165,6 +165,11 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
         TooLarge,
         "The key would hold more than {sizes.value} bytes. Store less under one key.",
     ),
+    "LARGEREPLY": (
+        Reaction.ANSWER,
+        TooLarge,
+        "What is stored is too large for this operation to return; nothing was done.",
+    ),
     "TOOMANY": (
         Reaction.ANSWER,
         TooLarge,

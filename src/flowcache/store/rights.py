@@ -1,9 +1,10 @@
 """What flowcache's Redis user may do: every command that the service sends is tried.
 
-ACL DRYRUN would tell without trying, and is a right that no service's user has. So each command is
-sent in a form that leaves nothing behind: on a key of the check's own, which ends by itself, or,
-for a stream that may exist, with an id that Redis never takes. What a script calls is tried by
-itself, as Redis asks for the user's right to that, too.
+What the operations take stands in their rows (`Operation.uses`). ACL DRYRUN would tell without
+trying, and is a right that no service's user has. So each command is sent in a form that leaves
+nothing behind: on a key of the check's own that isn't there, or, for a stream that may exist, with
+an id that Redis never takes. What a script calls is tried by itself, as Redis asks for the user's
+right to that, too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from flowcache.operations.catalogue import CATALOGUE
 from flowcache.ports import RESERVED_PREFIX
 from flowcache.printable import printable
 from flowcache.store.connection import ConnectFault, NotPermitted, ask, close, connect
 from flowcache.store.settings import Address, StoreSettings
 from flowcache.store.topology import Kind
 
-__all__ = ["SHARED_RATES", "Right", "appending", "missing_rights"]
+__all__ = [
+    "SHARED_RATES",
+    "TOPOLOGY_COMMANDS",
+    "Right",
+    "appending",
+    "missing_rights",
+    "needed_commands",
+]
 
 _OWN_KEYS = RESERVED_PREFIX.decode() + "*"
 
@@ -51,32 +60,33 @@ def appending(key: bytes) -> Right:
     )
 
 
+_OF_RECORDS = ("SET key value PX x", "GET key")
+"""What a record of a write takes that is not to be done twice; see store/scripts/write.lua."""
+
+_OF_ITSELF = (
+    Right((b"EVAL", b"return 1", b"0")),
+    Right((b"EVALSHA", b"0" * 40, b"0")),
+    Right((b"PING",)),
+)
+
+
 def _always(key: bytes) -> tuple[Right, ...]:
-    """Return what the service can't do without, whatever the topology; see docs/operations.md."""
-    return tuple(
-        map(
-            Right,
-            (
-                (b"SET", key, b"1", b"EX", b"10"),
-                (b"GET", key),
-                (b"GETRANGE", key, b"0", b"0"),
-                (b"STRLEN", key),
-                (b"INCRBY", key, b"1"),
-                (b"UNLINK", key),
-                (b"HSET", key, b"field", b"value"),
-                (b"EXPIRE", key, b"10"),
-                (b"PEXPIRE", key, b"10000"),
-                (b"HLEN", key),
-                (b"HMGET", key, b"field"),
-                (b"HGETALL", key),
-                (b"MEMORY", b"USAGE", key, b"SAMPLES", b"0"),
-                (b"UNLINK", key),
-                (b"EVAL", b"return 1", b"0"),
-                (b"EVALSHA", b"0" * 40, b"0"),
-                (b"PING",),
-            ),
-        )
+    """Return what the service can't do without, whatever the topology."""
+    texts = [text for operation in CATALOGUE.values() for text in operation.uses]
+    named = (
+        Right(tuple(key if word == "key" else word.encode() for word in text.split()))
+        for text in (*texts, *_OF_RECORDS)
     )
+    return (*{right.command: right for right in named}.values(), *_OF_ITSELF)
+
+
+TOPOLOGY_COMMANDS = ("role", "asking", "readonly", "readwrite", "cluster|slots")
+"""What else it is given, for the topologies that need it."""
+
+
+def needed_commands() -> tuple[str, ...]:
+    """Return the commands that the service's user needs in any case, for its ACL rule."""
+    return tuple(right.command for right in _always(b"key"))
 
 
 _IN_CLUSTER = (Right((b"ASKING",)), Right((b"READONLY",)), Right((b"READWRITE",)))

@@ -19,9 +19,11 @@ from flowcache.authz.networks import Networks
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.calls.running import Calls
-from flowcache.ports import AuditRecord, Command, Done, Reply
+from flowcache.operations.catalogue import CATALOGUE
+from flowcache.ports import DEFAULT_SIZES, AuditRecord, Command, Done, Reply
 from flowcache.ratelimit.buckets import Bucket, Rate
 from flowcache.server.asgi import ASGIApp, Message, Receive
+from tests.commands import request
 
 __all__ = [
     "GONE",
@@ -156,14 +158,17 @@ def gate(
     )
 
 
-REPLIES: dict[bytes, Reply] = {
-    b"SET": b"OK",
-    b"GET": None,
-    b"HSET": 1,
-    b"HGETALL": {},
-    b"DEL": 0,
-    b"INCRBY": 1,
-}
+def _replies() -> dict[bytes, Reply]:
+    """Return what an empty Redis replies to the command of each operation."""
+    return {
+        each.command(request(name, **each.sample.fields), DEFAULT_SIZES).name: next(
+            iter(each.sample.others.values()), each.sample.reply
+        )
+        for name, each in CATALOGUE.items()
+    }
+
+
+REPLIES = _replies()
 
 
 SHARD = "127.0.0.1:7000"

@@ -21,7 +21,8 @@ from flowcache.errors import (
     Unauthorized,
     all_failures,
 )
-from flowcache.ports import Command, SizeLimits
+from flowcache.ports import SizeLimits
+from tests.commands import command as made_command
 from tests.unit.http.asgi import GONE, TOKEN, Clock, Endpoint, Script, bearer, chunk
 
 
@@ -416,7 +417,7 @@ async def test_a_command_is_what_the_catalogue_planned() -> None:
     ((command, _),) = endpoint.executor.calls
     assert command.once is not None
     once = command.once
-    set_command = Command((b"SET", b"k", b"1"), ttl=5, writes=True, once=once, client="flow")
+    set_command = made_command(b"SET", b"k", b"1", ttl=5, writes=True, once=once, client="flow")
     assert command == set_command
     assert (command.once.token, command.once.lifetime_ms) == (b"flow:o", 1500)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,7 +12,9 @@ from flowcache.authz.permissions import Permission
 from flowcache.contract.request import TtlLimits, coerce, decode
 from flowcache.errors import InvalidRequest
 from flowcache.operations.catalogue import CATALOGUE, Plan, plan
-from flowcache.ports import Command, Once
+from flowcache.operations.operation import Repeated
+from flowcache.ports import Bound, Once, SizeLimits, Values
+from tests.commands import command as made_command
 
 ONCE_MS = 600_000
 VALUES = {"SET": {"a": 1}, "HSET": {"a": 1}, "INCR": 3}
@@ -37,28 +40,90 @@ def refusal(**fields: Any) -> str:
     return caught.value.message
 
 
-def test_the_catalogue_is_that_of_the_contract() -> None:
-    """The operations of the contract are there, under their own names."""
-    assert list(CATALOGUE) == ["SET", "GET", "HSET", "HGETALL", "DEL", "INCR"]
+def shown(name: str, **more: Any) -> Plan:
+    """Plan an operation as the documentation shows it."""
+    sample = CATALOGUE[name].sample
+    return planned(**{"operation": name, "key": sample.key, **sample.fields} | more)
+
+
+def test_the_operations_of_the_contract_are_there() -> None:
+    """Under their own names, and whatever others there are."""
+    assert {"SET", "GET", "HSET", "HGETALL", "DEL", "INCR"} <= set(CATALOGUE)
     assert all(operation.name == name for name, operation in CATALOGUE.items())
 
 
-@pytest.mark.parametrize(
-    ("name", "permission"),
-    [
-        ("SET", "data:write"),
-        ("GET", "data:read"),
-        ("HSET", "data:write"),
-        ("HGETALL", "data:read"),
-        ("DEL", "data:write"),
-        ("INCR", "data:write"),
-    ],
-)
-def test_an_operation_needs_the_permission_of_what_it_does(name: str, permission: str) -> None:
-    """What writes needs the permission to write, and its command is marked as a write."""
-    operation, command = planned(operation=name, value=VALUES.get(name))
-    assert operation.permission == Permission(permission)
-    assert command.writes is (operation.permission is Permission.DATA_WRITE)
+class TestEachRow:
+    """What holds for all operations, those to come included."""
+
+    @pytest.fixture(params=CATALOGUE)
+    def name(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    def test_it_is_shown_as_it_is_used(self, name: str) -> None:
+        """The example is a call that is accepted, and has all that the operation takes."""
+        operation, command = shown(name)
+        assert operation is CATALOGUE[name]
+        assert command.key == operation.sample.key.encode()
+        assert {each.name for each in operation.takes} <= operation.sample.fields.keys()
+        assert operation.summary.endswith(".")
+
+    def test_it_says_what_it_does_to_redis(self, name: str) -> None:
+        """Its command is among those that Redis must permit, and so is EXPIRE where it is used."""
+        operation, command = shown(name)
+        used = {each.split()[0].encode() for each in operation.uses}
+        assert command.name in used
+        assert (command.ttl is None) or command.name == b"SET" or b"EXPIRE" in used
+        assert all("key" in each.split() for each in operation.uses)
+
+    def test_it_needs_the_permission_of_what_it_does(self, name: str) -> None:
+        """A write needs `data:write`; what tells what was stored needs `data:read`."""
+        operation, command = shown(name)
+        assert command.writes is operation.is_write
+        assert command.writes is (Permission.DATA_WRITE in operation.permissions)
+        tells = {Values.STRING_READ, Values.FIELD_READ, Values.FIELDS_READ}
+        if operation.values in tells or not operation.is_write:
+            assert Permission.DATA_READ in operation.permissions
+
+    def test_it_says_what_bounds_a_value_that_it_returns(self, name: str) -> None:
+        """What is stored may be large: whatever returns it looks at its size first."""
+        operation = CATALOGUE[name]
+        bounds = {
+            Values.STRING_READ: Bound.STRING,
+            Values.FIELD_READ: Bound.FIELD,
+            Values.FIELDS_READ: Bound.HASH,
+        }
+        assert operation.bound is bounds.get(operation.values, operation.bound)
+
+    def test_what_writes_is_not_repeated_by_itself(self, name: str) -> None:
+        """With an idempotency key it is done once, or refused; a read is done again."""
+        operation = CATALOGUE[name]
+        assert (operation.repeated is Repeated.NATURALLY) is not operation.is_write
+        if operation.repeated is Repeated.NEVER:
+            with pytest.raises(InvalidRequest, match="idempotencyKey"):
+                shown(name, idempotencyKey="o")
+        else:
+            once = shown(name, idempotencyKey="o").command.once
+            assert (once is not None) is operation.is_write
+
+    def test_a_missing_parameter_is_refused_by_its_name(self, name: str) -> None:
+        """One that has a default may be left out, be absent, or be a placeholder."""
+        operation = CATALOGUE[name]
+        for each in operation.takes:
+            fields = {k: v for k, v in operation.sample.fields.items() if k != each.name}
+            call = {"operation": name, **fields}
+            if each.is_required:
+                assert refusal(**call).startswith(f"{each.name}: {name} needs ")
+            else:
+                for absent in (None, "", "${input.x}"):
+                    assert planned(**call).command == planned(**call | {each.name: absent}).command
+
+
+def test_what_can_not_be_recorded_is_refused_before_it_is_done() -> None:
+    """An operation whose reply can't be kept is not done with an idempotency key."""
+    never = dataclasses.replace(CATALOGUE["DEL"], repeated=Repeated.NEVER)
+    wanted = coerce(decode(b'{"operation":"DEL","key":"k","idempotencyKey":"o"}'), TtlLimits())
+    with pytest.raises(InvalidRequest, match=r"^idempotencyKey: DEL can't be answered again"):
+        never.command(wanted, SizeLimits(), ONCE_MS)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +137,7 @@ def test_an_operation_needs_the_permission_of_what_it_does(name: str, permission
         ({"operation": "GET", "ttl": 5, "value": 1}, (b"GET", (), None)),
         ({"operation": "HSET", "value": {"a": "x"}}, (b"HSET", (b"a", b"x"), 3600)),
         ({"operation": "HGETALL"}, (b"HGETALL", (), None)),
-        ({"operation": "DEL"}, (b"DEL", (), None)),
+        ({"operation": "DEL"}, (b"UNLINK", (), None)),
         ({"operation": "INCR"}, (b"INCRBY", (b"1",), 3600)),
         ({"operation": "INCR", "value": None}, (b"INCRBY", (b"1",), 3600)),
         ({"operation": "INCR", "value": "${step}"}, (b"INCRBY", (b"1",), 3600)),
@@ -109,11 +174,11 @@ def test_the_type_hash_means_the_operation_of_hashes(name: str, meant: str) -> N
     assert command == planned(operation=meant, value={"a": 1}).command
 
 
-@pytest.mark.parametrize("name", ["GETDEL", "FLUSHALL", "S", "set x"])
+@pytest.mark.parametrize("name", ["FLUSHDB", "FLUSHALL", "S", "set x"])
 def test_an_unknown_operation_is_told_those_there_are(name: str) -> None:
     """The refusal lists the catalogue."""
     assert refusal(operation=name) == (
-        f'operation: "{name.upper()}" is unknown; there are SET, GET, HSET, HGETALL, DEL, INCR.'
+        f'operation: "{name.upper()}" is unknown; there are {", ".join(CATALOGUE)}.'
     )
 
 
@@ -266,4 +331,4 @@ def test_a_fingerprint_tells_writes_from_one_another_not_calls() -> None:
 def test_a_plan_leaves_the_rest_of_the_command_alone() -> None:
     """An idempotency key adds to the command and changes nothing else of it."""
     _, command = planned(**SET, idempotencyKey="o")
-    assert command == Command((b"SET", b"k", b'{"a":1}'), ttl=60, writes=True, once=command.once)
+    assert command == made_command(b"SET", b"k", b'{"a":1}', ttl=60, writes=True, once=command.once)

@@ -19,7 +19,7 @@ from flowcache.ports import SizeLimits
 from flowcache.ratelimit.buckets import Rate
 from flowcache.settings.clients import CLIENT_SETTINGS, read_clients, shown_clients
 
-NEEDED = {name: operation.permission for name, operation in CATALOGUE.items()}
+NEEDED = {name: operation.permissions for name, operation in CATALOGUE.items()}
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 LEAST = f'tokens = ["{ONE}"]\npermissions = ["data:read"]\nkeys = ["*"]\n'
 

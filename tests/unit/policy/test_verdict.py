@@ -11,6 +11,7 @@ from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.authz.verdict import ALLOW, Deny, Reason, judge, placed
 from flowcache.contract.coercion import MAX_KEY_BYTES
+from flowcache.operations.operation import READS, WRITES
 from flowcache.ports import Command, Once, SizeLimits
 
 WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"ns:")
@@ -18,7 +19,7 @@ WHO = Principal("flow", frozenset({Permission.DATA_WRITE}), ALL_KEYS, prefix=b"n
 
 def reason(who: Principal = WHO, key: bytes = b"k", value: bytes = b"v") -> Reason | None:
     command = Command((b"SET", key, value), ttl=60, writes=True, sizes=SizeLimits(value=10))
-    verdict = judge(who, Permission.DATA_WRITE, "SET", command)
+    verdict = judge(who, WRITES, "SET", command)
     return verdict.reason if isinstance(verdict, Deny) else None
 
 
@@ -71,7 +72,7 @@ def test_a_read_is_held_to_no_length_of_values() -> None:
     """What it is given is no value."""
     read = Command((b"GET", b"k", b"an argument that is long"), sizes=SizeLimits(value=10))
     who = replace(WHO, permissions=frozenset({Permission.DATA_READ}))
-    assert judge(who, Permission.DATA_READ, "GET", read) is ALLOW
+    assert judge(who, READS, "GET", read) is ALLOW
 
 
 RESERVED = b"flowcache:k"
@@ -81,9 +82,9 @@ RESERVED = b"flowcache:k"
 def test_every_key_of_a_command_is_judged(place: int) -> None:
     """A second key is as much a key as the first; what is no key is not taken for one."""
     words = [b"BITOP", RESERVED, b"to", b"one", b"other"]
-    assert judge(WHO, Permission.DATA_WRITE, "BITOP", bitop(words)) is ALLOW
+    assert judge(WHO, WRITES, "BITOP", bitop(words)) is ALLOW
     words[place] = RESERVED
-    verdict = judge(WHO, Permission.DATA_WRITE, "BITOP", bitop(words))
+    verdict = judge(WHO, WRITES, "BITOP", bitop(words))
     assert isinstance(verdict, Deny)
     assert verdict.reason is Reason.RESERVED
 
@@ -102,7 +103,7 @@ def test_keys_are_no_value() -> None:
         writes=True,
         sizes=SizeLimits(value=10),
     )
-    assert judge(WHO, Permission.DATA_WRITE, "MSET", mset) is ALLOW
+    assert judge(WHO, WRITES, "MSET", mset) is ALLOW
 
 
 def bitop(words: list[bytes]) -> Command:

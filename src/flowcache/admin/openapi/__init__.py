@@ -117,8 +117,8 @@ def _operations() -> list[dict[str, Any]]:
         {
             "name": name,
             "summary": operation.summary,
-            "value": operation.value,
-            "permission": operation.permission.value,
+            "takes": {each.name: each.kind.about for each in operation.takes},
+            "permissions": sorted(operation.permissions),
             "data": types[name],
         }
         for name, operation in CATALOGUE.items()

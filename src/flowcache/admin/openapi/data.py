@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -18,12 +20,13 @@ from flowcache.admin.openapi.schema import Schema, obj, ref
 from flowcache.api.data_action import DataActionSettings
 from flowcache.contract import answer
 from flowcache.contract.coercion import MAX_CONTEXT_BYTES, MAX_KEY_BYTES
-from flowcache.contract.request import MAX_DEADLINE_MS, Body
+from flowcache.contract.request import COMMON_FIELDS, MAX_DEADLINE_MS
 from flowcache.errors import all_failures
 from flowcache.operations.catalogue import AS_HASH, CATALOGUE
 from flowcache.operations.operation import Operation
+from flowcache.operations.parameters import ABSENT, numerals
 
-__all__ = ["answer_name", "answer_types", "data_schemas", "field_name"]
+__all__ = ["answer_name", "answer_types", "data_schemas", "field_name", "parameters"]
 
 
 def data_schemas(settings: DataActionSettings) -> dict[str, Schema]:
@@ -100,11 +103,6 @@ def _fields(settings: DataActionSettings) -> dict[str, Schema]:
             "minLength": 1,
             "maxLength": MAX_KEY_BYTES,
         },
-        "value": {
-            "description": "What to write. "
-            + " ".join(f"`{op.name}`: {op.value}." for op in CATALOGUE.values() if op.value)
-            + " The other operations ignore it."
-        },
         "ttl": _optional(
             f'Whole seconds until a written key is gone, 1 to {limits.max_ttl}; `"60"` and '
             f"`60.0` are 60. {limits.default_ttl} if absent.",
@@ -129,11 +127,27 @@ def _fields(settings: DataActionSettings) -> dict[str, Schema]:
             "A repeated write with the same key answers as the first did and is not run again, "
             f"for {settings.once_lifetime:g} seconds. With another body it is a `conflict`."
         ),
+        **{name: {"description": about} for name, about in parameters().items()},
+    }
+
+
+def parameters() -> dict[str, str]:
+    """Return the fields that only some operations take, and what each is to whom."""
+    takes = [
+        (each.name, operation.name, each.kind.about)
+        for operation in CATALOGUE.values()
+        for each in operation.takes
+    ]
+    by_name = groupby(sorted(takes, key=itemgetter(0)), key=itemgetter(0))
+    return {
+        field: " ".join(f"`{operation}`: {about}." for _, operation, about in group)
+        + " The other operations ignore it."
+        for field, group in by_name
     }
 
 
 def _optional(description: str, *schemas: Schema, **more: Any) -> Schema:
-    return {"description": description, "anyOf": [*schemas, ref("Absent")], **more}
+    return {"description": description, "anyOf": [*schemas, ABSENT], **more}
 
 
 def _context(description: str) -> Schema:
@@ -148,24 +162,8 @@ def _whole_numbers(high: int) -> tuple[Schema, Schema]:
     """Return what `coercion.integer` takes for 1 to ``high``: a number, or a text of one."""
     return (
         {"type": "integer", "minimum": 1, "maximum": high},
-        {"type": "string", "pattern": rf"^\s*\+?0*(?:{_numerals(high)})(?:\.0*)?\s*$"},
+        {"type": "string", "pattern": rf"^\s*\+?0*(?:{numerals(high)})(?:\.0*)?\s*$"},
     )
-
-
-def _numerals(high: int) -> str:
-    """Return a regular expression of the numerals 1 to ``high``, without leading zeros.
-
-    A shorter numeral is smaller; one as long is, at the first digit where it differs.
-    """
-    digits = str(high)
-    rest = len(digits) - 1
-    found = [f"[1-9][0-9]{{0,{rest - 1}}}"] if rest else []
-    for place, digit in enumerate(digits):
-        low = 0 if place else 1
-        if int(digit) > low:
-            lower = f"[{low}-{int(digit) - 1}]"
-            found.append(f"{digits[:place]}{lower}[0-9]{{{rest - place}}}")
-    return "|".join([*found, digits])
 
 
 def _any_case(words: Iterable[str]) -> str:
@@ -184,38 +182,33 @@ def _words(*words: str) -> Schema:
 def _requests(name: str) -> list[Schema]:
     """Return what a request of one operation looks like: one way, or two where `type` tells."""
     operation, as_hash = CATALOGUE[name], AS_HASH.get(name)
-    if as_hash is None or _value_schema(operation) == _value_schema(as_hash):
+    if as_hash is None or _parameters(operation) == _parameters(as_hash):
         return [_request(name, operation, {})]
     of_a_hash = _request(name, as_hash, {"type": _words("hash")})
     of_a_hash["title"] += " of a hash"
     of_a_hash["required"].append("type")
     return [
-        _request(name, operation, {"type": {"anyOf": [_words("string"), ref("Absent")]}}),
+        _request(name, operation, {"type": {"anyOf": [_words("string"), ABSENT]}}),
         of_a_hash,
     ]
 
 
 def _request(name: str, operation: Operation, narrowed: Mapping[str, Schema]) -> Schema:
     """Return the schema of a request that names ``name`` and means ``operation``."""
-    properties = {field: ref(field_name(field)) for field in Body.__struct_fields__}
-    required = ["operation", "key"]
-    value = _value_schema(operation)
-    if value is not None:
-        properties["value"] = value
-        if not operation.value_optional:
-            required.append("value")
+    common = {field: ref(field_name(field)) for field in COMMON_FIELDS}
+    needed = [each.name for each in operation.takes if each.is_required]
     return {
         "title": name,
         "description": operation.summary,
         "type": "object",
-        "required": required,
-        "properties": {**properties, "operation": _words(name), **narrowed},
+        "required": ["operation", "key", *needed],
+        "properties": {**common, **_parameters(operation), "operation": _words(name), **narrowed},
     }
 
 
-def _value_schema(operation: Operation) -> Schema | None:
-    """Return what the operation's `value` must be; None where it is ignored."""
-    return None if operation.value is None else dict(operation.value_schema or {})
+def _parameters(operation: Operation) -> dict[str, Schema]:
+    """Return what the fields must be that only some operations take."""
+    return {each.name: each.schema for each in operation.takes}
 
 
 def field_name(field: str) -> str:

@@ -17,11 +17,8 @@ _REQUEST_ID = "5f0c9a7e2b1d4c68-0000002a"
 
 
 def _request_example(name: str) -> dict[str, Any]:
-    operation = CATALOGUE[name]
-    body: dict[str, Any] = {"operation": name, "key": CATALOGUE[name].sample.key}
-    if operation.value is not None:
-        body |= {"value": operation.example, "ttl": 600}
-    return body
+    sample = CATALOGUE[name].sample
+    return {"operation": name, "key": sample.key, **sample.fields}
 
 
 def request_examples() -> dict[str, Any]:
@@ -42,7 +39,7 @@ def answer_examples() -> dict[str, Any]:
     """Return examples of answers, read from sample replies by the operations themselves."""
     examples: dict[str, Any] = {}
     for name, operation in CATALOGUE.items():
-        sample = CATALOGUE[name].sample
+        sample = operation.sample
         replies = {name: sample.reply} | {f"{name}_{k}": v for k, v in sample.others.items()}
         for label, reply in replies.items():
             data, hit = operation.read(reply)

@@ -1,25 +1,27 @@
 -- Read a value, unless it is larger than the caller wants to receive. Writes nothing.
 --
--- KEYS[1]  the key
--- ARGV[1]  GET or HGETALL
--- ARGV[2]  the most bytes: of a string, its length; of a hash, all names and values, less UNCOUNTED
---          bytes a field where it has more than MANY (`ports.UNCOUNTED` says why)
--- ARGV[3]  the most fields
--- ARGV[4]  "1" on the connection for large replies, where a look may cost more
+-- KEYS[1]    the key
+-- ARGV[1]    what bounds the reply (`ports.Bound`): string, field or hash
+-- ARGV[2]    the most bytes: of a string or a field, its length; of a hash, all names and values, less
+--            UNCOUNTED bytes a field where it has more than MANY (`ports.UNCOUNTED` says why)
+-- ARGV[3]    the most fields
+-- ARGV[4]    "1" on the connection for large replies, where a look may cost more
+-- ARGV[5..]  the words of the command: its name, the key, what follows
 --
 -- Replies as the command itself would, a hash as a flat list. A value that is larger is not sent:
 -- the reply is then an integer, its size or another number above ARGV[2]; or -1 for a hash of many
 -- fields. On the connection that all calls share that means: nobody looked yet, ask on the other.
 -- There it means: send HGETALL itself, which costs half of what a script does to copy it.
 
-local key, command, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local key, bound, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local alone = ARGV[4] == '1'
 local MANY, UNCOUNTED, SPARSE, ELSEWHERE = 512, 84, 16 * 1024 * 1024, -1
 
-if command == 'GET' then
-  local size = redis.pcall('STRLEN', key)
+local MEASURE = {string = 'STRLEN', field = 'HSTRLEN'}
+if MEASURE[bound] then
+  local size = redis.pcall(MEASURE[bound], unpack(ARGV, 6))
   if type(size) == 'table' or size > most then return size end
-  return redis.pcall('GET', key)
+  return redis.pcall(unpack(ARGV, 5))
 end
 
 local fields = redis.pcall('HLEN', key)

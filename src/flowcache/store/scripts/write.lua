@@ -1,37 +1,42 @@
 -- A write and its TTL in one atomic step, and at most once where the caller asks for that.
 --
--- KEYS[1]    the key written
--- KEYS[2]    optional: where the record of this write is kept, in the slot of KEYS[1]
--- ARGV[1]    the command: SET, HSET, UNLINK or INCRBY
--- ARGV[2]    the key's life in seconds; "0": the command gives it none
--- ARGV[3]    the fingerprint of the write, told from another body's; behind it, with spaces between,
---            those that the same write may have had before
--- ARGV[4]    the record's life in milliseconds
--- ARGV[5]    the most bytes that the key may hold afterwards: a string's length, or names and values.
---            Whatever passes here can be read (`ports.SizeLimits.readable`)
--- ARGV[6]    the most fields that a hash may have afterwards
--- ARGV[7..]  the command's arguments after the key
+-- KEYS[1..]   the keys of the command; the last one, where ARGV[3] says so, is where the record of this
+--             write is kept, in the slot of the others
+-- ARGV[1]     what bounds the reply, or what is stored afterwards (`ports.Bound`)
+-- ARGV[2]     the life of the keys in seconds; "0": the command gives them none
+-- ARGV[3]     the fingerprint of the write, told from another body's; behind it, with spaces between,
+--             those that the same write may have had before; "": no record is kept
+-- ARGV[4]     the record's life in milliseconds
+-- ARGV[5]     the most bytes that the key may hold afterwards: a string's length, or names and values.
+--             Whatever passes here can be read (`ports.SizeLimits.readable`)
+-- ARGV[6]     the most fields that a hash may have afterwards
+-- ARGV[7]     the most bytes that the reply may have
+-- ARGV[8..]   the words of the command; ARGV[10..] what follows the first key
 --
 -- Replies as the command itself would, the first time and each time after. An error means that
 -- nothing was done, but for PARTLY: that the write was done, and not what belongs to it. A write that
 -- fails leaves no record, so that it can be tried again.
 
-local key, record = KEYS[1], KEYS[2]
-local command, ttl = ARGV[1], ARGV[2]
-local max_bytes, max_fields = tonumber(ARGV[5]), tonumber(ARGV[6])
-local FIRST = 7
+local key, keys, record = KEYS[1], #KEYS, nil
+local bound, ttl, fingerprints = ARGV[1], ARGV[2], ARGV[3]
+local max_bytes, max_fields, max_reply = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local NAME, FIRST = 8, 10
+if fingerprints ~= '' then
+  record, keys = KEYS[keys], keys - 1
+end
 
 if record then
-  local seen = redis.pcall('HMGET', record, 'fingerprint', 'reply')
-  if seen.err then return seen end
-  if seen[1] then
-    if not string.find(' ' .. ARGV[3] .. ' ', ' ' .. seen[1] .. ' ', 1, true) then
+  local kept = redis.pcall('GET', record)
+  if type(kept) == 'table' then return kept end
+  if kept then
+    local fingerprint, reply = unpack(cmsgpack.unpack(kept))
+    if not string.find(' ' .. fingerprints .. ' ', ' ' .. fingerprint .. ' ', 1, true) then
       return redis.error_reply('CONFLICT this idempotency key came with another body')
     end
     -- Written again, so that a WAIT that follows waits for the first write, too: on a new connection
     -- it would else have nothing to wait for. pcall: a server out of memory still repeats its answer.
-    redis.pcall('HSET', record, 'fingerprint', seen[1])
-    return tonumber(seen[2]) or redis.status_reply(seen[2])
+    redis.pcall('SET', record, kept, 'KEEPTTL')
+    return reply
   end
 end
 
@@ -49,9 +54,9 @@ end
 -- Return an error if Redis is short of memory. It refuses a script's first write only; to Redis 6.2 one
 -- that is only tried is the first. So there a SET without effect is tried before all others, unless
 -- the command needs no memory.
-local NEEDS_NO_MEMORY = { UNLINK = true }
+local NEEDS_NO_MEMORY = {UNLINK = true, HDEL = true, GETDEL = true, EXPIRE = true}
 local function out_of_memory()
-  if redis.acl_check_cmd or NEEDS_NO_MEMORY[command] then return nil end
+  if redis.acl_check_cmd or NEEDS_NO_MEMORY[ARGV[NAME]] then return nil end
   local fault = redis.pcall('SET', key, '', 'no option')
   if string.find(fault.err, '^@user_script: %d+: %-OOM ') then return fault end
 end
@@ -59,11 +64,18 @@ end
 -- What follows the write is tried before it: else it could be done, and then stay without.
 local no = out_of_memory()
 if no then return no end
-if ttl ~= '0' and command ~= 'SET' then no = forbidden('EXPIRE', key, 'x') end
-if record then
-  no = no or forbidden('HSET', record, 'f', 'v', 'odd') or forbidden('PEXPIRE', record, 'x')
+if ttl ~= '0' then
+  for place = 1, keys do no = no or forbidden('EXPIRE', KEYS[place], 'x') end
 end
+if record then no = no or forbidden('SET', record, '', 'PX', 'x') end
 if no then return no end
+
+-- Return an error if what the command replies with is too large to be sent, or kept in a record.
+local function unsendable(...)
+  local size = redis.pcall(...)
+  if type(size) == 'table' then return size end
+  if size > max_reply then return redis.error_reply('LARGEREPLY bytes') end
+end
 
 -- Return an error if a hash would become too large. Up to MANY fields it is measured to the byte.
 -- Beyond, a copy would hold everybody up: its size is then what Redis says it takes, less OVERHEAD
@@ -143,13 +155,21 @@ local function uncountable()
   if #string.format('%.0f', now + step) > max_bytes then return redis.error_reply('TOOLARGE bytes') end
 end
 
-if command == 'HSET' then no = outgrown() elseif command == 'INCRBY' then no = uncountable() end
+if bound == 'growing hash' then
+  no = outgrown()
+elseif bound == 'counter' then
+  no = uncountable()
+elseif bound == 'string' then
+  no = unsendable('STRLEN', key)
+elseif bound == 'field' then
+  no = unsendable('HSTRLEN', key, ARGV[FIRST])
+end
 if no then return no end
 
 local reply
 local unfinished = nil
 
-if command == 'HSET' then
+if bound == 'growing hash' then
   -- Lua passes at most some 8,000 arguments to a call.
   reply = 0
   for first = FIRST, #ARGV, 4000 do
@@ -162,17 +182,10 @@ if command == 'HSET' then
       unfinished = unfinished or added.err
     end
   end
-elseif command == 'SET' and ttl ~= '0' then
-  reply = redis.pcall('SET', key, ARGV[FIRST], 'EX', ttl)
 else
-  reply = redis.pcall(command, key, unpack(ARGV, FIRST))
+  reply = redis.pcall(unpack(ARGV, NAME))
 end
-
-local answer = reply
-if type(reply) == 'table' then
-  if reply.err then return reply end
-  answer = reply.ok
-end
+if type(reply) == 'table' and reply.err then return reply end
 
 -- Do what belongs to a write that is done.
 local function follow(...)
@@ -180,10 +193,12 @@ local function follow(...)
   if type(done) == 'table' and done.err then unfinished = unfinished or done.err end
 end
 
-if ttl ~= '0' and command ~= 'SET' then follow('EXPIRE', key, ttl) end
+if ttl ~= '0' then
+  for place = 1, keys do follow('EXPIRE', KEYS[place], ttl) end
+end
 if record and not unfinished then
-  follow('HSET', record, 'fingerprint', string.match(ARGV[3], '^%S+'), 'reply', answer)
-  follow('PEXPIRE', record, ARGV[4])
+  local kept = cmsgpack.pack({string.match(fingerprints, '^%S+'), reply})
+  follow('SET', record, kept, 'PX', ARGV[4])
 end
 if unfinished then return redis.error_reply('PARTLY ' .. unfinished) end
 return reply
