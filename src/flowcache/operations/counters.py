@@ -1,4 +1,4 @@
-"""Counters: INCR. A counter is a whole number under a key, with one TTL that each step renews.
+"""Counters. A counter is a whole number under a key, with one TTL that each step renews.
 
 Repeating a step counts twice, so a flow that repeats failed calls sends an `idempotencyKey`.
 """
@@ -37,6 +37,10 @@ def _incr(request: Request, step: _Step) -> tuple[bytes, ...]:
     return b"INCRBY", request.key, b"%d" % step.value
 
 
+def _decr(request: Request, step: _Step) -> tuple[bytes, ...]:
+    return b"INCRBY", request.key, b"%d" % -step.value
+
+
 OPERATIONS = (
     Operation(
         name="INCR",
@@ -53,5 +57,22 @@ OPERATIONS = (
         read=Number("INCR", 1 - _EXACT),
         answers=int,
         sample=Sample("attempts:42", 1, fields={"value": 1, "ttl": 600}),
+    ),
+    Operation(
+        name="DECR",
+        summary="Subtract `value`, 1 if absent, from the number under the key and renew its TTL; "
+        "returns the new number. A key that is not there counts from 0. Not where values are "
+        "encrypted.",
+        permissions=WRITES,
+        parameters=_Step,
+        words=_decr,
+        uses=("INCRBY key x", "STRLEN key", "GET key", "EXPIRE key x"),
+        values=Values.IN_CLEAR,
+        bound=Bound.COUNTER,
+        ttl=Ttl.GIVEN,
+        repeated=Repeated.RECORDED,
+        read=Number("DECR", 1 - _EXACT),
+        answers=int,
+        sample=Sample("attempts:42", 0, fields={"value": 1, "ttl": 600}),
     ),
 )

@@ -19,7 +19,7 @@ from flowcache.operations.operation import (
     over,
     unexpected,
 )
-from flowcache.operations.parameters import HashFields, Nothing
+from flowcache.operations.parameters import HashFields, Nothing, Text, Texts
 from flowcache.operations.replies import Number
 from flowcache.ports import Bound, Reply, Values
 
@@ -44,6 +44,33 @@ def _hset(request: Request, given: _Fields) -> tuple[bytes, ...]:
 
 def _hgetall(request: Request, _: Nothing) -> tuple[bytes, ...]:
     return b"HGETALL", request.key
+
+
+class _OneField(msgspec.Struct, frozen=True, gc=False):
+    field: Annotated[bytes, Text("the name of the field")]
+
+
+def _hget(request: Request, given: _OneField) -> tuple[bytes, ...]:
+    return b"HGET", request.key, given.field
+
+
+def _read_hget(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
+    if reply is None:
+        return Result(None, False)
+    try:
+        return Result(reply.decode(), True)
+    except (UnicodeDecodeError, AttributeError):
+        raise unexpected("HGET") from None
+
+
+class _Names(msgspec.Struct, frozen=True, gc=False):
+    fields: Annotated[
+        tuple[bytes, ...], Texts(1000, "an array of names of fields, or one name as a string")
+    ]
+
+
+def _hdel(request: Request, given: _Names) -> tuple[bytes, ...]:
+    return b"HDEL", request.key, *given.fields
 
 
 def _read_hgetall(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -97,5 +124,33 @@ OPERATIONS = (
         read=_read_hgetall,
         answers=dict[str, str] | None,
         sample=Sample("profile:42", {b"name": b"Ada", b"tier": b"gold"}, {"miss": {}}),
+    ),
+    Operation(
+        name="HGET",
+        summary="Return one field of the hash under the key as a string; null on a miss.",
+        permissions=READS,
+        parameters=_OneField,
+        words=_hget,
+        uses=("HGET key field", "HSTRLEN key field"),
+        values=Values.FIELD_READ,
+        bound=Bound.FIELD,
+        repeated=Repeated.NATURALLY,
+        read=_read_hget,
+        answers=str | None,
+        sample=Sample("profile:42", b"Ada", {"miss": None}, {"field": "name"}),
+    ),
+    Operation(
+        name="HDEL",
+        summary="Remove fields of the hash under the key; returns how many were removed. The TTL "
+        "stays as it is, and a hash without fields is gone.",
+        permissions=WRITES,
+        parameters=_Names,
+        words=_hdel,
+        uses=("HDEL key field",),
+        values=Values.NONE,
+        repeated=Repeated.RECORDED,
+        read=Number("HDEL"),
+        answers=int,
+        sample=Sample("profile:42", 1, {"none": 0}, {"fields": ["tier"]}),
     ),
 )

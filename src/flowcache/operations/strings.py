@@ -1,9 +1,9 @@
-"""Strings: SET and GET. A value is stored as its compact JSON text."""
+"""Strings. A value is stored as its compact JSON text."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -11,6 +11,7 @@ from flowcache.contract.bounds import DEFAULT_BOUNDS, Bounds, finite, too_many
 from flowcache.contract.request import Request
 from flowcache.operations.operation import (
     READS,
+    READS_AND_WRITES,
     WRITES,
     Operation,
     Repeated,
@@ -46,12 +47,21 @@ def _get(request: Request, _: Nothing) -> tuple[bytes, ...]:
     return b"GET", request.key
 
 
-def _read_get(reply: Reply, bounds: Bounds = DEFAULT_BOUNDS) -> Result:
-    if reply is None:
-        return Result(None, False)
-    if not isinstance(reply, bytes):
-        raise unexpected("GET")
-    return Result(from_stored(reply, bounds), True)
+def _getdel(request: Request, _: Nothing) -> tuple[bytes, ...]:
+    return b"GETDEL", request.key
+
+
+class _Stored(NamedTuple):
+    """Reads the reply of ``operation`` as a stored value."""
+
+    operation: str
+
+    def __call__(self, reply: Reply, bounds: Bounds = DEFAULT_BOUNDS, /) -> Result:
+        if reply is None:
+            return Result(None, False)
+        if not isinstance(reply, bytes):
+            raise unexpected(self.operation)
+        return Result(from_stored(reply, bounds), True)
 
 
 def from_stored(stored: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Any:
@@ -105,7 +115,21 @@ OPERATIONS = (
         values=Values.STRING_READ,
         bound=Bound.STRING,
         repeated=Repeated.NATURALLY,
-        read=_read_get,
+        read=_Stored("GET"),
+        answers=Any,
+        sample=Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
+    ),
+    Operation(
+        name="GETDEL",
+        summary="Return the value under the key, as GET does, and remove it; null on a miss. A "
+        "value of more than 64 KiB is refused and not removed.",
+        permissions=READS_AND_WRITES,
+        words=_getdel,
+        uses=("GETDEL key", "STRLEN key"),
+        values=Values.STRING_READ,
+        bound=Bound.STRING,
+        repeated=Repeated.RECORDED,
+        read=_Stored("GETDEL"),
         answers=Any,
         sample=Sample("customer:42", b'{"customer":"C-1","tier":"gold"}', {"miss": None}),
     ),
