@@ -1,11 +1,11 @@
 """Everything that can go wrong with a call, as one tree.
 
     Failure
-    ├── InvalidRequest      400  the body is not what the contract asks for
+    ├── InvalidRequest      400  the body does not follow the contract
     ├── Unauthorized        401  no credential, or a wrong one
     ├── Forbidden           403  the credential may not do this
     ├── NotFound            404  no such route or named action
-    ├── MethodNotAllowed    405  a known route, and another method than it has
+    ├── MethodNotAllowed    405  a known route with another method
     ├── WrongType           409  the key holds another Redis type
     ├── Conflict            409  a condition did not hold
     ├── TooLarge            413  body, key, value or answer over its limit
@@ -13,17 +13,17 @@
     ├── InvalidResponse     500  the answer breaks its schema
     ├── Internal            500  a bug
     ├── CircuitOpen         503  the shard's circuit is open
-    ├── Overloaded          503  this instance has no room for the call; nothing was done
-    ├── Unrecorded          503  the audit record can't be kept, and must be
-    ├── RedisUnavailable    503  no answer is to be had from Redis now
-    │   ├── Declined             Redis is well, and declines this call
-    │   │   └── Unfinished       Redis did a write, and not all that belongs to it
-    │   ├── NotYet               Redis answers, and can't serve before a moment has passed
-    │   └── LockedOut            Redis takes our user or password no more
+    ├── Overloaded          503  this instance has no capacity; nothing was done
+    ├── Unrecorded          503  the audit record can't be stored, in strict mode
+    ├── RedisUnavailable    503  Redis gives no usable reply now
+    │   ├── Declined             Redis is healthy and declines this call
+    │   │   └── Unfinished       Redis did a write, but not its TTL or record
+    │   ├── NotYet               Redis answers, but is not ready yet
+    │   └── LockedOut            Redis refuses our user or password
     │       └── NoPassword       the file of the password can't be read
     └── DeadlineExceeded    504  no answer came in time
-        ├── Unconfirmed          the replicas did not say in time that they have what was written
-        └── AnsweredLate         Redis answered, too late for the rest to be asked for
+        ├── Unconfirmed          the replicas did not confirm the write in time
+        └── AnsweredLate         Redis answered too late for the second command
 
 A ``code`` and its status are wire format: they are never renamed, renumbered or reused. Foreign
 exceptions are turned into these where they enter: those of JSON in `contract/request.py`, those of
@@ -76,7 +76,7 @@ class Failure(Exception):
     status: ClassVar[int]
     default_retryable: ClassVar[bool] = False
     default_retry_after: ClassVar[float | None] = None
-    """What ``retry_after`` is where nobody knows better."""
+    """Used if the raiser gives no ``retry_after``."""
     probe_soon: ClassVar[bool] = False
     """Whether the reason passes by itself, so that a circuit need not stay open for its time."""
 
@@ -93,7 +93,7 @@ class Failure(Exception):
 
 
 class InvalidRequest(Failure):
-    """The body is not what the contract asks for; the message names the field."""
+    """The body does not follow the contract; the message names the field."""
 
     __slots__ = ()
     code, status = "invalid_request", 400
@@ -121,7 +121,7 @@ class NotFound(Failure):
 
 
 class MethodNotAllowed(Failure):
-    """A known route, and another method than it has; the header ``Allow`` names those it has."""
+    """A known route with another method; the header ``Allow`` names the right ones."""
 
     __slots__ = ()
     code, status = "method_not_allowed", 405
@@ -156,7 +156,7 @@ class RateLimited(Failure):
 
 
 class InvalidResponse(Failure):
-    """What Redis answered breaks the operation's response schema."""
+    """The reply of Redis does not fit the operation's response schema."""
 
     __slots__ = ()
     code, status = "invalid_response", 500
@@ -177,14 +177,14 @@ class CircuitOpen(Failure):
 
 
 class Overloaded(Failure):
-    """This instance has no room for the call. Nothing was done: any call may be repeated."""
+    """This instance has no capacity for the call. Nothing was done; the call may be repeated."""
 
     __slots__ = ()
     code, status, default_retryable, default_retry_after = "overloaded", 503, True, 1.0
 
 
 class Unrecorded(Failure):
-    """The audit record of the call can't be kept, and without it nothing is answered.
+    """The audit record of the call can't be stored, so the call is refused.
 
     Only where `audit.mode` is ``strict``. Neither this nor `Overloaded` says anything about a
     shard: both are raised outside of the circuits.
@@ -195,7 +195,7 @@ class Unrecorded(Failure):
 
 
 class RedisUnavailable(Failure):
-    """Redis refused, or the connection to it is gone."""
+    """Redis refused the command, or the connection to it was lost."""
 
     __slots__ = ()
     code, status, default_retryable, default_retry_after = "redis_unavailable", 503, True, 1.0
@@ -218,7 +218,7 @@ class Unfinished(Declined):
 
 
 class LockedOut(RedisUnavailable):
-    """Redis answers, and does not take flowcache's user or password."""
+    """Redis answers, but refuses flowcache's user or password."""
 
     __slots__ = ()
 
@@ -247,7 +247,7 @@ class DeadlineExceeded(Failure):
 
 
 class Unconfirmed(DeadlineExceeded):
-    """The replicas did not confirm in time that they have the write, or one before it.
+    """The replicas did not confirm the write, or an earlier one, in time.
 
     The message says whether the primary did it.
     """

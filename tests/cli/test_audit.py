@@ -39,7 +39,7 @@ def test_a_sound_journal(path: Path) -> None:
     """All is well: exit 0, and how much was looked at."""
     chain(path)
     done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
-    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all is well.\n")
+    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all are correct.\n")
 
 
 def test_a_journal_that_was_tampered_with(path: Path) -> None:
@@ -53,8 +53,8 @@ def test_a_journal_that_was_tampered_with(path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"writer {name}, record 2: not what was written here")
     assert lines[1].startswith(f"writer {name}: has no closing record: process ")
-    assert lines[2] == "The seals were not checked: no signing key is configured."
-    assert lines[3] == "4 records in 1 chains: NOT what was written."
+    assert lines[2] == "Signatures were not checked: no signing key is configured."
+    assert lines[3] == "4 records in 1 chains: SOME ARE NOT what was written."
 
 
 def test_many_faults_are_counted(path: Path) -> None:
@@ -122,11 +122,11 @@ def test_what_was_let_go_of_is_told(path: Path) -> None:
     sealed = flowcache(*verify, environment=KEY)
     assert sealed.returncode == 0
     assert told in sealed.stdout
-    assert "BEFORE" not in sealed.stdout
-    assert "only the signing key can tell" not in sealed.stdout
+    assert "YOUNGER" not in sealed.stdout
+    assert "Without the signing key" not in sealed.stdout
     unsealed = flowcache(*verify)
     assert told in unsealed.stdout
-    assert "only the signing key can tell; of 1 chains no record says so" in unsealed.stdout
+    assert "For 1 chains no record mentions the removal." in unsealed.stdout
 
 
 def test_what_was_let_go_of_too_early_is_told_loudly(path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_was_let_go_of_too_early_is_told_loudly(path: Path) -> None:
     writer.close()
     done = flowcache("audit", "verify", "--journal", str(path), environment=KEY)
     assert done.returncode == 0
-    assert "OF THEM BEFORE audit.keep_days WAS OVER" in done.stdout
+    assert "OF THEM WERE YOUNGER THAN audit.keep_days" in done.stdout
 
 
 def test_no_text_of_a_journal_steers_a_terminal(path: Path) -> None:

@@ -125,7 +125,7 @@ class TestSwitching:
         assert re.search(r" read +forced-open +open ", shown)
         assert "forced-open for all shards, read: by control, 20" in shown
         done = circuits("clear", "--url", running.url)
-        assert done.stdout == "Taken back: all shards, all access; 1 circuit in 1 worker.\n"
+        assert done.stdout == "Cleared: all shards, all access; 1 circuit in 1 worker.\n"
         assert running.call(operation="GET", key="k").status == 200
         assert "control" not in circuits("--url", running.url).stdout
 

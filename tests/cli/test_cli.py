@@ -313,8 +313,8 @@ class TestEncryption:
         )
         assert done.returncode == 0, done.stderr
         assert (
-            "Encrypted is every key, with the key 2027-02; decrypted also with: 2027-01.\n"
-            "Refused there: INCR, and what is not encrypted.\n" in done.stdout
+            "Encrypted with key 2027-02: all keys. Additional decryption keys: 2027-01.\n"
+            "Refused there: INCR, and values that are not encrypted.\n" in done.stdout
         )
         for line in keys.read_text().splitlines():
             assert line.partition(":")[2] not in done.stdout + done.stderr
@@ -322,8 +322,8 @@ class TestEncryption:
     @pytest.mark.parametrize(
         ("plaintext", "told", "untold"),
         [
-            ("write", "nothing that is written is encrypted yet; every key will be.", "Encrypted"),
-            ("read", "Encrypted is every key, with the key k1", "yet"),
+            ("write", "writes are not encrypted yet. To be encrypted: all keys.", "Encrypted with"),
+            ("read", "Encrypted with key k1: all keys.", "yet"),
         ],
     )
     def test_how_far_encryption_has_come_is_told(
@@ -347,7 +347,7 @@ class TestEncryption:
         """A key that no configuration would take isn't made."""
         done = flowcache("encryption", "new-key", "a b")
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("flowcache: 'a b' is no id of a key")
+        assert done.stderr.startswith("flowcache: 'a b' is not a valid key id")
 
 
 class TestClients:
@@ -395,7 +395,7 @@ class TestClients:
         """An end that has passed is a slip, told before a token is shown."""
         done = flowcache("token", "new", "desk", "--expires", "2020-01-01")
         assert (done.returncode, done.stdout) == (2, "")
-        assert "--expires 2020-01-01: this has passed" in done.stderr
+        assert "--expires 2020-01-01: this date has passed" in done.stderr
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""
@@ -454,12 +454,12 @@ class TestClients:
         keys.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
         done = check(environment)
         assert done.returncode == 0, done.stderr
-        assert "Keys of the issuer that can be used: 1 of 1." in done.stdout
+        assert "Usable keys of the issuer: 1 of 1." in done.stdout
         assert "ignored" not in done.stdout
         weak = {"kty": "RSA", "kid": "feeble\x1b", "e": "AQAB", "n": "_" * 171}
         keys.write_text(json.dumps({"keys": [weak, key.as_dict(private=False)]}))
         done = check(environment)
-        assert "Keys of the issuer that can be used: 1 of 2." in done.stdout
+        assert "Usable keys of the issuer: 1 of 2." in done.stdout
         assert "ignored, RSA under 2048 bits: feeble\\x1b.\n" in done.stdout
         with issuer(b"garbage\r\n\r\n") as there:
             done = check(environment | {"FLOWCACHE_JWT_KEYS": there.url})

@@ -71,13 +71,13 @@ def test_what_was_delivered_can_be_verified(config: str, path: Path, tmp_path: P
     verify = ("audit", "verify", "--received", str(out))
     key = {"FLOWCACHE_AUDIT_SIGNING_KEY": SIGNING_KEY}
     done = flowcache(*verify, environment=key)
-    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all is well.\n")
+    assert (done.returncode, done.stdout) == (0, "5 records in 1 chains: all are correct.\n")
     lines = out.read_text().splitlines()
     out.write_text("\n".join([lines[0], lines[0], *lines[2:], '{"torn":']))
     done = flowcache(*verify, environment=key)
     assert done.returncode == 1
     assert done.stdout.splitlines()[:2] == [
-        "Passed over, since no JSON, as a crash tears lines: 1.",
+        "Skipped 1 lines that are not JSON: a crash can leave incomplete lines.",
         f"writer {json.loads(lines[0])['writer']}, record 1: missing",
     ]
     assert flowcache("audit", "verify", "--received", str(tmp_path / "none")).returncode == 2
@@ -102,11 +102,11 @@ def test_rotated_files(config: str, path: Path, tmp_path: Path) -> None:
     rest = [line for line in lines if line not in mine]
     old.write_text("".join(mine[:2]))
     new.write_text("".join(mine[2:] + rest))
-    whole = "10 records in 2 chains: all is well.\n"
+    whole = "10 records in 2 chains: all are correct.\n"
     assert received(old, new, more=("--from-start",))[:2] == (0, whole)
     code, told, _ = received(new)
     assert code == 0
-    assert f"writer {first}: begins with record 2 in what was received\n" in told
+    assert f"writer {first}: begins with record 2 in these files\n" in told
     code, told, _ = received(new, more=("--from-start",))
     assert (code, f"writer {first}, record 0: missing" in told) == (1, True)
     new.write_text("".join(mine[2:3] + mine[4:] + rest))
@@ -123,7 +123,7 @@ def test_chains_that_only_others_tell_of(config: str, path: Path, tmp_path: Path
     lines = new.read_text().splitlines(keepends=True)
     new.write_text("".join(line for line in lines if json.loads(line)["writer"] != first))
     code, told, _ = received(new)
-    assert (code, f"writer {first}: others tell of it" in told) == (0, True)
+    assert (code, f"writer {first}: referenced by other chains" in told) == (0, True)
     assert received(new, more=("--from-start",))[0] == 1
 
 
@@ -134,7 +134,7 @@ def test_an_export_is_no_evidence(path: Path, tmp_path: Path) -> None:
     assert flowcache("audit", "export", "-j", str(path), "-o", str(exported)).returncode == 0
     code, told, errors = received(exported)
     assert (code, told) == (2, "")
-    assert "What `audit export` writes has none" in errors
+    assert "the output of `audit export` doesn't" in errors
 
 
 def test_once_with_a_destination_that_fails(
@@ -195,7 +195,7 @@ def test_nowhere(command: str, tmp_path: Path) -> None:
     """Without a destination the sentence says what to configure."""
     done = flowcache("audit", command)
     assert done.returncode == 2
-    assert "see [delivery] and cxone.audit_path" in done.stderr
+    assert "set one in [delivery], or cxone.audit_path" in done.stderr
 
 
 def test_a_stream(path: Path, fresh_standalone: RedisProcess) -> None:

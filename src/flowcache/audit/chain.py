@@ -228,7 +228,7 @@ class Walk:
         if self._key is not None and (
             cut.seal is None or not hmac.compare_digest(cut.seal, cut_seal(self._key, cut))
         ):
-            self._tell(cut.seq, "the cut before it is not sealed with this key")
+            self._tell(cut.seq, "the cut before it was not signed with this key")
         self._settle(None)
         self.next, self._before = cut.seq, cut.hash
 
@@ -245,7 +245,7 @@ class Walk:
         if last is None:
             self._tell(None, "no record of it is left; retention never removes the last one")
         elif self._key is not None and last.seal is None:
-            self._tell(last.entry.seq, "the last record is not sealed")
+            self._tell(last.entry.seq, "the last record has no signature")
         yield from self._told()
 
     def _step(self, link: Link) -> None:
@@ -268,7 +268,7 @@ class Walk:
             and link.seal is not None
             and not hmac.compare_digest(link.seal, seal(self._key, link.hash))
         ):
-            self._tell(entry.seq, "its seal is not made with this key")
+            self._tell(entry.seq, "its signature was not made with this key")
         self.closed = self.closed or entry.kind == Kind.CLOSE
         self.last, self.next, self._before = link, entry.seq + 1, link.hash
 

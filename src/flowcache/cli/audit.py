@@ -75,7 +75,7 @@ def verify(
 
     Exit code: 0 all is well, 1 something is wrong, 2 it could not be verified.
 
-    With the signing key (FLOWCACHE_AUDIT_SIGNING_KEY) the seals are checked, too.
+    With the signing key (FLOWCACHE_AUDIT_SIGNING_KEY), signatures are checked too.
 
     Examples:
 
@@ -90,7 +90,7 @@ def verify(
 
     settings = read_settings(journal, config)
     if from_start and not received:
-        give_up("--from-start is about what was received: name that with --received.")
+        give_up("--from-start applies to delivered files: name them with --received.")
     known = None
     if anchor is not None:
         known = _read_anchor(anchor, may_be_new=anchor == write_anchor)
@@ -149,11 +149,13 @@ def _chains(settings: AuditSettings, received: Sequence[Path] | None) -> Iterato
         return
     chains = Received(_lines(received))
     if chains.skipped:
-        say(f"Passed over, since no JSON, as a crash tears lines: {chains.skipped}.")
+        say(
+            f"Skipped {chains.skipped} lines that are not JSON: a crash can leave incomplete lines."
+        )
     if chains.damage() and not chains.count():
         give_up(
-            f"{', '.join(map(str, received))}: there is no record as it is delivered, with its "
-            "hash. What `audit export` writes has none, and can't be verified."
+            f"{', '.join(map(str, received))}: no delivered record found. Delivered "
+            "records contain a hash; the output of `audit export` doesn't, and can't be verified."
         )
     yield chains
 
@@ -182,12 +184,15 @@ def _from_where_they_begin(reader: Chains, report: Report) -> Report:
     for writer, first in begins.items():
         cut = reader.cut(writer, 0)
         if first > 0 and (cut is None or cut.seq > first):
-            say(f"writer {writer_name(writer)}: begins with record {first} in what was received")
+            say(f"writer {writer_name(writer)}: begins with record {first} in these files")
     absent = sorted(
         {fault.writer for fault in report.faults} - begins.keys() - reader.cuts().keys()
     )
     for writer in absent:
-        say(f"writer {writer_name(writer)}: others tell of it; nothing of it was received")
+        say(
+            f"writer {writer_name(writer)}: referenced by other chains, "
+            "but none of its records are in these files"
+        )
     return report._replace(
         faults=[
             fault
@@ -231,28 +236,28 @@ def _tell(report: Report, *, sealed: bool) -> None:
         if len(told) > _SHOWN_FAULTS:
             say(f"writer {writer_name(writer)}: and {len(told) - _SHOWN_FAULTS} more")
     for writer in report.unfinished:
-        origin = printable(report.origins.get(writer, "a process unknown"))
+        origin = printable(report.origins.get(writer, "an unknown process"))
         say(
             f"writer {writer_name(writer)}: has no closing record: {origin} still runs, "
-            "was killed, or its last records were cut off"
+            "was killed, or its last records were removed"
         )
     gone = report.gone
     if gone.chains:
         say(
             f"{gone.records} records of {gone.chains} chains were removed by retention, the "
             f"newest of {moment(gone.newest)}"
-            + (f"; {gone.early} OF THEM BEFORE audit.keep_days WAS OVER." if gone.early else ".")
+            + (f"; {gone.early} OF THEM WERE YOUNGER THAN audit.keep_days." if gone.early else ".")
         )
     if not sealed:
-        say("The seals were not checked: no signing key is configured.")
+        say("Signatures were not checked: no signing key is configured.")
     if not sealed and gone.chains:
         say(
-            "Whether retention did that, or somebody who removed the front of chains, only the "
-            f"signing key can tell; of {gone.untold} chains no record says so."
+            "Without the signing key, this can't be distinguished from somebody removing the "
+            f"front of chains. For {gone.untold} chains no record mentions the removal."
         )
     say(
         f"{report.records} records in {report.chains} chains: "
-        + ("all is well." if report.is_well else "NOT what was written.")
+        + ("all are correct." if report.is_well else "SOME ARE NOT what was written.")
     )
 
 
@@ -267,8 +272,8 @@ def _read_anchor(file: Path, *, may_be_new: bool) -> Anchor | None:
         if not may_be_new:
             give_up(f"{file}: is no anchor: {fault}.")
         say(
-            f"{file}: THERE IS NO ANCHOR YET. Nothing was compared with it; this run writes the "
-            "first. If there was one, somebody took it away.",
+            f"{file}: THERE IS NO ANCHOR YET. This run compared nothing and writes the first "
+            "anchor. If there was one before, somebody removed it.",
             to_errors=True,
         )
         return None

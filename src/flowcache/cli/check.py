@@ -68,27 +68,27 @@ def _sealed(settings: SealingSettings) -> str:
     ids = [key.id for key in settings.provider.fetch() if key.id != settings.active]
     spaces = [space.decode() for space in settings.spaces or ()]
     return _ENCRYPTED[settings.plaintext].format(
-        where=", ".join(spaces) or "every key",
+        where=", ".join(spaces) or "all keys",
         active=settings.active,
-        others=", ".join(ids) or "no other",
+        others=", ".join(ids) or "none",
         refused=", ".join(refused),
     )
 
 
 _ENCRYPTED = {
     "refuse": (
-        "Encrypted is {where}, with the key {active}; decrypted also with: {others}.\n"
-        "Refused there: {refused}, and what is not encrypted."
+        "Encrypted with key {active}: {where}. Additional decryption keys: {others}.\n"
+        "Refused there: {refused}, and values that are not encrypted."
     ),
     "read": (
-        "Encrypted is {where}, with the key {active}; decrypted also with: {others}.\n"
+        "Encrypted with key {active}: {where}. Additional decryption keys: {others}.\n"
         "Refused there: {refused}.\n"
-        'With encryption.plaintext = "read", what is not encrypted passes until it is written anew.'
+        'encryption.plaintext = "read": values that are not encrypted can be read.'
     ),
     "write": (
-        'With encryption.plaintext = "write", nothing that is written is encrypted yet; '
-        "{where} will be.\n"
-        "Decrypted with the key {active}; also with: {others}.\n"
+        'encryption.plaintext = "write": writes are not encrypted yet. To be encrypted: '
+        "{where}.\n"
+        "Decryption key: {active}. Additional decryption keys: {others}.\n"
         "Refused there: {refused}."
     ),
 }
@@ -104,7 +104,7 @@ def _try_issuer(settings: JwtSettings) -> None:
         keys = Jwts(settings, (), time).use(read_keys(settings.keys))
     except (KeysFault, ValueError) as fault:
         give_up(f"{settings.keys}: {fault}\n  What to do: check jwt.keys.")
-    print(f"Keys of the issuer that can be used: {len(keys.usable)} of {keys.published}.")
+    print(f"Usable keys of the issuer: {len(keys.usable)} of {keys.published}.")
     if keys.weak:
         names = ", ".join(map(printable, keys.weak))
         say(f"Warning: keys of the issuer are ignored, RSA under 2048 bits: {names}.")

@@ -39,7 +39,7 @@ _EXAMPLES = examples(
 )
 
 app = typer.Typer(
-    help="Show the circuits of a running service, and switch them.", rich_markup_mode="markdown"
+    help="Show and override the circuits of a running service.", rich_markup_mode="markdown"
 )
 
 _HERE = "http://127.0.0.1:3000"
@@ -163,9 +163,9 @@ def clear(
     ca_file: CaFile = None,
     cert_file: CertFile = None,
 ) -> None:
-    """Take back what was asked of circuits: of all, or those of a shard, a kind of access, or both.
+    """Clear overrides: of all circuits, or of a shard, a kind of access, or both.
 
-    They are as `breaker.mode` has them again, though a wider order be in force.
+    `breaker.mode` applies again, also if a wider override is in force.
 
     Example:
 
@@ -188,13 +188,13 @@ def _order(
     token = _token(where.token_file or before.token_file, _CONTROL)
     told = _call(service, "POST", json.dumps(order).encode(), token)
     circuits = f"{shard or 'all shards'}, {access.value if access else 'all access'}"
-    done = "Taken back" if mode == CONFIGURED else mode
+    done = "Cleared" if mode == CONFIGURED else mode
     concerned = f"{_count(told['circuits'], 'circuit')} in {_count(told['workers'], 'worker')}"
     say(f"{done}: {circuits}; {concerned}.")
     if told["silent"]:
         say(
             f"flowcache: {_count(told['silent'], 'worker')} did not answer in time, and will "
-            "follow as soon as anybody asks for metrics or the inspector.",
+            "apply it at the next request for metrics or the inspector.",
             to_errors=True,
         )
 

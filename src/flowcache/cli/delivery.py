@@ -24,7 +24,7 @@ _TO_THE_SECOND = len("2026-01-31T08:00:00")
 def deliver(
     config: Config = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Deliver what is due, don't try again, and end.")
+        bool, typer.Option("--once", help="Deliver what is due, without retries, and exit.")
     ] = False,
 ) -> None:
     """Deliver the audit to where the configuration says, as `serve` does in a process of its own.
@@ -50,7 +50,7 @@ def deliver(
     except BlockingIOError:
         give_up("another process delivers from this journal.")
     except process.DELIVERY_FAULTS as fault:
-        give_up(f"the delivery can't begin: {fault}")
+        give_up(f"the delivery can't start: {fault}")
     for name, why in faults.items():
         print(f"{name}: {why or 'has everything'}")
     raise typer.Exit(int(any(faults.values())))
@@ -109,5 +109,5 @@ def _configured(config: Config) -> tuple[DeliverySettings, StoreSettings]:
 
     settings, store = valid(lambda: delivery_settings(config, os.environ))
     if settings is None:
-        give_up("nothing is delivered anywhere: see [delivery] and cxone.audit_path.")
+        give_up("no destination is configured: set one in [delivery], or cxone.audit_path.")
     return settings, store

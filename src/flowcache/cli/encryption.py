@@ -26,12 +26,12 @@ def _encryption_root() -> None:
 @app.command("new-key")
 def new_key(
     key_id: Annotated[
-        str, typer.Argument(help="What the key is called; its month will do.", metavar="ID")
+        str, typer.Argument(help="Name of the key, for example its month.", metavar="ID")
     ],
 ) -> None:
-    """Make a key and print the line to add to the file of keys: all it prints is that line.
+    """Make a key and print the line to add to the key file, and nothing else.
 
-    The file should be its user's alone: `umask 077` beforehand sees to that.
+    Only its user should be able to read the file: set `umask 077` before.
 
     Example:
 
@@ -40,5 +40,7 @@ def new_key(
     from flowcache.encryption import keys
 
     if not keys.is_key_id(key_id):
-        give_up(f"{key_id[:80]!r} is no id of a key: 1 to 32 letters, digits, - _ and .")
+        give_up(
+            f"{key_id[:80]!r} is not a valid key id: expected 1 to 32 letters, digits, - _ and ."
+        )
     print(keys.new_key(key_id).line())

@@ -64,7 +64,7 @@ def erase(
     ],
     subject: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Taken letter by letter, whatever signs are in it."),
+        typer.Option(metavar="ID", help="Inserted literally, whatever characters it contains."),
     ] = None,
     subject_file: Annotated[
         Path | None,
@@ -92,7 +92,7 @@ def erase(
         str | None, typer.Option(metavar="REFERENCE", help="For the record, as a ticket.")
     ] = None,
     unrecorded: Annotated[
-        bool, typer.Option("--unrecorded", help="Go on where no audit journal is configured.")
+        bool, typer.Option("--unrecorded", help="Continue although no audit journal is configured.")
     ] = False,
     config: Config = None,
     redis: Redis = None,
@@ -112,7 +112,7 @@ def erase(
 
     target = _target(namespace, pattern, _subject(subject, subject_file), everything)
     if not (dry_run or yes or sys.stdin.isatty()):
-        give_up("there is nobody to ask: say --yes, or look first with --dry-run.")
+        give_up("no terminal to ask for confirmation: use --yes, or --dry-run first.")
     # Nobody is served, so that no credential is needed.
     made = {"auth.token": secrets.token_urlsafe()}
     settings = valid(lambda: load(config, os.environ, {"redis.nodes": redis}, made))
@@ -166,7 +166,7 @@ def _target(namespace: str | None, pattern: str, subject: str | None, everything
     except ValueError as fault:
         give_up(f"--pattern: {fault}.")
     if not read.name and not everything:
-        give_up("--pattern *: this is every key there is; say --everything if it is meant.")
+        give_up("--pattern *: this matches every key; add --everything if you mean it.")
     return _Target(pattern, namespace, prefix, read)
 
 

@@ -35,11 +35,14 @@ _TOKENS = {
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (3000).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that serve (1).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes (1).")] = None,
     config: Config = None,
     redis: Redis = None,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Bring a Valkey along; needs no Redis. For a try.")
+        bool,
+        typer.Option(
+            "--embedded", help="Start a private Valkey, to try flowcache without a Redis."
+        ),
     ] = False,
 ) -> None:
     """Serve data actions over HTTP.
@@ -62,7 +65,7 @@ def serve(
     from flowcache.store.settings import StoreSettings, parse_location
 
     if embedded and redis:
-        give_up("--embedded brings a Redis along; leave --redis out.")
+        give_up("--embedded starts its own Redis; remove --redis.")
     overrides: dict[str, Any] = {
         "http.host": host,
         "http.port": port,

@@ -128,7 +128,7 @@ def test_a_gap_that_nobody_sealed_is_found(path: Path) -> None:
     forged = json.loads(notice) | cut
     report = report_of([*lines[:2], json.dumps(forged).encode(), *lines[4:]])
     assert [fault.what for fault in report.faults] == [
-        "the cut before it is not sealed with this key"
+        "the cut before it was not signed with this key"
     ]
 
 

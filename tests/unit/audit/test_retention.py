@@ -331,7 +331,7 @@ def test_a_forged_front_is_not_let_go_of(path: Path) -> None:
             before = digest(before, entry)
             hand.execute("UPDATE records SET at = 0.0, hash = ? WHERE seq = ?", (before, entry.seq))
     assert keeper.retain() == []
-    assert "seal" in str(keeper.writer.tampering)
+    assert "signature" in str(keeper.writer.tampering)
     assert calls(path) == list(range(1, 21))
 
 
@@ -379,7 +379,7 @@ def test_what_lost_its_seals_is_not_let_go_of(path: Path) -> None:
         hand.execute("UPDATE records SET seal = NULL")
     keeper.now += 9 * DAY
     assert keeper.retain() == []
-    assert "record 20: the last record is not sealed" in str(keeper.writer.tampering)
+    assert "record 20: the last record has no signature" in str(keeper.writer.tampering)
     assert len(calls(path)) == 20
 
 

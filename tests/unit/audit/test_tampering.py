@@ -106,7 +106,7 @@ def test_a_seal_that_was_taken_off_the_end_is_found(journal: Path) -> None:
     """The last record is sealed, or the chain is not what was written."""
     with by_hand(journal) as hand:
         hand.execute("UPDATE records SET seal = NULL WHERE seq = ?", (LAST,))
-    assert told(journal) == ["the last record is not sealed"]
+    assert told(journal) == ["the last record has no signature"]
 
 
 @pytest.mark.parametrize("seq", range(LAST))
@@ -290,7 +290,7 @@ def test_a_cut_that_nobody_made_is_found(journal: Path) -> None:
         writer, hash_ = hand.execute("SELECT writer, hash FROM records WHERE seq = 2").fetchone()
         hand.execute("DELETE FROM records WHERE seq <= 2")
         hand.execute("INSERT INTO cuts VALUES (?, 3, ?, 1.0, 0.5, 0, NULL)", (writer, hash_))
-    assert told(journal) == ["the cut before it is not sealed with this key"]
+    assert told(journal) == ["the cut before it was not signed with this key"]
     assert told(journal, sealed=False) == []  # the admitted weakness
     cut = Cut(writer, 3, hash_, 1.0, 0.5, 0)
     with by_hand(journal) as hand:
@@ -298,7 +298,7 @@ def test_a_cut_that_nobody_made_is_found(journal: Path) -> None:
     assert told(journal) == []
     with by_hand(journal) as hand:
         hand.execute("UPDATE cuts SET at = 2.0")
-    assert told(journal) == ["the cut before it is not sealed with this key"]
+    assert told(journal) == ["the cut before it was not signed with this key"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_cut_with_a_field_of_another_type_is_found(
         hand.execute(f"UPDATE cuts SET {column} = ?", (value,))
     report = checked(journal)
     assert [fault.what for fault in report.faults] == [
-        "the cut before it is not sealed with this key"
+        "the cut before it was not signed with this key"
     ]
     assert (report.gone.records, report.gone.newest, report.gone.early) == (3, newest, 0)
 

@@ -1,4 +1,4 @@
-"""What each failure looks like, and what a flow should do about it."""
+"""An example of each failure, and what a flow should do about it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ __all__ = ["REMEDIES", "Remedy", "first_line"]
 
 
 class Remedy(NamedTuple):
-    """What a code looks like, and what a flow should do about it."""
+    """An example message of a code, and what a flow should do about it."""
 
     error: str
     advice: str
 
 
 _OPEN_FATE = (
-    "Go on without the cache. Repeat the call only where `retryable` is true, after `Retry-After` "
-    "seconds: a write without an `idempotencyKey` was then not done; with one, sent again with the "
-    "same body, it is done once. Where it is false, a write may have been done, and may even be "
-    "done a moment later."
+    "Continue without the cache. Repeat the call only if `retryable` is true, after `Retry-After` "
+    "seconds: then a write without an `idempotencyKey` was not done, and a write with one, sent "
+    "again with the same body, is done once. If it is false, a write may have been done, or may "
+    "be done a moment later."
 )
-"""What holds where Redis may have done what was asked. docs/flow-authors.md says more of it."""
+"""Advice if Redis may have done the write; docs/flow-authors.md explains it."""
 
 REMEDIES: dict[str, Remedy] = {
     "invalid_request": Remedy(
         "ttl: expected a whole number of seconds from 1 to 2592000, got a string 'soon'.",
-        "Mend the flow: `error` names the field and what it wanted. Sent again, it fails again.",
+        "Correct the flow: `error` names the field and what was expected. Repeating fails again.",
     ),
     "unauthorized": Remedy(
         "No credential; send the header Authorization: Bearer <token>.",
@@ -36,7 +36,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "forbidden": Remedy(
         "This credential may not do this; it lacks data:write.",
-        "Ask the operator for a credential that may. Sent again, it fails again.",
+        "Ask the operator for the permission. Repeating fails again.",
     ),
     "not_found": Remedy(
         "There is no POST /data-action.",
@@ -60,26 +60,26 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "rate_limited": Remedy(
         "Too many calls.",
-        "Nothing was done. Wait for the seconds in `Retry-After`; go on without the cache until "
+        "Nothing was done. Wait for the seconds in `Retry-After`; continue without the cache until "
         "then.",
     ),
     "invalid_response": Remedy(
         "What Redis answered to HGETALL does not fit its response schema.",
-        "Go on without the cache, and delete or rewrite the key: another program wrote it. A write "
-        "may have been done.",
+        "Continue without the cache, and delete or rewrite the key: another program wrote it. "
+        "A write may have been done.",
     ),
     "internal": Remedy(
         "A bug in flowcache; its log tells more under 5f0c9a7e2b1d4c68-0000002a.",
-        "Go on without the cache, and report the `requestId` to the operator. A write may have "
+        "Continue without the cache, and report the `requestId` to the operator. A write may have "
         "been done.",
     ),
     "circuit_open": Remedy(
         "Redis has not been answering for this key; it is given time to recover.",
-        "Go on without the cache; calls are let through again after `Retry-After` seconds.",
+        "Continue without the cache; calls work again after `Retry-After` seconds.",
     ),
     "overloaded": Remedy(
         "flowcache has too many calls at work; this call was not begun.",
-        "Nothing was done. Go on without the cache, or repeat the call after `Retry-After` "
+        "Nothing was done. Continue without the cache, or repeat the call after `Retry-After` "
         "seconds.",
     ),
     "audit_unavailable": Remedy(
