@@ -314,7 +314,7 @@ class TestEncryption:
         assert done.returncode == 0, done.stderr
         assert (
             "Encrypted with key 2027-02: all keys. Additional decryption keys: 2027-01.\n"
-            "Refused there: INCR, and values that are not encrypted.\n" in done.stdout
+            "Refused there: INCR, DECR, and values that are not encrypted.\n" in done.stdout
         )
         for line in keys.read_text().splitlines():
             assert line.partition(":")[2] not in done.stdout + done.stderr
