@@ -19,6 +19,7 @@
     │   ├── Declined             Redis is healthy and declines this call
     │   │   └── Unfinished       Redis did a write, but not its TTL or record
     │   ├── NotYet               Redis answers, but is not ready yet
+    │   ├── TlsFailed            TLS fails: one side doesn't accept the other's certificate
     │   └── LockedOut            Redis refuses our user or password
     │       └── NoPassword       the file of the password can't be read
     └── DeadlineExceeded    504  no answer came in time
@@ -53,6 +54,7 @@ __all__ = [
     "Overloaded",
     "RateLimited",
     "RedisUnavailable",
+    "TlsFailed",
     "TooLarge",
     "Unauthorized",
     "Unconfirmed",
@@ -215,6 +217,12 @@ class Unfinished(Declined):
 
     __slots__ = ()
     default_retryable = False
+
+
+class TlsFailed(RedisUnavailable):
+    """Redis is reachable, but TLS fails: one side doesn't accept the other's certificate."""
+
+    __slots__ = ()
 
 
 class LockedOut(RedisUnavailable):

@@ -19,7 +19,7 @@ keyUsage = critical, keyCertSign
 subjectKeyIdentifier = hash
 [server]
 basicConstraints = critical, CA:FALSE
-subjectAltName = IP:127.0.0.1, DNS:localhost
+subjectAltName = {names}
 extendedKeyUsage = serverAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
@@ -57,8 +57,10 @@ class Certificates:
         return ClientTls(self.authority.certificate, shows.certificate, shows.key)
 
 
-def make_certificates(directory: Path) -> Certificates:
+def make_certificates(directory: Path, names: str = "IP:127.0.0.1, DNS:localhost") -> Certificates:
     """Make all keys and certificates as files in a directory, with the openssl command.
+
+    ``names`` are those that the server's certificate is for.
 
     Raises:
         MissingProgramError: there is no openssl.
@@ -66,7 +68,7 @@ def make_certificates(directory: Path) -> Certificates:
     """
     openssl = program("openssl", package="openssl")
     config = directory / "openssl.cnf"
-    config.write_text(OPENSSL_CONFIG, encoding="ascii")
+    config.write_text(OPENSSL_CONFIG.format(names=names), encoding="ascii")
 
     def make(name: str, kind: str, signer: Pair | None = None) -> Pair:
         pair = Pair(directory / f"{name}.crt", directory / f"{name}.key")

@@ -21,7 +21,7 @@ import redis
 
 from .binaries import valkey_binary
 from .ports import LOOPBACK
-from .process import PERSISTENT_CONFIG, SERVER_CONFIG, RedisProcess
+from .process import OPEN_ACCESS, PERSISTENT_CONFIG, SERVER_CONFIG, Access, RedisProcess
 from .proxy import Proxy
 from .wait import eventually
 
@@ -320,6 +320,7 @@ def cluster(
     proxied: bool = False,
     persistent: bool = False,
     config: Sequence[str] = (),
+    access: Access = OPEN_ACCESS,
 ) -> Iterator[Cluster]:
     """Run a cluster of `primaries` shards with `replicas` replicas each, formed and well.
 
@@ -331,12 +332,14 @@ def cluster(
             while they go on talking to one another directly. Valkey only; Redis 7 cannot.
         persistent: keep append-only files, so that a restarted primary has its keys.
         config: further lines for every node.
+        access: how the suite gets in; with TLS, the nodes speak it to one another, too.
     """
     binary = binary or valkey_binary()
     lines = (
         *SERVER_CONFIG,
         *CLUSTER_CONFIG,
         *(PERSISTENT_CONFIG if persistent else ()),
+        *(() if access.tls is None else ("tls-cluster yes", "tls-replication yes")),
         *config,
     )
     with ExitStack() as stack:
@@ -347,7 +350,7 @@ def cluster(
         def launch() -> ClusterNode:
             home = directory / str(next(numbers))
             home.mkdir()
-            node = ClusterNode(binary, home, lines)
+            node = ClusterNode(binary, home, lines, access=access)
             stack.callback(node.close)
             if proxied:
                 proxies[node] = stack.enter_context(Proxy(node.address))

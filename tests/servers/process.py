@@ -74,18 +74,19 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who a client says it is, and whether it speaks TLS."""
+    """Who a client says it is, by which host name it connects, and whether it speaks TLS."""
 
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ClientTls | None = None
+    host: str = LOOPBACK
 
     def url(self, port: int) -> str:
         """Return the URL of a local server at `port`, credentials included."""
         scheme = "redis" if self.tls is None else "rediss"
         user = "" if self.password is None else f"{quote(self.username or '')}:"
         user += "" if self.password is None else f"{quote(self.password, safe='')}@"
-        return f"{scheme}://{user}{LOOPBACK}:{port}"
+        return f"{scheme}://{user}{self.host}:{port}"
 
 
 OPEN_ACCESS = Access()
@@ -275,7 +276,7 @@ class RedisProcess:
             options: further arguments of `redis.Redis`, which win over the ones set here.
         """
         arguments: dict[str, Any] = {
-            "host": LOOPBACK,
+            "host": self.access.host,
             "port": self.port,
             "username": self.access.username,
             "password": self.access.password,
@@ -336,7 +337,9 @@ class RedisProcess:
         with socket.create_connection(self.address, timeout=1.0) as plain:
             if self.access.tls is None:
                 return _ping(plain)
-            with self.access.tls.context().wrap_socket(plain, server_hostname=LOOPBACK) as secure:
+            with self.access.tls.context().wrap_socket(
+                plain, server_hostname=self.access.host
+            ) as secure:
                 return _ping(secure)
 
 

@@ -14,7 +14,11 @@ from .wait import eventually
 
 @contextmanager
 def standalone(
-    binary: Path | None = None, *, persistent: bool = False, config: Sequence[str] = ()
+    binary: Path | None = None,
+    *,
+    persistent: bool = False,
+    config: Sequence[str] = (),
+    common: Sequence[str] = SERVER_CONFIG,
 ) -> Iterator[RedisProcess]:
     """Run one server.
 
@@ -22,8 +26,9 @@ def standalone(
         binary: Valkey's by default.
         persistent: keep an append-only file, synced at each write, so that a restart loses nothing.
         config: further lines of its configuration.
+        common: what it has in common with others; a Sentinel has nothing.
     """
-    lines = (*SERVER_CONFIG, *(PERSISTENT_CONFIG if persistent else ()), *config)
+    lines = (*common, *(PERSISTENT_CONFIG if persistent else ()), *config)
     with (
         tempfile.TemporaryDirectory(prefix="flowcache-") as directory,
         RedisProcess(binary or valkey_binary(), Path(directory), lines) as server,

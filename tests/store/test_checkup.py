@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flowcache.secret import Secret
-from flowcache.store.checkup import CheckupFault, checkup
+from flowcache.store.causes import Cause
+from flowcache.store.checkup import REMEDIES, CheckupFault, checkup
 from flowcache.store.rights import SHARED_RATES, Right, appending, needed_commands
 from flowcache.store.settings import Address, StoreSettings, Tls
 from tests.servers import (
@@ -18,7 +19,9 @@ from tests.servers import (
     RedisProcess,
     SentinelGroup,
     TlsServer,
+    redis_binary,
     replicated,
+    sentinel_binary,
     standalone,
 )
 from tests.servers.ports import LOOPBACK, PortClaim
@@ -215,3 +218,121 @@ async def test_leaving_early(standalone_server: RedisProcess) -> None:
     async for _ in lines:
         break
     await lines.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[tuple[RedisProcess, RedisProcess]]:
+    """A Redis and a Sentinel, each with a password of its own."""
+    with standalone(redis_binary(), config=["requirepass of-redis"]) as redis:
+        watch = f"sentinel monitor flows {LOOPBACK} {redis.port} 1"
+        config = (watch, "sentinel auth-pass flows of-redis", "requirepass of-sentinel")
+        with standalone(sentinel_binary(), common=(), config=config) as sentinel:
+            yield redis, sentinel
+
+
+class TestSentinel:
+    """A fault is blamed on the server that it is about, and the advice is about its settings."""
+
+    async def test_a_wrong_password_of_redis(
+        self, locked: tuple[RedisProcess, RedisProcess]
+    ) -> None:
+        """It is the primary that refuses it, and not the Sentinel that names the primary."""
+        redis, sentinel = locked
+        told = await fault(
+            sentinel.address,
+            service="flows",
+            password=Secret("wrong"),
+            sentinel_password=Secret("of-sentinel"),
+        )
+        assert told.startswith(f"{LOOPBACK}:{redis.port}: Redis refused the user or the password")
+        assert str(sentinel.port) not in told
+        assert "check redis.username and redis.password" in told
+
+    @pytest.mark.parametrize("password", [None, Secret("wrong")])
+    async def test_a_password_of_the_sentinel(
+        self, locked: tuple[RedisProcess, RedisProcess], password: Secret | None
+    ) -> None:
+        """A Sentinel that wants a password, or another one, is not a matter of redis.password."""
+        _, sentinel = locked
+        told = await fault(
+            sentinel.address,
+            service="flows",
+            password=Secret("of-redis"),
+            sentinel_password=password,
+        )
+        assert told.startswith(f"{LOOPBACK}:{sentinel.port}: the Sentinel ")
+        assert "check redis.sentinel_username and redis.sentinel_password" in told
+
+    async def test_a_sentinel_that_is_not_known_as_one(
+        self, locked: tuple[RedisProcess, RedisProcess]
+    ) -> None:
+        """Without redis.service it could be a Redis: both are said."""
+        _, sentinel = locked
+        told = await fault(sentinel.address)
+        assert told.startswith(f"{LOOPBACK}:{sentinel.port}: Redis wants a password")
+        assert "redis.sentinel_password" in told
+
+    async def test_a_redis_in_place_of_a_sentinel(self, standalone_server: RedisProcess) -> None:
+        """It is named as what it is."""
+        told = await fault(standalone_server.address, service="flows")
+        assert told.startswith(f"{LOOPBACK}:{standalone_server.port}: this is a Redis")
+        assert "unset redis.service" in told
+
+    async def test_a_primary_that_is_unreachable(self) -> None:
+        """The address that the Sentinel names is to blame."""
+        with PortClaim() as nobody:
+            config = [f"sentinel monitor flows {LOOPBACK} {nobody.port} 1"]
+            with standalone(sentinel_binary(), common=(), config=config) as sentinel:
+                told = await fault(sentinel.address, service="flows")
+            assert told.startswith(f"{LOOPBACK}:{nobody.port}: no connection")
+            assert "Sentinel names it as primary" in told
+            assert "replica-announce-ip" in told
+            assert str(sentinel.port) not in told
+
+    async def test_no_database_is_asked_of_a_sentinel(
+        self, sentinel_servers: SentinelGroup
+    ) -> None:
+        """A database is chosen on the primary; a Sentinel has none."""
+        lines = await check(*sentinel_servers.addresses, database=3)
+        assert "writes, reads and scripts work" in lines[-1]
+
+
+class TestAdvice:
+    """What an operator is told fits what is wrong."""
+
+    async def test_every_cause_has_a_remedy(self) -> None:
+        """Whatever stands in the way, the check says what to do."""
+        assert REMEDIES.keys() == set(Cause) - {Cause.OTHER}
+
+    async def test_no_password(self) -> None:
+        """No password was sent, so none was refused."""
+        with standalone(config=["requirepass secret"]) as server:
+            told = await fault(server.address)
+        assert "Redis wants a password\n  What to do: set redis.password" in told
+
+    async def test_no_such_database(self, standalone_server: RedisProcess) -> None:
+        """The password is not to blame."""
+        told = await fault(standalone_server.address, database=99)
+        assert "What to do: set redis.database to one that exists" in told
+
+    async def test_tls_to_a_redis_without(self, standalone_server: RedisProcess) -> None:
+        """A server that does not answer to TLS may not speak it."""
+        told = await fault(standalone_server.address, tls=Tls(), connect_timeout=0.2)
+        assert "unset redis.tls" in told
+
+    async def test_a_redis_that_wants_tls(self, tls_server: TlsServer) -> None:
+        """A server that hangs up may want TLS."""
+        told = await fault(tls_server.process.address)
+        assert "What to do: does Redis want TLS on this port?" in told
+
+    async def test_an_authority_that_did_not_sign(self, tls_server: TlsServer) -> None:
+        """The file of the authority is to blame."""
+        other = str(tls_server.certificates.other_authority.certificate)
+        told = await fault(tls_server.process.address, tls=Tls(ca_file=other))
+        assert "What to do: set redis.tls_ca_file" in told
+
+    async def test_a_file_that_is_gone(self, tls_server: TlsServer) -> None:
+        """A file of ours is, and not the connection; its path is not shown."""
+        told = await fault(tls_server.process.address, tls=Tls(ca_file="/nonexistent/ca.pem"))
+        assert "What to do: check redis.tls_ca_file" in told
+        assert "/nonexistent" not in told

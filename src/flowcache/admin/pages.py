@@ -45,6 +45,7 @@ from flowcache.errors import (
     LockedOut,
     NoPassword,
     RedisUnavailable,
+    TlsFailed,
     TooLarge,
     Unrecorded,
 )
@@ -70,6 +71,7 @@ _NOT_READY: tuple[tuple[type[Failure], str], ...] = (
     (Unrecorded, "The audit can't be written."),
     (NoPassword, "The file of flowcache's password for Redis can't be read."),
     (LockedOut, "Redis refuses flowcache's user or password."),
+    (TlsFailed, "TLS with Redis fails; a certificate or its settings are wrong."),
     (RedisUnavailable, "Redis does not answer."),
 )
 """What /readyz says of a failure; the first row that fits counts. Which server it is, and which

@@ -302,6 +302,7 @@ def store_part(v: dict[str, Any]) -> StoreSettings:
         v["redis.tls_cert_file"],
         v["redis.tls_key_file"],
         v["redis.tls_verify_hostname"],
+        v["redis.tls_server_name"],
     )
     return StoreSettings(
         nodes=location.nodes,

@@ -286,6 +286,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "redis",
+        "tls_server_name",
+        read.text,
+        None,
+        "name that the certificate of every server is for; by default the host in redis.nodes, or "
+        "the host name that a cluster announces",
+    ),
+    Setting(
+        "redis",
         "read_from",
         read.one_of("primary", "replica"),
         "primary",

@@ -14,6 +14,7 @@ Read in this order:
 - `slots`       which slot a key belongs to; keys made by flowcache
 - `topology`    who holds what; `discovery` asks the servers
 - `connection`  the border to redis-py: connect, authenticate, translate its errors
+- `causes`      why a connection can't be made, and what that is to callers
 - `cancelling` ending tasks for sure
 - `embedded`    a Valkey of our own, for a first try and for tests
 """

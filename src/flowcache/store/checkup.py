@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final
 
 from flowcache.contract.request import Request
 from flowcache.errors import Failure
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.ports import DEFAULT_SIZES, Clock, Command
+from flowcache.store.causes import Cause
 from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.discovery import discover
 from flowcache.store.redis_store import RedisStore
@@ -16,7 +18,7 @@ from flowcache.store.settings import StoreSettings
 from flowcache.store.slots import tag_of_slot
 from flowcache.store.topology import Kind, ShardMap, Topology
 
-__all__ = ["CheckupFault", "checkup"]
+__all__ = ["REMEDIES", "CheckupFault", "checkup"]
 
 _PATIENCE = 5.0
 _TTL = 10
@@ -28,27 +30,50 @@ class CheckupFault(Exception):
     """Redis is not fit to be used. The message says what is wrong and what to do."""
 
 
-_ADVICE = (
-    ("max number of clients", "raise maxclients in Redis, or run fewer workers"),
-    ("refused the user", "check redis.username and redis.password, or those in the URL"),
-    ("refused the handshake", "check redis.username, redis.password and redis.database"),
-    ("wants a password", "set redis.password, or put it into the URL"),
-    ("forbids flowcache's user CLUSTER", "give flowcache's Redis user +cluster|slots"),
-    ("forbids flowcache", "give flowcache's Redis user the rights that docs/operations.md lists"),
-    ("TLS failed", "check redis.tls_ca_file and that Redis speaks TLS on this port"),
-    ("Invalid Database", "set redis.database to one that exists; a cluster has only 0"),
-    ("no slots", "create the cluster: redis-cli --cluster create"),
-    ("Sentinel", "check redis.service and redis.nodes"),
-    ("no answer in time", "is there a firewall between? is the port right? does it want TLS?"),
-    ("no connection", "is Redis running there? check redis.nodes"),
-)
-"""A part of a fault -> what to do. The first row that fits counts."""
+REMEDIES: Final = {
+    Cause.UNREACHABLE: "is Redis running there? Check redis.nodes",
+    Cause.SILENT: "is there a firewall between? Is the port right? Does it want TLS (redis.tls)?",
+    Cause.SILENT_TO_TLS: "does Redis speak TLS on this port? If not, unset redis.tls, or use "
+    "redis:// instead of rediss://. Is there a firewall between?",
+    Cause.HUNG_UP: "does Redis want TLS on this port? Set redis.tls, or use rediss://",
+    Cause.HUNG_UP_UNDER_TLS: "does Redis want a certificate of flowcache? Set "
+    "redis.tls_cert_file and redis.tls_key_file",
+    Cause.NOT_REDIS: "is it a Redis? Does it want TLS (redis.tls)?",
+    Cause.NO_TLS: "that server does not speak TLS on this port: use its TLS port, or unset "
+    "redis.tls and use redis:// instead of rediss://",
+    Cause.TLS_FILE: "check redis.tls_ca_file, redis.tls_cert_file and redis.tls_key_file",
+    Cause.UNTRUSTED: "set redis.tls_ca_file to the certificate of the authority that signed the "
+    "server's",
+    Cause.OTHER_NAME: "write in redis.nodes a name that the certificate has, or set "
+    "redis.tls_server_name to one; nodes of a cluster announce theirs by cluster-announce-hostname",
+    Cause.EXPIRED: "renew the server's certificate; check the clocks of both machines",
+    Cause.OWN_CERTIFICATE: "set redis.tls_cert_file and redis.tls_key_file to a certificate that "
+    "Redis accepts: an authority in its tls-ca-cert-file has to sign it",
+    Cause.TLS: "check the TLS settings of Redis and those of flowcache, redis.tls_*",
+    Cause.PASSWORD_WANTED: "set redis.password, or put it into the URL. If it is a Sentinel, set "
+    "redis.service and redis.sentinel_password",
+    Cause.PASSWORD_REFUSED: "check redis.username and redis.password, or those in the URL",
+    Cause.PASSWORD_UNREAD: "check the file of the password and its rights",
+    Cause.SENTINEL_PASSWORD: "check redis.sentinel_username and redis.sentinel_password; "
+    "redis.password is for the servers behind the Sentinels",
+    Cause.FORBIDDEN: "give flowcache's Redis user the rights that docs/operations.md lists",
+    Cause.SLOTS_FORBIDDEN: "give flowcache's Redis user +cluster|slots",
+    Cause.DATABASE: "set redis.database to one that exists; a cluster has only 0",
+    Cause.TOO_MANY_CLIENTS: "raise maxclients in Redis, or run fewer workers",
+    Cause.LOADING: "wait until it has loaded them",
+    Cause.NO_SENTINEL: "unset redis.service (and use redis:// instead of redis+sentinel://), or "
+    "write the Sentinels into redis.nodes; their usual port is 26379",
+    Cause.SERVICE: "check redis.service",
+    Cause.PRIMARY_UNREACHABLE: "is that server running, and can it be reached from here at this "
+    "address? Otherwise set replica-announce-ip there to one that can",
+    Cause.NO_SLOTS: "create the cluster: redis-cli --cluster create",
+}
+"""What an operator can do about a cause."""
 
 
-def _with_advice(fault: object) -> CheckupFault:
-    text = str(fault)
-    advice = next((advice for part, advice in _ADVICE if part in text), None)
-    return CheckupFault(f"{text}\n  What to do: {advice}." if advice else text)
+def _with_remedy(fault: ConnectFault, prefix: str = "") -> CheckupFault:
+    text, remedy = f"{prefix}{fault}", REMEDIES.get(fault.cause)
+    return CheckupFault(f"{text}\n  What to do: {remedy}." if remedy else text)
 
 
 async def checkup(
@@ -64,7 +89,7 @@ async def checkup(
     try:
         topology = await discover(settings, seconds=_PATIENCE)
     except ConnectFault as fault:
-        raise _with_advice(fault) from None
+        raise _with_remedy(fault) from None
     count = len(topology.shards)
     yield f"Topology: {topology.kind.value}, {count} shard{'s' if count > 1 else ''}."
     if topology.kind is Kind.CLUSTER and settings.database != 0:
@@ -86,7 +111,7 @@ async def checkup(
     try:
         await store.start()
         for shard in topology.shards:
-            await _may(settings, topology.kind, shard, rights)
+            await _may(settings, topology, shard, rights)
             milliseconds = await _use(store, shard, clock)
             yield f"  {shard.primary}: writes, reads and scripts work ({milliseconds:.1f} ms)."
     finally:
@@ -97,7 +122,8 @@ async def _wants_full_coverage(settings: StoreSettings, topology: Topology) -> b
     """Tell whether one dead shard stops the others; no where flowcache's user may not ask."""
     for shard in topology.shards:
         try:
-            connection = await connect(shard.primary, settings)
+            name = topology.names.get(shard.primary)
+            connection = await connect(shard.primary, settings, server_name=name)
         except ConnectFault:
             continue  # whoever uses the shard next says why
         try:
@@ -119,13 +145,15 @@ def _key(shard: ShardMap) -> bytes:
 
 
 async def _may(
-    settings: StoreSettings, kind: Kind, shard: ShardMap, rights: Sequence[Right]
+    settings: StoreSettings, topology: Topology, shard: ShardMap, rights: Sequence[Right]
 ) -> None:
     """See that flowcache's user may all that the service will do."""
+    server, key = shard.primary, _key(shard)
+    name = topology.names.get(server)
     try:
-        found = await missing_rights(shard.primary, settings, _key(shard), kind, rights)
-    except ConnectFault:
-        return  # whoever uses the shard next says why
+        found = await missing_rights(server, settings, key, topology.kind, rights, name)
+    except ConnectFault as fault:
+        raise _with_remedy(fault, f"{server}: ") from None
     if found is not None:
         commands, rule = found
         raise CheckupFault(
@@ -143,7 +171,7 @@ async def _use(store: RedisStore, shard: ShardMap, clock: Clock) -> float:
     except Failure as failure:
         faults = [s.primary.fault for s in store.status().shards if s.name == str(shard.primary)]
         why = next((fault for fault in faults if fault), "")
-        raise _with_advice(f"{shard.primary}: {failure.message} {why}".strip()) from None
+        raise CheckupFault(f"{shard.primary}: {failure.message} {why}".strip()) from None
     return (clock() - began) * 1000
 
 

@@ -1,8 +1,8 @@
 """The border to redis-py: connecting, TLS, AUTH, HELLO, SELECT, and its errors.
 
 redis-py opens the connection and shakes hands; then the transport is taken over by a protocol of
-ours (`link`), which pipelines. `_writer`, and `_reader` of its parser, are the private names used;
-tests hold them in place.
+ours (`link`), which pipelines. `_writer`, `_reader` (its parser's, too) and `_connection_arguments`
+are the private names used; tests hold them in place.
 
 Nothing that a server says here can do more than fail the attempt: its bytes go through our own
 `Parser`, each reply has ``connect_timeout``, and whatever redis-py makes of an odd one ends as a
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import Any, ClassVar
+from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
@@ -25,17 +25,15 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 
-from flowcache.errors import LockedOut, NoPassword, RedisUnavailable
+from flowcache.errors import RedisUnavailable
 from flowcache.printable import printable
-from flowcache.secret import Secret
+from flowcache.store.causes import FAILURES, Cause, why
 from flowcache.store.parser import Parser
-from flowcache.store.settings import Address, StoreSettings
+from flowcache.store.settings import Address, StoreSettings, Tls
 
 __all__ = [
     "ConnectFault",
-    "NotLetIn",
     "NotPermitted",
-    "PasswordUnread",
     "ask",
     "close",
     "connect",
@@ -44,68 +42,32 @@ __all__ = [
 
 
 class ConnectFault(Exception):
-    """A connection could not be made. The message says why and what to do about it."""
+    """A connection could not be made or used. The message says why, ``cause`` what kind of why.
 
-    failure: ClassVar[type[RedisUnavailable]] = RedisUnavailable
-    """What it is to who would have used the connection."""
+    ``at`` is the server that it is about, where that is another than was asked.
+    """
 
+    def __init__(self, message: str, cause: Cause = Cause.OTHER, at: Address | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.at = at
 
-class NotLetIn(ConnectFault):
-    """It was made, and the user or the password refused."""
-
-    failure = LockedOut
-
-
-class PasswordUnread(ConnectFault):
-    """There is none to be shown: its file can't be read."""
-
-    failure = NoPassword
+    @property
+    def failure(self) -> type[RedisUnavailable]:
+        """What it is to who would have used the connection."""
+        return FAILURES.get(self.cause, RedisUnavailable)
 
 
 class NotPermitted(ConnectFault):
     """Redis forbids flowcache's user a command, or its keys; asking again won't help."""
 
     def __init__(self, command: str, *, is_about_key: bool) -> None:
-        super().__init__(f"Redis forbids flowcache's user {command}")
+        super().__init__(f"Redis forbids flowcache's user {command}", Cause.FORBIDDEN)
         self.is_about_key = is_about_key
 
 
 _MOST_REPLY = 8 * 1024 * 1024
 """Bytes of a reply before the take-over: a map of 16,384 ranges is 3 MB, a step of SCAN less."""
-_MOST_SHOWN = 300
-"""Characters of what a server said that are shown."""
-
-_REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (redis_errors.AuthenticationError, "Redis refused the user or the password"),
-    (redis_errors.BusyLoadingError, "Redis is loading its data"),
-    (redis_errors.TimeoutError, "no answer in time"),
-    (TimeoutError, "no answer in time"),
-    (redis_errors.ResponseError, "Redis refused the handshake"),
-    (redis_errors.ConnectionError, "no connection"),
-    (redis_errors.RedisError, "no connection"),
-    (ssl.SSLError, "TLS failed"),
-    (OSError, "no connection"),
-    (UnicodeError, "the host name is malformed"),
-)
-"""Foreign exception -> what it means. The first row that fits counts."""
-
-
-_TOLD_BY_SERVER = (redis_errors.ResponseError, redis_errors.AuthenticationError)
-
-
-def _reason(fault: BaseException, secret: Secret | None = None) -> str:
-    """Say what a foreign exception means.
-
-    What the server said is left out where it was told a secret: an error may repeat its command.
-    """
-    cause = fault.__cause__ or fault.__context__
-    if isinstance(cause, ssl.SSLError):
-        fault = cause
-    for kind, meaning in _REASONS:
-        if isinstance(fault, kind):
-            told = secret is not None and isinstance(fault, _TOLD_BY_SERVER)
-            return meaning if told else f"{meaning}: {printable(str(fault)[:_MOST_SHOWN])}"
-    return f"the answer can't be read ({type(fault).__name__}); is it a Redis?"
 
 
 class _Bounded:
@@ -150,12 +112,51 @@ class _BoundedParser(DefaultParser):  # type: ignore[misc, valid-type]  # it is 
         return bool(await super().read_from_socket())
 
 
+class _TlsConnection(SSLConnection):
+    """redis-py's connection over TLS, with a context of ours and a name to verify."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._context = context
+        self._server_name = server_name
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        arguments = {**super()._connection_arguments(), "ssl": self._context}
+        if self._server_name is not None:
+            arguments["server_hostname"] = self._server_name
+        return arguments
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    """Return what verifies servers and shows our certificate.
+
+    Raises:
+        ConnectFault: a file can't be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        context.check_hostname = tls.verify_hostname
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as fault:  # an SSLError is one
+        words = printable(fault.strerror or type(fault).__name__)
+        raise ConnectFault(f"a file of TLS can't be used: {words}", Cause.TLS_FILE) from None
+    return context
+
+
 async def connect(
-    address: Address, settings: StoreSettings, *, sentinel: bool = False
+    address: Address,
+    settings: StoreSettings,
+    *,
+    sentinel: bool = False,
+    server_name: str | None = None,
 ) -> AbstractConnection:
     """Open a connection to ``address``, authenticated, speaking RESP3, on the right database.
 
-    A password or certificate that is in a file is read anew: it may have been replaced.
+    ``server_name`` is what the certificate has to be for, where it is another than the host and
+    the settings have none. A password or certificate that is in a file is read anew: it may have
+    been replaced.
 
     Raises:
         ConnectFault: it could not be made; nothing is left open.
@@ -164,7 +165,7 @@ async def connect(
     try:
         secret = None if configured is None else configured.fresh()
     except ValueError as fault:
-        raise PasswordUnread(f"the file of the password {fault}") from None
+        raise ConnectFault(f"the file of the password {fault}", Cause.PASSWORD_UNREAD) from None
     options: dict[str, Any] = {
         "username": settings.sentinel_username if sentinel else settings.username,
         "password": secret.reveal() if secret else None,
@@ -175,19 +176,14 @@ async def connect(
         "driver_info": None,
         "parser_class": _BoundedParser,
     }
+    tls = settings.tls
     connection: AbstractConnection
     if address.port == 0:
         connection = UnixDomainSocketConnection(path=address.host, **options)
-    elif settings.tls is not None:
-        connection = SSLConnection(
-            host=address.host,
-            port=address.port,
-            ssl_ca_certs=settings.tls.ca_file,
-            ssl_certfile=settings.tls.cert_file,
-            ssl_keyfile=settings.tls.key_file,
-            ssl_check_hostname=settings.tls.verify_hostname,
-            ssl_min_version=ssl.TLSVersion.TLSv1_2,
-            **options,
+    elif tls is not None:
+        name = tls.server_name or server_name
+        connection = _TlsConnection(
+            _tls_context(tls), name, host=address.host, port=address.port, **options
         )
     else:
         connection = Connection(host=address.host, port=address.port, **options)
@@ -195,9 +191,9 @@ async def connect(
         await connection.connect()  # type: ignore[no-untyped-call]
     except Exception as fault:  # an odd answer makes redis-py raise anything
         await connection.disconnect(nowait=True)
+        cause, words = why(fault, secret=secret is not None, tls=tls is not None, sentinel=sentinel)
         # Not chained where it may hold the password: a traceback would show it.
-        kind = NotLetIn if isinstance(fault, redis_errors.AuthenticationError) else ConnectFault
-        raise kind(_reason(fault, secret)) from (None if secret else fault)
+        raise ConnectFault(words, cause) from (None if secret else fault)
     except BaseException:  # cancelled: leave nothing open
         await connection.disconnect(nowait=True)
         raise
@@ -218,7 +214,8 @@ async def ask(connection: AbstractConnection, *words: str | bytes | int) -> Any:
         # Redis 6: "one of the keys used as arguments"; since 7: "a key". A command is in quotes.
         raise NotPermitted(str(words[0]), is_about_key="'" not in str(fault)) from fault
     except Exception as fault:  # an odd answer makes redis-py raise anything
-        raise ConnectFault(_reason(fault)) from fault
+        found = why(fault, secret=False, tls=False, sentinel=False)
+        raise ConnectFault(found.words, found.cause) from fault
 
 
 def take_over(connection: AbstractConnection, protocol: asyncio.Protocol) -> object:

@@ -195,7 +195,8 @@ class Erasure:
         async with AsyncExitStack() as stack:
             connections = []
             for shard in topology.shards:
-                connections.append(await connect(shard.primary, self._settings))
+                name = topology.names.get(shard.primary)
+                connections.append(await connect(shard.primary, self._settings, server_name=name))
                 stack.push_async_callback(close, connections[-1])
             yield topology, connections
 

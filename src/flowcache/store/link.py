@@ -171,6 +171,8 @@ class Link:
         self._flushing = False
         self._attempts = 0
         self._suspect = False
+        self.server_name: str | None = None
+        """The name that the server's certificate is for; None: its host, or what is configured."""
         self.failure: type[RedisUnavailable] = RedisUnavailable
         """What stood in the way of the last attempt to connect."""
         self._was_locked_out = False
@@ -338,7 +340,7 @@ class Link:
         self._down.clear()
         connection: AbstractConnection | None = None
         try:
-            connection = await connect(self.address, self._settings)
+            connection = await connect(self.address, self._settings, server_name=self.server_name)
             if self.readonly:
                 await ask(connection, "READONLY")
             wire = _Wire(self._settings.max_reply, self._lost)

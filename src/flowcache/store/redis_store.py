@@ -284,11 +284,12 @@ class RedisStore:
 
         Raises:
             LockedOut: one refuses our user or password, or the file of it can't be read.
+            TlsFailed: one does not accept our certificate, or we don't accept its.
             RedisUnavailable: one does not answer.
         """
         shards = tuple(self._routes.shards.values())
         if not shards:
-            raise RedisUnavailable(self._routes.fault or "Redis is not to be reached.")
+            raise self._routes.failure(self._routes.fault or "Redis is unreachable.")
         links = [link for shard in shards for link in shard.essential()]
         replies = await asyncio.gather(*(link.send(PING, deadline) for link in links))
         for link, reply in zip(links, replies, strict=True):

@@ -99,10 +99,12 @@ async def missing_rights(
     key: bytes,
     kind: Kind,
     more: Sequence[Right] = (),
+    server_name: str | None = None,
 ) -> tuple[tuple[str, ...], str] | None:
     """Return which commands the user may not send, and the rule that lets it; None if it may all.
 
-    ``key`` is one of the server's that is nobody's; ``more`` is what this configuration needs.
+    ``key`` is one of the server's that is nobody's; ``more`` is what this configuration needs;
+    ``server_name`` is what the certificate is for (`Topology.names`).
 
     Raises:
         ConnectFault: the server is not to be reached.
@@ -114,7 +116,7 @@ async def missing_rights(
         rights += _IN_CLUSTER
     missing: dict[str, None] = {}
     rule: dict[str, None] = {}
-    connection = await connect(server, settings)
+    connection = await connect(server, settings, server_name=server_name)
     try:
         for right in rights:
             try:

@@ -12,7 +12,7 @@ no map yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from enum import StrEnum
 from functools import partial
 from itertools import count
@@ -172,6 +172,10 @@ class Routes:
         self.shards: dict[str, ShardRoute] = {}
         self.fault: str | None = "flowcache has not connected yet"
         """Why the topology could not be asked for the last time."""
+        self.failure: type[RedisUnavailable] = RedisUnavailable
+        """What `fault` is to callers."""
+        self._names: Mapping[Address, str] = {}
+        """The names that the servers' certificates are for."""
         self._settings = settings
         self._clock = clock
         self._listened = listened
@@ -250,6 +254,7 @@ class Routes:
                 raise RedisUnavailable("flowcache is shutting down.")
             most = self._settings.max_large_reply
             link = self._open(*place, structs.replace(self._settings, max_reply=most))
+            link.server_name = beside.server_name
             bulk = self._bulks[place] = Bulk(link, self._clock)
         return bulk
 
@@ -316,7 +321,9 @@ class Routes:
             self._refreshes += 1
             try:
                 patience = self._settings.connect_timeout * 4
-                topology = await discover(self._settings, self._known(), seconds=patience)
+                topology = await discover(
+                    self._settings, self._known(), self._names, seconds=patience
+                )
                 if self._closed:
                     return
                 await self._apply(topology)
@@ -327,12 +334,13 @@ class Routes:
                 failed = True
                 if self.fault != str(fault):
                     _log.warning("redis topology unknown", fault=str(fault))
-                self.fault = str(fault)
+                self.fault, self.failure = str(fault), fault.failure
             except Exception as bug:
                 # Whatever it is, a store that no longer asks would follow no failover.
                 failed = True
                 _log.error("a bug", task="topology", exc_info=bug)
                 self.fault = f"a bug in flowcache: {type(bug).__name__}"
+                self.failure = RedisUnavailable
             self._refreshed.set()
             self._refreshed.clear()
             self._refreshed_at = self._clock()
@@ -419,7 +427,7 @@ class Routes:
         """
         if topology.kind is not self.kind:
             _log.info("redis topology", kind=topology.kind.value, shards=len(topology.shards))
-        self.kind = topology.kind
+        self.kind, self._names = topology.kind, topology.names
         in_cluster = topology.kind is Kind.CLUSTER
         by_slot: list[ShardRoute | None] = [None] * (SLOTS if in_cluster else 1)
         shards: dict[str, ShardRoute] = {}
@@ -473,6 +481,7 @@ class Routes:
                 self._settings,
                 self._link_changed,
             )
+        link.server_name = self._names.get(address)  # a redirection leads there before the map does
         return link
 
     def _open(

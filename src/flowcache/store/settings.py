@@ -68,6 +68,9 @@ class Tls(msgspec.Struct, frozen=True):
     cert_file: str | None = None
     key_file: str | None = None
     verify_hostname: bool = True
+    server_name: str | None = None
+    """The name that the certificate of every server is for; None: the host, or the name that a
+    cluster announces beside it."""
 
 
 class StoreSettings(msgspec.Struct, frozen=True):

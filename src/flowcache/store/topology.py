@@ -10,9 +10,10 @@ characters, a port from 1 to 65,535 (0 would name a Unix socket).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from flowcache.store.settings import Address
@@ -83,10 +84,14 @@ class ShardMap(NamedTuple):
 
 
 class Topology(NamedTuple):
-    """All shards of a Redis. Outside a cluster there is one, and it holds every key."""
+    """All shards of a Redis. Outside a cluster there is one, and it holds every key.
+
+    ``names`` are the host names that a cluster announces beside addresses.
+    """
 
     kind: Kind
     shards: tuple[ShardMap, ...]
+    names: Mapping[Address, str] = MappingProxyType({})
 
 
 class Layout(NamedTuple):
@@ -131,6 +136,7 @@ class SlotsReader:
     """Reads the reply to CLUSTER SLOTS (Redis command reference), a piece at a time.
 
     A node that does not know its own address leaves it empty: then it is the one that was asked.
+    From Redis 7 on there may be a host name beside an address; it is what a certificate is for.
     """
 
     def __init__(self, asked: Address) -> None:
@@ -138,6 +144,7 @@ class SlotsReader:
         self._slots: dict[Address, list[tuple[int, int]]] = {}
         self._replicas: dict[Address, dict[Address, None]] = {}
         self._known: dict[tuple[Any, Any], Address] = {}
+        self._names: dict[Address, str] = {}
 
     @_reader("CLUSTER SLOTS")
     def pieces(self, reply: Any) -> list[list[Any]]:
@@ -188,14 +195,26 @@ class SlotsReader:
             ShardMap(owner, tuple(self._replicas[owner]), tuple(sorted(self._slots[owner])))
             for owner in sorted(self._slots)
         )
-        return Topology(Kind.CLUSTER, tuple(shards))
+        return Topology(Kind.CLUSTER, tuple(shards), self._names)
 
     def _address(self, node: Any) -> Address:
         place = node[0], node[1]
         found = self._known.get(place)
         if found is None:
             found = self._known[place] = address_of(*place, self._asked)
+            if (name := _host_name(node)) is not None:
+                self._names[found] = name
         return found
+
+
+def _host_name(node: Sequence[Any]) -> str | None:
+    """Return the host name of a node in CLUSTER SLOTS: ``ip, port, id, [metadata]``."""
+    if len(node) < 4 or not node[3]:
+        return None
+    name = _fields(node[3]).get("hostname") or None
+    if name is not None and not _HOST.fullmatch(name):
+        raise _Unfit("a host that can't be one")
+    return name
 
 
 @_reader("HELLO")
@@ -294,7 +313,7 @@ def _address(host: Any, port: Any) -> Address:
 
 
 def _fields(item: Any) -> dict[str, str]:
-    """Read the fields of a Sentinel's answer: a map in RESP3, a flat list in RESP2."""
+    """Read fields and their values: a map in RESP3, a flat list in RESP2."""
     pairs = item.items() if isinstance(item, dict) else zip(item[::2], item[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}
 
