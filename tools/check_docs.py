@@ -1,6 +1,6 @@
 """Check that the documentation agrees with the code; ``--write`` updates what is generated.
 
-Checked: relative links lead to a file and a heading; the tables of settings, of clients and of
+Checked: relative links lead to a file and a heading; the reference of settings and the tables of
 chaos scenarios are those of the code; every failure code and every metric is documented; every
 environment variable that is named exists. So do the files that a page names in backticks, and the
 names that follow one: `authn/gate.py` `Gate.admit`, `Gate.identify`.
@@ -20,17 +20,17 @@ from flowcache.errors import all_failures
 from flowcache.metrics.exposition import exposition
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.operations.operation import Operation, Ttl
-from flowcache.settings import SETTINGS, Setting
-from flowcache.settings.clients import CLIENT_SETTINGS
+from flowcache.settings import SETTINGS
+from flowcache.settings.showing import reference
 from flowcache.store.rights import TOPOLOGY_COMMANDS, needed_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md")]
 OPERATIONS = ROOT / "docs" / "operations.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 METRICS = ROOT / "docs" / "metrics.md"
 RELIABILITY = ROOT / "docs" / "reliability.md"
 FLOW_AUTHORS = ROOT / "docs" / "flow-authors.md"
-BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 _ROOTS = (ROOT / "src" / "flowcache", ROOT)
 _PLACE = re.compile(r"`((?:\w+/)*\w+\.py)`((?:,? `[A-Za-z_][\w.]*`)*)")
@@ -42,13 +42,14 @@ _VARIABLE = re.compile(r"\bFLOWCACHE_[A-Z_]+\b")
 def main() -> int:
     """Return 1 and say what is wrong, or 0."""
     if "--write" in sys.argv:
-        text = OPERATIONS.read_text("utf-8")
-        OPERATIONS.write_text(_with_table(text), "utf-8")
+        OPERATIONS.write_text(_with_rights(OPERATIONS.read_text("utf-8")), "utf-8")
+        CONFIGURATION.write_text(_with_settings(CONFIGURATION.read_text("utf-8")), "utf-8")
         RELIABILITY.write_text(_with_scenarios(RELIABILITY.read_text("utf-8")), "utf-8")
         FLOW_AUTHORS.write_text(_with_operations(FLOW_AUTHORS.read_text("utf-8")), "utf-8")
     faults = [
         *_dead_links(),
         *_settings(),
+        *_rights(),
         *_scenarios(),
         *_operations(),
         *_unknown_variables(),
@@ -84,12 +85,14 @@ def _anchors(page: Path) -> frozenset[str]:
 
 
 def _settings() -> list[str]:
-    text = OPERATIONS.read_text("utf-8")
-    if _with_table(text) != text:
-        return [
-            "docs/operations.md: the table of settings is old: python -m tools.check_docs --write"
-        ]
+    text = CONFIGURATION.read_text("utf-8")
+    if _with_settings(text) != text:
+        return ["docs/configuration.md: not up to date: python -m tools.check_docs --write"]
     return []
+
+
+def _with_settings(text: str) -> str:
+    return write(text, "settings", "\n".join(reference()).rstrip())
 
 
 def _scenarios() -> list[str]:
@@ -106,14 +109,14 @@ def _with_scenarios(text: str) -> str:
     return write(text, "chaos attacks", about_table(attacks))
 
 
-def _with_table(text: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    rows = "\n".join(_row(setting) for setting in SETTINGS)
-    head = "| setting | default | what it is | other names |\n|---|---|---|---|"
-    clients = "\n".join(f"| `{each.key}` | {each.about} |" for each in CLIENT_SETTINGS)
-    text = f"{before}{BEGIN}\n{head}\n{rows}\n{END}{after}"
-    text = write(text, "clients", f"| setting | what it is |\n|---|---|\n{clients}")
+def _rights() -> list[str]:
+    text = OPERATIONS.read_text("utf-8")
+    if _with_rights(text) != text:
+        return ["docs/operations.md: the ACL rule is old: python -m tools.check_docs --write"]
+    return []
+
+
+def _with_rights(text: str) -> str:
     return write(text, "ACL rule", _acl_rule())
 
 
@@ -146,13 +149,6 @@ def _about(operation: Operation) -> str:
     hit = "null" if operation.read(operation.sample.reply).hit is None else "true or false"
     cells = (f"`{operation.name}`", operation.summary, "; ".join(takes), needs, hit)
     return f"| {' | '.join(cells)} |"
-
-
-def _row(setting: Setting) -> str:
-    default = "" if setting.default is None else f"`{setting.default}`".replace("True", "true")
-    default = default.replace("False", "false")
-    names = ", ".join(f"`{name}`" for name in setting.names)
-    return f"| `{setting.name}` | {default} | {setting.about} | {names} |"
 
 
 def _unknown_variables() -> list[str]:

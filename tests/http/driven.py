@@ -278,6 +278,9 @@ def commands(environment: Mapping[str, str], directory: Path, port: int, url: st
         ("check, wrong password", 2, ("check", *config, "--redis", wrong), elsewhere),
         ("check, no Sentinel", 2, ("check", *config), sentinel),
         ("check, bad secrets", 2, ("check", *config), bad),
+        ("config show", 0, ("config", "show", *config), {}),
+        ("config show, JSON", 0, ("config", "show", *config, "--json"), {}),
+        ("config show, bad secrets", 2, ("config", "show", *config, "--json"), bad),
         ("serve, bad secrets", 2, ("serve", *config), bad),
         (
             "check, a URL that is none",

@@ -438,8 +438,8 @@ def test_check_tells_what_is_wrong_with_a_certificate(made: Certificates, tmp_pa
     )
     for key, told in (
         (made.client.key, "not the key of http.tls_cert_file"),
-        (locked, "it is encrypted"),
-        (made.server.certificate, "no PEM key"),
+        (locked, "is encrypted"),
+        (made.server.certificate, "not a PEM key"),
         (made.server.key, "Warning: http.tls_cert_file"),
     ):
         done = flowcache(

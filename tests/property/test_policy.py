@@ -17,7 +17,8 @@ from flowcache.errors import Failure
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.operations.operation import READS
 from flowcache.ports import Once, SizeLimits
-from flowcache.settings.clients import read_clients
+from flowcache.settings import Fault
+from flowcache.settings.clients import Everybody, read_clients
 from flowcache.store.slots import key_slot, once_key
 from tests.commands import command as made_command
 
@@ -95,8 +96,8 @@ def calls(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def principal(table: dict[str, Any]) -> Principal:
     """Return the client that ``table`` configures; a contradiction is another test's subject."""
-    faults: list[str] = []
-    read = read_clients({"c": table}, NEEDED, LIMITS, faults)
+    faults: list[Fault] = []
+    read = read_clients({"c": table}, Everybody(NEEDED, LIMITS), faults)
     assume(not faults)
     return read.principals[0]
 

@@ -47,7 +47,7 @@ def outcome(*arguments: Any) -> Settings | ConfigurationError:
     except ConfigurationError as error:
         told = error
     assert told.faults
-    assert all(isinstance(fault, str) and fault for fault in told.faults)
+    assert all(fault.path and fault.reason for fault in told.faults)
     return told
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flowcache.secret import SecretInFile
-from flowcache.settings.readers import content, password
+from flowcache.settings.kinds import PASSWORD, content
 from flowcache.store.connection import ConnectFault, ask, close, connect
 from flowcache.store.settings import Address, StoreSettings
 from tests.servers import standalone
@@ -20,7 +20,7 @@ async def test_each_connection_reads_the_file_anew(tmp_path: Path, sentinel: boo
     """So it is for Redis, and for the Sentinels; what can't be read is told, not shown."""
     file = tmp_path / "password"
     file.write_text("first\n")
-    held = content(password)(str(file))
+    held = content(PASSWORD).read(str(file))
     assert isinstance(held, SecretInFile)
     name = "sentinel_password" if sentinel else "password"
     settings = StoreSettings(**{name: held})  # type: ignore[arg-type]

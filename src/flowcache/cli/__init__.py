@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flowcache import __version__
-from flowcache.cli import audit, circuits, encryption, token
+from flowcache.cli import audit, circuits, config, encryption, token
 from flowcache.cli.check import check
 from flowcache.cli.common import examples
 from flowcache.cli.delivery import deliver, deliveries
@@ -26,6 +26,7 @@ _app = typer.Typer(
     rich_markup_mode="markdown",
     epilog=examples(
         "flowcache serve --embedded",
+        "flowcache config sample > flowcache.toml",
         "flowcache check --config flowcache.toml",
         "flowcache serve --config flowcache.toml",
     ),
@@ -56,6 +57,7 @@ def _root(
 _app.command()(serve)
 _app.command()(check)
 _app.command()(erase)
+_app.add_typer(config.app)
 _app.add_typer(token.app)
 _app.add_typer(encryption.app)
 _app.add_typer(circuits.app, name="circuits")

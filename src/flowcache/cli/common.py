@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -11,7 +11,7 @@ import typer
 
 from flowcache.printable import printable_lines
 
-__all__ = ["Config", "Redis", "examples", "give_up", "say", "valid"]
+__all__ = ["Config", "Redis", "examples", "give_up", "listed", "say", "valid"]
 
 SettingsT = TypeVar("SettingsT")
 
@@ -41,8 +41,12 @@ def valid(load: Callable[[], SettingsT]) -> SettingsT:
     try:
         return load()
     except ConfigurationError as error:
-        lines = "\n".join(f"  - {fault}" for fault in error.faults)
-        give_up(f"the configuration has faults:\n{lines}")
+        give_up(listed(error.faults))
+
+
+def listed(faults: Iterable[object]) -> str:
+    """Return the faults of a configuration, a line each."""
+    return "\n".join(("the configuration has faults:", *(f"  - {fault}" for fault in faults)))
 
 
 def say(text: str, *, to_errors: bool = False) -> None:

@@ -98,7 +98,8 @@ def serve(
             try:
                 return service(configured(), run_directory)
             except ConfigurationError as error:
-                structlog.get_logger(__name__).error("configuration", faults=error.faults)
+                faults = [str(fault) for fault in error.faults]
+                structlog.get_logger(__name__).error("configuration", faults=faults)
                 return None
 
         settings = valid(configured)

@@ -1,16 +1,13 @@
-"""What concerns several settings is checked, and each part gets its own record."""
+"""Each part of flowcache gets its own record, once the configuration has no faults."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from flowcache.api.data_action import DataActionSettings
-from flowcache.audit.settings import AuditSettings, KeyNames
-from flowcache.audit.settings import Mode as AuditMode
+from flowcache.audit.settings import AuditSettings
 from flowcache.authn.gate import GateSettings
 from flowcache.authn.principals import Credential
 from flowcache.authn.settings import JwtSettings
@@ -21,319 +18,95 @@ from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.contract.bounds import Bounds
 from flowcache.contract.request import TtlLimits
-from flowcache.delivery.settings import DeliverySettings
+from flowcache.cxone.settings import CxoneSettings
+from flowcache.delivery.settings import DeliverySettings, Endpoint, Stream
 from flowcache.encryption.keys import WrittenKeys
-from flowcache.encryption.settings import Plaintext, SealingSettings
+from flowcache.encryption.settings import SealingSettings
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import DEFAULT_SIZES, SizeLimits
+from flowcache.ports import SizeLimits
 from flowcache.ratelimit.buckets import Rate
-from flowcache.resilience.breaker import BreakerSettings, Mode, Unit, Window
+from flowcache.resilience.breaker import BreakerSettings
 from flowcache.resilience.guard import GuardSettings
-from flowcache.secret import Secret
 from flowcache.server.connection import Patience
 from flowcache.server.listener import ConnectionLimits
 from flowcache.server.worker import Address, ServerSettings
-from flowcache.settings import readers
-from flowcache.settings.clients import Clients, read_clients, shown_clients
-from flowcache.settings.delivery import delivery_part
-from flowcache.settings.server_tls import ClientAuth, ServerTls, TlsFiles, read_tls
-from flowcache.settings.table import LONGEST_TTL, SETTINGS
-from flowcache.store.settings import Location, ReadFrom, StoreSettings, Tls
+from flowcache.settings.clients import Clients, Everybody, read_clients
+from flowcache.settings.declarations import LONGEST_TTL, Config, Pages
+from flowcache.settings.reading import Fault, Reading
+from flowcache.settings.rules import check
+from flowcache.settings.server_tls import ServerTls, TlsFault, TlsFiles, read_tls
+from flowcache.store.settings import StoreSettings, Tls
 
-__all__ = ["TAKEN_NAMES", "Settings", "assemble", "audit_part", "store_part"]
+__all__ = ["TAKEN_NAMES", "Settings", "assemble", "audit_part", "delivery_part", "store_part"]
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration, as the record of each part."""
 
     server: ServerSettings
     tls: ServerTls | None
-    """What the service shows of itself over TLS; None: plain HTTP is spoken."""
+    """TLS of the port for callers; None for plain HTTP."""
     data_action: DataActionSettings
     store: StoreSettings
     guard: GuardSettings
     principals: tuple[Principal, ...]
     credentials: tuple[Credential, ...]
     jwt: JwtSettings | None
-    """Whose JSON Web Tokens count; None: nobody's."""
+    """The issuer of JSON Web Tokens; None without one."""
     gate: GateSettings
     audit: AuditSettings
     delivery: DeliverySettings | None
-    """Where the audit goes; None: it stays in the journal."""
+    """Where audit records are delivered to; None when they stay in the journal."""
     sealing: SealingSettings | None
-    """What is encrypted in Redis; None: nothing."""
+    """What is encrypted in Redis; None for nothing."""
     pages_need_credential: bool
-    """Whether metrics and documentation are for whoever may inspect."""
+    """Whether metrics and documentation need the permission to inspect."""
     log_level: str
     shown: dict[str, dict[str, Any]]
     """All settings by section, for people: secrets are masked."""
     warnings: tuple[str, ...]
-    """What an operator should hear of, though it is no fault; a sentence each."""
+    """What an operator should know, though it is not a fault; a sentence each."""
 
 
-def assemble(values: dict[str, Any], clients: Any, faults: list[str]) -> Settings | None:
-    """Check what concerns several settings, and hand each part its own record."""
-    v = values
-    known = _clients(v, clients, faults)
-    _check_jwt(v, known, faults)
-    tls = _server_tls(v, faults)
-    _check_certificates(v, known, faults)
-    admin = _admin(v, known, faults)
-    files_are_well = not any(fault.startswith("redis.tls_") for fault in faults)
-    if files_are_well and (v["redis.tls_cert_file"] is None) != (v["redis.tls_key_file"] is None):
-        faults.append("redis.tls_cert_file and redis.tls_key_file: one needs the other")
-    deadline, reply_timeout = v["data.deadline_ms"], v["redis.reply_timeout_seconds"]
-    if deadline is not None and reply_timeout is not None and reply_timeout * 1000 < deadline:
-        faults.append(
-            f"redis.reply_timeout_seconds = {reply_timeout}: "
-            f"shorter than data.deadline_ms = {deadline}"
-        )
-    shortest, longest = v["data.default_ttl"], v["data.max_ttl"]
-    if shortest is not None and longest is not None and shortest > longest:
-        faults.append(f"data.default_ttl = {shortest}: longer than data.max_ttl = {longest}")
-    _check_breaker(v, faults)
-    audit = audit_part(v, faults)
-    delivery = delivery_part(v, faults)
-    sealing = _sealing(v, known, faults)
-    body, bodies = v["http.max_body_bytes"], v["http.max_unfinished_bytes"]
-    if body is not None and bodies is not None and body > bodies:
-        faults.append(
-            f"http.max_unfinished_bytes = {bodies}: less than http.max_body_bytes = {body}"
-        )
-    if faults or audit is None:
+def assemble(reading: Reading, clients: Any, file: str) -> Settings | None:
+    """Check all rules, and return the record of each part; None with a fault.
+
+    ``clients`` is what the file contains as ``[clients]``. ``shown`` is left empty.
+    """
+    config = reading.config
+    check(reading)
+    known = _principals(reading, clients, file)
+    _check_clients(reading, known)
+    tls = _server_tls(reading)
+    sealing = _sealing(reading, known)
+    if reading.faults:
         return None
-    deadline, budget = deadline / 1000, v["breaker.min_budget_ms"]
     return Settings(
-        ServerSettings(
-            v["http.host"],
-            v["http.port"],
-            v["http.workers"],
-            v["http.grace_seconds"],
-            v["http.drain_seconds"],
-            ConnectionLimits(
-                v["http.max_connections"],
-                Patience(
-                    handshake=v["http.head_timeout_seconds"],
-                    head=v["http.head_timeout_seconds"],
-                    idle=v["http.keep_alive_seconds"],
-                ),
-                v["http.max_unsent_bytes"],
-            ),
-            None if tls is None else tls.context,
-            admin,
+        server=_server(config, tls),
+        tls=tls,
+        data_action=_data_action(config),
+        store=store_part(config),
+        guard=_guard(config),
+        principals=known.principals,
+        credentials=known.credentials,
+        jwt=_jwt(config),
+        gate=GateSettings(
+            proxies=config.http.trusted_proxies or Networks(()),
+            failures=Rate(config.auth.failures_per_minute / 60, config.auth.failures_per_minute),
+            shared_rates=config.auth.shared_rates,
+            certificate_header=config.http.client_certificate_header,
         ),
-        tls,
-        DataActionSettings(
-            limits=TtlLimits(v["data.default_ttl"], v["data.max_ttl"]),
-            sizes=_sizes(v).readable(),
-            bounds=Bounds(v["data.max_elements"], v["data.max_depth"]),
-            deadline=deadline,
-            max_body=v["http.max_body_bytes"],
-            body_timeout=v["http.body_timeout_seconds"],
-            max_in_flight=v["http.max_in_flight"],
-            max_unfinished=v["http.max_unfinished_bytes"],
-            once_lifetime=v["data.idempotency_seconds"],
-        ),
-        store_part(v),
-        GuardSettings(
-            _breaker(v, probe_seconds=deadline + 1.0),
-            deadline * 0.9 if budget is None else min(budget / 1000, deadline),
-            v["redis.hedge_share"],
-            deadline,
-            Mode(v["breaker.mode"]),
-        ),
-        known.principals,
-        known.credentials,
-        _jwt(v),
-        GateSettings(
-            v["http.trusted_proxies"] or Networks(()),
-            Rate(v["auth.failures_per_minute"] / 60, v["auth.failures_per_minute"]),
-            v["auth.shared_rates"],
-            v["http.client_certificate_header"],
-        ),
-        audit,
-        delivery,
-        sealing,
-        v["admin.pages"] == "credential",
-        v["log.level"],
-        _shown(v) | {"clients": shown_clients(clients)},
-        (*_short_tokens(v), *_no_room_kept(v, known), *_unreadable(v)),
+        audit=audit_part(config),
+        delivery=delivery_part(config),
+        sealing=sealing,
+        pages_need_credential=config.admin.pages is Pages.CREDENTIAL,
+        log_level=config.log.level,
+        shown={},
+        warnings=(*_short_tokens(reading), *_nothing_reserved(config, known), *_unreadable(config)),
     )
 
 
-def _server_tls(v: dict[str, Any], faults: list[str]) -> ServerTls | None:
-    """Return what TLS is spoken with, if it is."""
-    cert, key = v["http.tls_cert_file"], v["http.tls_key_file"]
-    ca, auth = v["http.tls_client_ca_file"], v["http.tls_client_auth"]
-    if any(fault.startswith("http.tls_") for fault in faults):
-        return None
-    if (cert is None) != (key is None):
-        faults.append("http.tls_cert_file and http.tls_key_file: one needs the other")
-    elif ca is None and auth != ClientAuth.OFF:
-        faults.append(f'http.tls_client_auth = "{auth}": needs http.tls_client_ca_file')
-    elif ca is not None and auth == ClientAuth.OFF:
-        faults.append(
-            "http.tls_client_ca_file: nobody is asked for a certificate while "
-            "http.tls_client_auth is off; set it to optional or required"
-        )
-    elif ca is not None and cert is None:
-        faults.append("http.tls_client_ca_file: says nothing without http.tls_cert_file")
-    elif cert is not None:
-        try:
-            return read_tls(TlsFiles(cert, key, ca, ClientAuth(auth)))
-        except ValueError as fault:
-            faults.append(str(fault))
-    return None
-
-
-def _admin(v: dict[str, Any], known: Clients, faults: list[str]) -> Address | None:
-    """Return where operators are served apart from callers, if they are."""
-    host, port, public = v["admin.host"], v["admin.port"], (v["http.host"], v["http.port"])
-    if v["admin.pages"] == "credential" and not any(
-        Permission.INSPECT_READ in who.permissions for who in known.principals
-    ):
-        faults.append(
-            'admin.pages = "credential": nobody may inspect; set inspector.token, or give a client '
-            "inspect:read"
-        )
-    if port is None:
-        if host is not None and not any(fault.startswith("admin.port") for fault in faults):
-            faults.append(f'admin.host = "{host}": says nothing without admin.port')
-        return None
-    host = host or "127.0.0.1"
-    if port == public[1] and (host == public[0] or {host, public[0]} & {"0.0.0.0", "::"}):  # noqa: S104
-        faults.append(f"admin.port = {port}: the same address as http.port; take another port")
-    return Address(host, port)
-
-
-def _check_certificates(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
-    """Refuse certificates of clients that nobody could show."""
-    header, proxies = v["http.client_certificate_header"], v["http.trusted_proxies"]
-    if any(fault.startswith(("http.tls_", "http.client_", "http.trusted_")) for fault in faults):
-        return
-    if header is not None and proxies is None:
-        faults.append("http.client_certificate_header: nobody is believed without trusted_proxies")
-    if header is None and v["http.tls_client_ca_file"] is None:
-        faults.extend(
-            f"clients.{who.name}.certificates: callers show none; set http.tls_client_auth and "
-            "http.tls_client_ca_file, or http.client_certificate_header"
-            for who in known.principals
-            if who.certificates
-        )
-
-
-def audit_part(v: dict[str, Any], faults: list[str]) -> AuditSettings | None:
-    """Return the audit's own record; None where it has faults, which are told."""
-    for name, value, needed, has in (
-        ("audit.keys", KeyNames.HMAC, "audit.hmac_secret", v["audit.hmac_secret"]),
-        ("audit.mode", AuditMode.STRICT, "audit.journal", v["audit.journal"]),
-    ):
-        is_bad = any(fault.startswith(needed) for fault in faults)  # which says enough
-        if v[name] == value and has is None and not is_bad:
-            faults.append(f'{name} = "{value}": needs {needed}')
-    if any(fault.startswith("audit.") for fault in faults):
-        return None
-    return AuditSettings(
-        v["audit.ring"],
-        v["audit.journal"],
-        AuditMode(v["audit.mode"]),
-        KeyNames(v["audit.keys"]),
-        v["audit.hmac_secret"],
-        v["audit.signing_key"],
-        v["audit.keep_days"],
-        v["audit.max_mb"],
-    )
-
-
-def _check_breaker(v: dict[str, Any], faults: list[str]) -> None:
-    """Refuse what each part of the breaker would take, and nobody can mean together."""
-    failures, window, least = v["breaker.failures"], v["breaker.window"], v["breaker.min_calls"]
-    slow, deadline = v["breaker.slow_ms"], v["data.deadline_ms"]
-    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
-    window_is_well = not any(fault.startswith("breaker.window") for fault in faults)
-    if failures == 0 and window is None and window_is_well:
-        faults.append(
-            "breaker.failures = 0: nothing would open a circuit; set breaker.window, "
-            'or breaker.mode = "disabled" if that is meant'
-        )
-    held = window.size if window is not None and window.unit is Unit.CALLS else math.inf
-    if least is not None and least > held:
-        faults.append(
-            f'breaker.min_calls = {least}: more than breaker.window = "{window}" ever holds'
-        )
-    if slow is not None and window is None and window_is_well:
-        faults.append(f"breaker.slow_ms = {slow}: judges nothing without breaker.window")
-    if slow is not None and deadline is not None and slow >= deadline:
-        faults.append(
-            f"breaker.slow_ms = {slow}: no call takes longer than data.deadline_ms = {deadline}"
-        )
-    if first is not None and longest is not None and longest < first:
-        faults.append(
-            f"breaker.open_max_seconds = {longest}: shorter than breaker.open_seconds = {first}"
-        )
-
-
-def _breaker(v: dict[str, Any], probe_seconds: float) -> BreakerSettings:
-    first, longest = v["breaker.open_seconds"], v["breaker.open_max_seconds"]
-    slow = v["breaker.slow_ms"]
-    return BreakerSettings(
-        failures=v["breaker.failures"],
-        window=v["breaker.window"],
-        min_calls=v["breaker.min_calls"],
-        failure_rate=v["breaker.failure_rate"],
-        slow_seconds=None if slow is None else slow / 1000,
-        slow_rate=v["breaker.slow_rate"],
-        open_seconds=first,
-        open_max_seconds=max(60.0, first) if longest is None else longest,
-        probes=v["breaker.probes"],
-        # A probe keeps its place longer than any call can take.
-        probe_seconds=probe_seconds,
-    )
-
-
-def store_part(v: dict[str, Any]) -> StoreSettings:
-    """Return where Redis is, and how it is spoken to."""
-    location: Location = v["redis.nodes"]
-    reply_timeout = v["redis.reply_timeout_seconds"]
-    if reply_timeout is None:
-        reply_timeout = v["data.deadline_ms"] / 1000 + 1.0
-    tls = Tls(
-        v["redis.tls_ca_file"],
-        v["redis.tls_cert_file"],
-        v["redis.tls_key_file"],
-        v["redis.tls_verify_hostname"],
-        v["redis.tls_server_name"],
-    )
-    return StoreSettings(
-        nodes=location.nodes,
-        username=location.username or v["redis.username"],
-        password=location.password or v["redis.password"],
-        database=v["redis.database"] if location.database is None else location.database,
-        tls=tls if location.tls or v["redis.tls"] else None,
-        service=location.service or v["redis.service"],
-        sentinel_username=v["redis.sentinel_username"],
-        sentinel_password=v["redis.sentinel_password"],
-        read_from=ReadFrom(v["redis.read_from"]),
-        stale_reads=v["redis.stale_reads"],
-        retry_share=v["redis.retry_share"],
-        confirm_replicas=v["redis.confirm_replicas"],
-        connect_timeout=v["redis.connect_timeout_seconds"],
-        reply_timeout=reply_timeout,
-        refresh_interval=v["redis.refresh_seconds"],
-        max_large_reply=_sizes(v).received,
-    )
-
-
-def _sizes(v: dict[str, Any]) -> SizeLimits:
-    """Return everybody's limits of size as configured; in place of one with a fault the default."""
-    most = DEFAULT_SIZES
-    return SizeLimits(
-        v["http.max_answer_bytes"] or most.reply,
-        v["data.max_value_bytes"] or most.value,
-        v["data.max_fields"] or most.fields,
-        v["data.max_elements"] or most.held,
-    )
-
+# -- who may call ----------------------------------------------------------------------------------
 
 _DATA = frozenset({Permission.DATA_READ, Permission.DATA_WRITE})
 _OWN: dict[str, Principal] = {
@@ -343,37 +116,43 @@ _OWN: dict[str, Principal] = {
         "control", frozenset({Permission.INSPECT_READ, Permission.CIRCUITS_WRITE})
     ),
 }
-"""Whose tokens are settings."""
+"""The principals whose tokens are settings."""
 
 TAKEN_NAMES = {principal.name: setting for setting, principal in _OWN.items()}
-"""Names that no client may have, and whose tokens they are of, configured or not."""
+"""Names that no client may have, and the settings of their tokens, configured or not."""
 
 
-def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
-    """Return everybody: those whose tokens are settings, and the clients."""
-    token_is_well = not any(fault.startswith("auth.token") for fault in faults)
-    if v["auth.token"] is None and not clients and token_is_well:
-        faults.append(
-            "auth.token: no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token "
-            "(serve --embedded makes one), or name [clients]"
+def _principals(reading: Reading, clients: Any, file: str) -> Clients:
+    """Return all principals: those whose tokens are settings, and the clients."""
+    config = reading.config
+    if config.auth.token is None and not clients and not reading.is_faulty("auth.token"):
+        reading.fault(
+            "auth.token",
+            "no credential is configured; set SERVICE_BEARER_TOKEN or [auth] token, or add a "
+            "client to [clients] (`serve --embedded` makes a token)",
         )
     own = {
-        setting: Credential(Token(digest(v[setting].reveal().encode())), principal)
+        setting: Credential(Token(digest(token.reveal().encode())), principal)
         for setting, principal in _OWN.items()
-        if v[setting] is not None
+        if (token := reading.value(setting)) is not None
     }
-    needed = {operation.name: operation.permissions for operation in CATALOGUE.values()}
-    limits = TtlLimits(v["data.default_ttl"] or 1, v["data.max_ttl"] or LONGEST_TTL)
-    theirs = read_clients(clients, needed, limits, faults, _sizes(v))
+    longest = LONGEST_TTL if reading.is_faulty("data.max_ttl") else config.data.max_ttl
+    everybody = Everybody(
+        {operation.name: operation.permissions for operation in CATALOGUE.values()},
+        TtlLimits(config.data.default_ttl, longest),
+        _sizes(config),
+    )
+    theirs = read_clients(clients, everybody, reading.faults, file)
     owners: dict[bytes, str] = {}
     named = ((f"clients.{each.principal.name}.tokens", each) for each in theirs.credentials)
     for where, credential in (*own.items(), *named):
         other = owners.setdefault(credential.token.digest, where)
         if other != where:
-            faults.append(f"{where}: the same as {other}; a token tells who calls")
+            reason = f"the same as {other}; each principal needs its own token"
+            reading.faults.append(Fault(where, reason))
     if isinstance(clients, dict):
-        faults.extend(
-            f"clients.{name}: this name is that of {setting}"
+        reading.faults.extend(
+            Fault(f"clients.{name}", f"the name is reserved for {setting}", source=file)
             for name, setting in TAKEN_NAMES.items()
             if name in clients
         )
@@ -383,31 +162,57 @@ def _clients(v: dict[str, Any], clients: Any, faults: list[str]) -> Clients:
     )
 
 
+def _check_clients(reading: Reading, known: Clients) -> None:
+    """Add a fault for each setting that principals need, and that need principals."""
+    config = reading.config
+    may_inspect = any(Permission.INSPECT_READ in who.permissions for who in known.principals)
+    if config.admin.pages is Pages.CREDENTIAL and not may_inspect:
+        reading.fault(
+            "admin.pages",
+            "no principal may inspect; set inspector.token, or give a client inspect:read",
+        )
+    presented = ("http.client_certificate_header", "http.tls_client_ca_file")
+    has_issuer = config.jwt.keys is not None or reading.is_faulty("jwt.")
+    has_certificates = any(map(reading.value, presented)) or reading.is_faulty(*presented)
+    for who in known.principals:
+        if who.subject is not None and not has_issuer:
+            reading.faults.append(Fault(f"clients.{who.name}.subject", "needs an issuer in [jwt]"))
+        if who.certificates and not has_certificates:
+            reason = (
+                "callers present none; set http.tls_client_auth and http.tls_client_ca_file, or "
+                "http.client_certificate_header"
+            )
+            reading.faults.append(Fault(f"clients.{who.name}.certificates", reason))
+
+
+# -- warnings --------------------------------------------------------------------------------------
+
 _SHORTEST_TOKEN = 16
-"""Characters: of random ones, what nobody guesses over a network."""
+"""Characters of a random token that can't be guessed over a network."""
 
 
-def _short_tokens(v: dict[str, Any]) -> tuple[str, ...]:
+def _short_tokens(reading: Reading) -> tuple[str, ...]:
     return tuple(
-        f"{name}: shorter than {_SHORTEST_TOKEN} characters, so that it may be guessed; "
-        "take a long, random one"
+        f"{name}: shorter than {_SHORTEST_TOKEN} characters, so it may be guessed; "
+        "use a long random token"
         for name in _OWN
-        if v[name] is not None and len(v[name].reveal()) < _SHORTEST_TOKEN
+        if (token := reading.value(name)) and len(token.reveal()) < _SHORTEST_TOKEN
     )
 
 
-def _no_room_kept(v: dict[str, Any], known: Clients) -> tuple[str, ...]:
+def _nothing_reserved(config: Config, known: Clients) -> tuple[str, ...]:
     callers = sum(bool(who.permissions & _DATA) for who in known.principals)
-    if callers < 2 or v["http.max_in_flight"] // 2 >= callers:
+    most = config.http.max_in_flight
+    if callers < 2 or most // 2 >= callers:
         return ()
     return (
-        f"http.max_in_flight = {v['http.max_in_flight']}: less than two places for each of "
-        f"{callers} clients, so that none are kept for them; raise it to {2 * callers}",
+        f"http.max_in_flight = {most}: less than two for each of {callers} clients, so none are "
+        f"reserved for a client; raise it to {2 * callers}",
     )
 
 
-def _unreadable(v: dict[str, Any]) -> tuple[str, ...]:
-    asked = _sizes(v)
+def _unreadable(config: Config) -> tuple[str, ...]:
+    asked = _sizes(config)
     used = asked.readable()
     rows = (
         ("data.max_value_bytes", asked.value, used.value, "http.max_answer_bytes"),
@@ -420,94 +225,222 @@ def _unreadable(v: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-_JWT = ("jwt.keys", "jwt.issuer", "jwt.audience")
+# -- the parts -------------------------------------------------------------------------------------
 
 
-def _check_jwt(v: dict[str, Any], known: Clients, faults: list[str]) -> None:
-    """Refuse half of an issuer, and subjects without one."""
-    if any(fault.startswith("jwt.") for fault in faults):
-        return
-    missing = [name for name in _JWT if v[name] is None]
-    if 0 < len(missing) < len(_JWT):
-        faults.append(f"{' and '.join(missing)}: needed with the others of [jwt]")
-    if len(missing) == len(_JWT):
-        faults.extend(
-            f"clients.{who.name}.subject: no issuer is configured in [jwt]"
-            for who in known.principals
-            if who.subject is not None
-        )
-
-
-def _jwt(v: dict[str, Any]) -> JwtSettings | None:
-    if v["jwt.keys"] is None:
+def _server_tls(reading: Reading) -> ServerTls | None:
+    http = reading.config.http
+    if http.tls_cert_file is None or http.tls_key_file is None or reading.is_faulty("http.tls_"):
         return None
-    return JwtSettings(
-        v["jwt.issuer"],
-        v["jwt.audience"],
-        v["jwt.keys"],
-        v["jwt.refresh_seconds"],
-        v["jwt.leeway_seconds"],
+    try:
+        return read_tls(
+            TlsFiles(
+                cert=http.tls_cert_file,
+                key=http.tls_key_file,
+                client_ca=http.tls_client_ca_file,
+                client_auth=http.tls_client_auth,
+            )
+        )
+    except TlsFault as fault:
+        reading.fault(fault.setting, fault.reason)
+        return None
+
+
+def _server(config: Config, tls: ServerTls | None) -> ServerSettings:
+    http, admin = config.http, config.admin
+    return ServerSettings(
+        host=http.host,
+        port=http.port,
+        workers=http.workers,
+        grace=http.grace_seconds,
+        drain=http.drain_seconds,
+        limits=ConnectionLimits(
+            connections=http.max_connections,
+            patience=Patience(
+                handshake=http.head_timeout_seconds,
+                head=http.head_timeout_seconds,
+                idle=http.keep_alive_seconds,
+            ),
+            unsent_bytes=http.max_unsent_bytes,
+        ),
+        tls=None if tls is None else tls.context,
+        admin=None if admin.port is None else Address(admin.host or "127.0.0.1", admin.port),
     )
 
 
-def _sealing(v: dict[str, Any], known: Clients, faults: list[str]) -> SealingSettings | None:
-    """Return what is encrypted; refuse what would leave in clear what somebody meant to encrypt."""
-    if any(fault.startswith("encryption.") for fault in faults):
+def _data_action(config: Config) -> DataActionSettings:
+    http, data = config.http, config.data
+    return DataActionSettings(
+        limits=TtlLimits(data.default_ttl, data.max_ttl),
+        sizes=_sizes(config).readable(),
+        bounds=Bounds(data.max_elements, data.max_depth),
+        deadline=data.deadline_ms / 1000,
+        max_body=http.max_body_bytes,
+        body_timeout=http.body_timeout_seconds,
+        max_in_flight=http.max_in_flight,
+        max_unfinished=http.max_unfinished_bytes,
+        once_lifetime=data.idempotency_seconds,
+    )
+
+
+def _sizes(config: Config) -> SizeLimits:
+    """Return everybody's limits of size as configured."""
+    data = config.data
+    return SizeLimits(
+        reply=config.http.max_answer_bytes,
+        value=data.max_value_bytes,
+        fields=data.max_fields,
+        held=data.max_elements,
+    )
+
+
+def store_part(config: Config) -> StoreSettings:
+    """Return where Redis is, and how to talk to it."""
+    redis, location, timeout = config.redis, config.redis.nodes, config.redis.reply_timeout_seconds
+    tls = Tls(
+        ca_file=redis.tls_ca_file,
+        cert_file=redis.tls_cert_file,
+        key_file=redis.tls_key_file,
+        verify_hostname=redis.tls_verify_hostname,
+        server_name=redis.tls_server_name,
+    )
+    return StoreSettings(
+        nodes=location.nodes,
+        username=location.username or redis.username,
+        password=location.password or redis.password,
+        database=redis.database if location.database is None else location.database,
+        tls=tls if location.tls or redis.tls else None,
+        service=location.service or redis.service,
+        sentinel_username=redis.sentinel_username,
+        sentinel_password=redis.sentinel_password,
+        read_from=redis.read_from,
+        stale_reads=redis.stale_reads,
+        retry_share=redis.retry_share,
+        confirm_replicas=redis.confirm_replicas,
+        connect_timeout=redis.connect_timeout_seconds,
+        reply_timeout=config.data.deadline_ms / 1000 + 1.0 if timeout is None else timeout,
+        refresh_interval=redis.refresh_seconds,
+        max_large_reply=_sizes(config).received,
+    )
+
+
+def _guard(config: Config) -> GuardSettings:
+    breaker, deadline = config.breaker, config.data.deadline_ms / 1000
+    budget, slow, longest = breaker.min_budget_ms, breaker.slow_ms, breaker.open_max_seconds
+    return GuardSettings(
+        breaker=BreakerSettings(
+            failures=breaker.failures,
+            window=breaker.window,
+            min_calls=breaker.min_calls,
+            failure_rate=breaker.failure_rate,
+            slow_seconds=None if slow is None else slow / 1000,
+            slow_rate=breaker.slow_rate,
+            open_seconds=breaker.open_seconds,
+            open_max_seconds=max(60.0, breaker.open_seconds) if longest is None else longest,
+            probes=breaker.probes,
+            # A probe keeps its permit longer than any call can take.
+            probe_seconds=deadline + 1.0,
+        ),
+        min_budget=deadline * 0.9 if budget is None else min(budget / 1000, deadline),
+        hedge_share=config.redis.hedge_share,
+        probe_budget=deadline,
+        mode=breaker.mode,
+    )
+
+
+def _jwt(config: Config) -> JwtSettings | None:
+    jwt = config.jwt
+    if jwt.keys is None or jwt.issuer is None or jwt.audience is None:
         return None
-    written, active = v["encryption.keys"], v["encryption.active"]
-    names = v["encryption.namespaces"]
-    if written is None:
-        faults.extend(
-            f"{name}: needs encryption.keys"
-            for name in ("encryption.namespaces", "encryption.active")
-            if v[name] is not None
-        )
-        if v["encryption.plaintext"] != Plaintext.REFUSE:
-            faults.append(
-                f'encryption.plaintext = "{v["encryption.plaintext"]}": needs encryption.keys; '
-                "at SIGHUP a service still has the environment of its start"
-            )
+    return JwtSettings(
+        issuer=jwt.issuer,
+        audience=jwt.audience,
+        keys=jwt.keys,
+        refresh=jwt.refresh_seconds,
+        leeway=jwt.leeway_seconds,
+    )
+
+
+def audit_part(config: Config) -> AuditSettings:
+    """Return where audit records are kept, and how."""
+    audit = config.audit
+    return AuditSettings(
+        ring=audit.ring,
+        journal=audit.journal,
+        mode=audit.mode,
+        keys=audit.keys,
+        hmac_secret=audit.hmac_secret,
+        signing_key=audit.signing_key,
+        keep_days=audit.keep_days,
+        max_mb=audit.max_mb,
+    )
+
+
+def delivery_part(config: Config) -> DeliverySettings | None:
+    """Return where audit records are delivered to; None without a destination."""
+    delivery, journal = config.delivery, config.audit.journal
+    if journal is None:
         return None
-    provider = WrittenKeys(written)
+    stream, url = delivery.stream, delivery.url
+    settings = DeliverySettings(
+        journal=journal,
+        stream=None if stream is None else Stream(stream.encode(), delivery.stream_entries),
+        file=delivery.file,
+        http=None if url is None else Endpoint(url, delivery.token),
+        cxone=_cxone(config),
+        shape=delivery.format,
+        batch=delivery.batch,
+        timeout=delivery.timeout_seconds,
+        first_wait=delivery.retry_seconds,
+        longest_wait=delivery.retry_max_seconds,
+        ca_file=delivery.ca_file,
+    )
+    return settings if settings.names else None
+
+
+def _cxone(config: Config) -> CxoneSettings | None:
+    cxone = config.cxone
+    if cxone.audit_path is None or cxone.client_id is None or cxone.client_secret is None:
+        return None
+    return CxoneSettings(
+        audit_path=cxone.audit_path,
+        client_id=cxone.client_id,
+        client_secret=cxone.client_secret,
+        api_base=cxone.api_base,
+        grant=cxone.grant,
+        access_key_id=cxone.access_key_id,
+        access_key_secret=cxone.access_key_secret,
+        tenant_id=cxone.tenant_id,
+        auth_base=cxone.auth_base,
+    )
+
+
+def _sealing(reading: Reading, known: Clients) -> SealingSettings | None:
+    """Return what is encrypted; add a fault for what would stay in clear by mistake."""
+    encryption = reading.config.encryption
+    if encryption.keys is None or reading.is_faulty("encryption."):
+        return None
+    provider = WrittenKeys(encryption.keys)
     ids = [key.id for key in provider.fetch()]
-    if active is not None and active not in ids:
-        faults.append(f'encryption.active = "{active}": no such key; there are {", ".join(ids)}')
-    named = () if names in (None, ("*",)) else names
+    if encryption.active is not None and encryption.active not in ids:
+        reading.fault("encryption.active", f"no key has this id; expected {' or '.join(ids)}")
+    named = tuple(each for each in encryption.namespaces or () if each != "*")
     spaces = tuple(map(namespace_prefix, named)) or None
     taken = {who.prefix for who in known.principals}
-    if not any(fault.startswith("clients") for fault in faults):  # else some are not known here
-        faults.extend(
-            f'encryption.namespaces: "{name}" is the namespace of no client'
-            for name in named
-            if namespace_prefix(name) not in taken
-        )
+    if not reading.is_faulty("clients."):  # otherwise some clients are not known here
+        for name in named:
+            if namespace_prefix(name) not in taken:
+                reading.fault("encryption.namespaces", f'no client has the namespace "{name}"')
     can_not = {name for name, operation in CATALOGUE.items() if not operation.works_encrypted}
-    faults.extend(
-        f"clients.{who.name}.operations: {name} can't work in a namespace that is encrypted"
+    reading.faults.extend(
+        Fault(f"clients.{who.name}.operations", f"{name} can't run where values are encrypted")
         for who in known.principals
         if who.operations is not None and (spaces is None or who.prefix in spaces)
         for name in sorted(who.operations & can_not)
     )
-    plaintext = Plaintext(v["encryption.plaintext"])
-    return SealingSettings(provider, active or ids[0], spaces, plaintext)
-
-
-def _shown(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    shown: dict[str, dict[str, Any]] = {}
-    for setting in SETTINGS:
-        value = values[setting.name]
-        if isinstance(value, Secret):
-            value = "***"
-        elif isinstance(value, Path):
-            value = str(value)
-        elif isinstance(value, bytes):
-            value = value.decode()
-        elif isinstance(value, Location):
-            value = [str(node) for node in value.nodes]
-        elif isinstance(value, Window | Networks):
-            value = str(value)
-        elif setting.read is readers.url and value is not None:
-            where, has_query, _ = value.partition("?")  # some receivers take their secret there
-            value = f"{where}?***" if has_query else where
-        shown.setdefault(setting.section, {})[setting.key] = value
-    return shown
+    return SealingSettings(
+        provider=provider,
+        active=encryption.active or ids[0],
+        spaces=spaces,
+        plaintext=encryption.plaintext,
+    )

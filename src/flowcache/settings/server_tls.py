@@ -1,4 +1,4 @@
-"""What the service shows of itself over TLS, and whom it lets in.
+"""The certificate that the service presents over TLS, and the client certificates it accepts.
 
 The files are read when the configuration is, at the start and at SIGHUP, once for all workers: they
 are forked with the context. So a worker that is replaced never meets half a renewed pair, and a
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["ClientAuth", "ServerTls", "TlsFiles", "read_tls"]
+__all__ = ["ClientAuth", "ServerTls", "TlsFault", "TlsFiles", "read_tls"]
 
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secret and authenticated. TLS 1.3 has no others."""
+_CERT, _KEY, _CA = "http.tls_cert_file", "http.tls_key_file", "http.tls_client_ca_file"
 _SOON = 21 * 86_400
 """Seconds before its end that a certificate is warned of; who renews by themselves do it sooner."""
 
@@ -36,6 +37,15 @@ _VERIFY = {
     ClientAuth.OPTIONAL: ssl.CERT_OPTIONAL,
     ClientAuth.REQUIRED: ssl.CERT_REQUIRED,
 }
+
+
+class TlsFault(ValueError):
+    """The file that ``setting`` names can't be used, for a ``reason``."""
+
+    def __init__(self, setting: str, file: str, reason: str) -> None:
+        super().__init__(f"{setting} = {file}: {reason}")
+        self.setting = setting
+        self.reason = reason
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -66,10 +76,10 @@ class ServerTls(msgspec.Struct, frozen=True, eq=False):
 
 
 def read_tls(files: TlsFiles) -> ServerTls:
-    """Read the files; nobody is asked for a password.
+    """Read the files, without asking for a password.
 
     Raises:
-        ValueError: one can't be used; the sentence names its setting.
+        TlsFault: one of them can't be used.
     """
     # Imported here: they bring a whole library of cryptography, and many have a proxy for TLS.
     from flowcache.authn.certificates import Certificate, decode_first
@@ -78,7 +88,7 @@ def read_tls(files: TlsFiles) -> ServerTls:
     try:
         own: Certificate = read_certificate(decode_first(Path(files.cert).read_bytes()))
     except (OSError, ValueError):
-        raise ValueError(f"http.tls_cert_file = {files.cert}: no PEM certificate") from None
+        raise TlsFault(_CERT, files.cert, "not a PEM certificate") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
@@ -92,29 +102,26 @@ def read_tls(files: TlsFiles) -> ServerTls:
         try:
             context.load_verify_locations(files.client_ca)
         except (ssl.SSLError, OSError):
-            raise ValueError(
-                f"http.tls_client_ca_file = {files.client_ca}: no PEM certificates"
-            ) from None
+            raise TlsFault(_CA, files.client_ca, "contains no PEM certificates") from None
     return ServerTls(context, files.cert, own.not_before, own.not_after)
 
 
 def _load_pair(context: ssl.SSLContext, files: TlsFiles) -> None:
-    key = f"http.tls_key_file = {files.key}"
-
     def password() -> str:
-        raise ValueError(f"{key}: it is encrypted, and nobody is asked for a password")
+        raise TlsFault(_KEY, files.key, "is encrypted; store the key without a password")
 
     try:
         context.load_cert_chain(files.cert, files.key, password)
     except ssl.SSLError as fault:
         if fault.reason == "KEY_VALUES_MISMATCH":
-            raise ValueError(f"{key}: not the key of http.tls_cert_file = {files.cert}") from None
+            reason = f"not the key of http.tls_cert_file = {files.cert}"
+            raise TlsFault(_KEY, files.key, reason) from None
         if fault.reason in (None, "NO_START_LINE", "UNSUPPORTED"):
-            raise ValueError(f"{key}: no PEM key") from None
+            raise TlsFault(_KEY, files.key, "not a PEM key") from None
         what = fault.reason.replace("_", " ").lower()
-        raise ValueError(f"http.tls_cert_file = {files.cert}: OpenSSL refuses it: {what}") from None
+        raise TlsFault(_CERT, files.cert, f"OpenSSL refuses it: {what}") from None
     except OSError as fault:
-        raise ValueError(f"{key}: can't be read: {fault.strerror}") from None
+        raise TlsFault(_KEY, files.key, f"can't be read: {fault.strerror}") from None
 
 
 def _time(instant: float) -> str:

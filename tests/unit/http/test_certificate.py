@@ -77,7 +77,7 @@ def test_nobody_is_asked_for_a_password(made: Certificates, tmp_path: Path) -> N
             serialization.BestAvailableEncryption(b"password"),
         )
     )
-    with pytest.raises(ValueError, match=f"^http.tls_key_file = {locked}: it is encrypted"):
+    with pytest.raises(ValueError, match=f"^http.tls_key_file = {locked}: is encrypted"):
         read_tls(files(Pair(made.server.certificate, locked)))
 
 
@@ -89,10 +89,10 @@ def test_what_can_not_be_used_is_told_by_its_setting(made: Certificates, tmp_pat
     nothing.write_bytes(b"")
     server = made.server
     for pair, told in (
-        (Pair(half, server.key), f"http.tls_cert_file = {half}: no PEM certificate"),
-        (Pair(nothing, server.key), f"http.tls_cert_file = {nothing}: no PEM certificate"),
-        (Pair(server.key, server.key), f"http.tls_cert_file = {server.key}: no PEM certificate"),
-        (Pair(server.certificate, nothing), f"http.tls_key_file = {nothing}: no PEM key"),
+        (Pair(half, server.key), f"http.tls_cert_file = {half}: not a PEM certificate"),
+        (Pair(nothing, server.key), f"http.tls_cert_file = {nothing}: not a PEM certificate"),
+        (Pair(server.key, server.key), f"http.tls_cert_file = {server.key}: not a PEM certificate"),
+        (Pair(server.certificate, nothing), f"http.tls_key_file = {nothing}: not a PEM key"),
         (
             Pair(server.certificate, made.client.key),
             f"http.tls_key_file = {made.client.key}: not the key of http.tls_cert_file",
@@ -101,7 +101,9 @@ def test_what_can_not_be_used_is_told_by_its_setting(made: Certificates, tmp_pat
         with pytest.raises(ValueError, match=r"^http\.tls_") as fault:
             read_tls(files(pair))
         assert str(fault.value).startswith(told)
-    with pytest.raises(ValueError, match=r"^http\.tls_client_ca_file = .*: no PEM certificates"):
+    with pytest.raises(
+        ValueError, match=r"^http\.tls_client_ca_file = .*: contains no PEM certificates"
+    ):
         read_tls(files(server, client_ca=str(nothing), client_auth=ClientAuth.REQUIRED))
 
 

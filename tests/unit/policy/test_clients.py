@@ -17,7 +17,8 @@ from flowcache.contract.request import TtlLimits
 from flowcache.operations.catalogue import CATALOGUE
 from flowcache.ports import SizeLimits
 from flowcache.ratelimit.buckets import Rate
-from flowcache.settings.clients import CLIENT_SETTINGS, read_clients, shown_clients
+from flowcache.settings import CLIENT_SETTINGS, Fault
+from flowcache.settings.clients import Everybody, read_clients, shown_clients
 
 NEEDED = {name: operation.permissions for name, operation in CATALOGUE.items()}
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -26,9 +27,10 @@ LEAST = f'tokens = ["{ONE}"]\npermissions = ["data:read"]\nkeys = ["*"]\n'
 
 def read(text: str, name: str = "acme") -> tuple[tuple[Credential, ...], list[str]]:
     """Read one client and return its credentials and the faults."""
-    faults: list[str] = []
+    faults: list[Fault] = []
     tables = tomllib.loads(f"[clients.{json.dumps(name)}]\n{text}")["clients"]
-    return read_clients(tables, NEEDED, TtlLimits(), faults).credentials, faults
+    credentials = read_clients(tables, Everybody(NEEDED), faults).credentials
+    return credentials, list(map(str, faults))
 
 
 def well(text: str) -> tuple[Credential, ...]:
@@ -108,8 +110,8 @@ def test_a_call_without_a_ttl_gets_one_that_the_client_may_have(
 ) -> None:
     """The default, or what of the client's range is next to it."""
     table = tomllib.loads(LEAST + f"min_ttl = {low}\nmax_ttl = {high}")
-    faults: list[str] = []
-    (only,) = read_clients({"a": table}, NEEDED, TtlLimits(default_ttl=default), faults).credentials
+    everybody = Everybody(NEEDED, TtlLimits(default_ttl=default))
+    (only,) = read_clients({"a": table}, everybody, []).credentials
     assert only.principal.limits == TtlLimits(expected, high, low)
 
 
@@ -128,9 +130,9 @@ def test_a_call_without_a_ttl_gets_one_that_the_client_may_have(
         ('expires = "2027-01-31"', "expires", "a date without quotes"),
         ("expires = 2027-01-31T00:00:00", "expires", "an offset"),
         ("permissions = []", "permissions", "at least one"),
-        ('permissions = ["data:*"]', "permissions", "there are circuits:write, data:read"),
+        ('permissions = ["data:*"]', "permissions", "expected circuits:write, data:read"),
         ("permissions = [1]", "permissions", "a list of texts"),
-        ('operations = ["GETDEL"]', "operations", "is unknown; there are SET, GET"),
+        ('operations = ["SPOP"]', "operations", "is unknown; expected some of SET, GET"),
         ('operations = ["SET"]', "operations", "SET needs data:write"),
         ('namespace = "a:b"', "namespace", "letters, digits"),
         ("namespace = 1", "namespace", "a text"),
@@ -139,13 +141,13 @@ def test_a_call_without_a_ttl_gets_one_that_the_client_may_have(
         (f"keys = {json.dumps(['k'] * 101)}", "keys", "at most 100"),
         ("min_ttl = 0", "min_ttl", "from 1 to"),
         ("max_ttl = true", "max_ttl", "from 1 to"),
-        ("max_ttl = 2592001", "max_ttl", "longer than data.max_ttl"),
-        ("min_ttl = 2592001", "min_ttl", "longer than its longest ttl"),
+        ("max_ttl = 2592001", "max_ttl", "is greater than data.max_ttl"),
+        ("min_ttl = 2592001", "min_ttl", "is greater than the maximum TTL"),
         ('max_value_bytes = "1"', "max_value_bytes", "a whole number"),
         ("rate = 0", "rate", "calls a second"),
         ("rate = nan", "rate", "calls a second"),
         ("rate = true", "rate", "calls a second"),
-        ("burst = 3", "burst", "without rate"),
+        ("burst = 3", "burst", "needs rate"),
         ('cidrs = ["10.0.0.1/8"]', "cidrs", "is no network"),
         ("colour = 1", "colour", "unknown setting"),
     ],
@@ -166,12 +168,12 @@ def test_what_is_needed_is_missed(key: str) -> None:
     """Deny by default is no trap: a client that could do nothing is a fault."""
     least = "\n".join(line for line in LEAST.split("\n") if not line.startswith(key))
     _, (fault,) = read(least)
-    assert fault.startswith(f"clients.acme.{key}: none")
+    assert fault.startswith(f"clients.acme.{key}: missing")
 
 
 def test_all_faults_of_all_clients_are_told() -> None:
     """An operator mends a configuration once; a client that is well is read all the same."""
-    faults: list[str] = []
+    faults: list[Fault] = []
     tables: Any = {
         "good": tomllib.loads(LEAST),
         "bad": {"rate": -1, "burst": 0, "colour": 1},
@@ -179,10 +181,10 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "": {},
         "flat": 7,
     }
-    found = read_clients(tables, NEEDED, TtlLimits(), faults)
+    found = read_clients(tables, Everybody(NEEDED), faults)
     assert [who.name for who in found.principals] == ["good"]
     assert len(faults) == 8
-    assert [fault.split(":")[0].split(" =")[0] for fault in faults[:5]] == [
+    assert [fault.path for fault in faults[:5]] == [
         "clients.bad.colour",
         "clients.bad.rate",
         "clients.bad.burst",
@@ -190,20 +192,20 @@ def test_all_faults_of_all_clients_are_told() -> None:
         "clients.bad.permissions",
     ]
     faults.clear()
-    assert read_clients("x", NEEDED, TtlLimits(), faults) == ((), ())
+    assert read_clients("x", Everybody(NEEDED), faults) == ((), ())
     assert len(faults) == 1
 
 
 def test_a_client_may_have_no_token_of_ours() -> None:
     """Its issuer's tokens name it; two clients with one name can't be told apart."""
     table = tomllib.loads('subject = "app-1"\npermissions = ["data:read"]\nnamespace = "a"')
-    faults: list[str] = []
-    found = read_clients({"a": table}, NEEDED, TtlLimits(), faults)
+    faults: list[Fault] = []
+    found = read_clients({"a": table}, Everybody(NEEDED), faults)
     assert (faults, found.credentials) == ([], ())
     assert found.principals[0].subject == "app-1"
     assert list(overview(found.principals, (), 0.0))[1].endswith("as issued")
-    read_clients({"a": table, "b": table}, NEEDED, TtlLimits(), faults)
-    assert faults == ["clients.b.subject: the same as clients.a.subject"]
+    read_clients({"a": table, "b": table}, Everybody(NEEDED), faults)
+    assert faults == [Fault("clients.b.subject", '"app-1" already belongs to clients.a')]
 
 
 def test_what_is_shown_of_clients_is_json_without_tokens() -> None:
