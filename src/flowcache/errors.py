@@ -93,6 +93,11 @@ class Failure(Exception):
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
         self.shard: str | None = None
 
+    @property
+    def detail(self) -> dict[str, str] | None:
+        """What is logged and recorded of it, and not told to the caller."""
+        return None
+
 
 class InvalidRequest(Failure):
     """The body does not follow the contract; the message names the field."""
@@ -102,10 +107,28 @@ class InvalidRequest(Failure):
 
 
 class Unauthorized(Failure):
-    """No credential was presented, or a wrong one."""
+    """No credential was presented, or a wrong one.
 
-    __slots__ = ()
+    ``why`` is for the operator: the caller is answered the same whatever is wrong.
+    """
+
+    __slots__ = ("why",)
     code, status = "unauthorized", 401
+
+    def __init__(
+        self,
+        message: str,
+        why: str | None = None,
+        *,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+        self.why = why
+
+    @property
+    def detail(self) -> dict[str, str] | None:
+        return None if self.why is None else {"why": self.why}
 
 
 class Forbidden(Failure):

@@ -431,7 +431,7 @@ class AuditRecord(msgspec.Struct, frozen=True, gc=False):
     """Whether a replica answered in its primary's place."""
     kind: str = "call"
     detail: str | None = None
-    """JSON, of what is no call: more of what was done."""
+    """JSON: why a JWT was refused; for a record that is not a call, more about what was done."""
 
 
 INTENDED = "intended"

@@ -438,13 +438,18 @@ namespace = "app"
         assert send(key, "GET", scope="data:read").data == 7
         assert send(key, scope="data:read").code == "forbidden"
         assert "its token has no scope that counts here" in send(key, scope="openid").json["error"]
-        for refused in (
-            send(stranger),
-            send(key, aud="other"),
-            send(key, exp=int(time()) - 60),
-            send(key, sub="app-2"),
+        for refused, why in (
+            (send(stranger), "the signature of the JWT is wrong"),
+            (send(key, aud="other"), "the JWT's aud does not have jwt.audience"),
+            (send(key, exp=int(time()) - 60), "the JWT has expired"),
+            (send(key, sub="app-2"), "the JWT's sub is the subject of no client"),
         ):
             assert refused.code == "unauthorized"
+            assert refused.json["error"] == "Unknown credential."
+            assert why in served.log
+            recorded = served.inspect()["auditLogs"]
+            assert [each for each in recorded if why in (each["detail"] or "")]
+        assert made(key).encode() not in served.log.encode()
         assert act_with(served, x_api_key=made(key)).status == 200
         for name, status in (("app", 200), ("flow", 401)):
             basic = b64encode(f"{name}:{made(key)}".encode()).decode()

@@ -1080,10 +1080,15 @@ def test_an_empty_token_is_none(section: str, text: str, write: Write) -> None:
 
 @pytest.mark.parametrize("name", ["auth.token", "inspector.token"])
 @pytest.mark.parametrize(
-    "token", ["hunter2 x", " hunter2", "hunter2\n", "hunté-hunter2", "hunter2\0"]
+    "token",
+    [
+        *("hunter2 x", " hunter2", "hunter2\n", "hunté-hunter2", "hunter2\0"),
+        *('"hunter2"', "'hunter2'", "`hunter2`", 'hunter2"', "hunter2\\n", "hunter2\\r"),
+    ],
 )
-def test_a_token_that_no_header_can_carry_is_one_fault(name: str, token: str) -> None:
-    """A token is printable ASCII without spaces; a bad one is told once, and not shown."""
+def test_a_token_that_nobody_can_mean_is_one_fault(name: str, token: str) -> None:
+    """A token is printable ASCII without spaces, and without the quotes or the line break of the
+    file that it was written in; a bad one is told once, and not shown."""
     (fault,) = faults(None, TOKEN if name != "auth.token" else {}, {name: token})
     assert fault.startswith(f"{name} (command line) = ***: expected ")
     assert "hunter2" not in fault

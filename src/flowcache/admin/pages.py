@@ -155,6 +155,7 @@ def pages(
     ) -> None:
         """Record an attempt that came to nothing; the answer waits for its record."""
         attempt = Attempt(audit, time, next_id(), address_of(request), client, operation)
+        attempt.detail = failure.detail
         request.id = attempt.id
         request.kept = attempt.conclude(failure.code)
 

@@ -74,7 +74,8 @@ class DataAction:
                 principal = await self._gate.authenticate(
                     headers, address, peer, scope.get("extensions")
                 )
-            except Failure:
+            except Failure as failure:
+                call.attempt.detail = failure.detail
                 await self._turns.wait()
                 raise
             call.attempt.client = principal.name

@@ -57,7 +57,8 @@ async def on_disk(record: Awaitable[bool] | None, seconds: float) -> Kept:
 class Attempt:
     """One attempt, and what its records say of it. The attributes may be set as they are learned.
 
-    ``now`` returns Unix time; ``detail`` is what else is kept of an attempt that is not a call.
+    ``now`` returns Unix time; ``detail`` is what else is kept: why a JWT was refused, or more
+    about an attempt that is not a call.
     """
 
     __slots__ = (

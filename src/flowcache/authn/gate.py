@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import structlog
+
 from flowcache.authn.principals import Principals, ShownCertificate, Unverified
 from flowcache.authz.networks import Addresses, Networks
 from flowcache.authz.principal import Principal
@@ -26,6 +28,11 @@ _VERIFIED = 4
 """Signatures that are looked at in one turn of the loop: each takes 0.06 to 0.6 ms, and whoever
 likes can send tokens with wrong ones."""
 
+
+_LOG_AGAIN = 10.0
+"""Seconds before the same reason is logged again."""
+
+_log = structlog.get_logger(__name__)
 
 _Headers = Iterable[tuple[bytes, bytes]]
 _Peer = tuple[str, int] | None
@@ -64,6 +71,7 @@ class Gate:
         "_clock",
         "_failed",
         "_limiters",
+        "_logged",
         "_principals",
         "_verifying",
     )
@@ -82,6 +90,8 @@ class Gate:
         self._failed = FailedAttempts(settings.failures)
         self._limiters = limiters
         self._clock = clock
+        self._logged: dict[str, float] = {}
+        """Reason of a refusal -> when it was logged last."""
         self._verifying = Turnstile(_VERIFIED)
 
     def address(self, peer: _Peer, headers: _Headers) -> str | None:
@@ -108,7 +118,8 @@ class Gate:
         try:
             certificate = self._certificate(peer, headers, extensions)
             return self._principals.authenticate(headers, address, certificate, verify)
-        except Unauthorized:
+        except Unauthorized as failure:
+            self._log_refusal(failure)
             wait = self._failed.take(address, self._clock())
             if wait:
                 raise RateLimited(
@@ -117,6 +128,13 @@ class Gate:
                     retry_after=wait,
                 ) from None
             raise
+
+    def _log_refusal(self, failure: Unauthorized) -> None:
+        """Log why a credential is refused, and not each time: anybody can send wrong ones."""
+        why, now = failure.why, self._clock()
+        if why is not None and now - self._logged.get(why, -_LOG_AGAIN) >= _LOG_AGAIN:
+            self._logged[why] = now
+            _log.warning("credential_refused", why=why)
 
     async def verify(
         self,

@@ -20,7 +20,7 @@ from joserfc.errors import JoseError
 from joserfc.jws import JWSRegistry
 
 from flowcache.authn.jwks import ALGORITHMS, KeySet, PublicKey, algorithms_of, read_key_set
-from flowcache.authn.principals import Credential, Unverified
+from flowcache.authn.principals import Credential, Refused, Unverified
 from flowcache.authn.settings import JwtSettings
 from flowcache.authn.tokens import Token, digest
 from flowcache.authz.principal import Principal
@@ -97,55 +97,63 @@ class Jwts:
         self._known.clear()
         return keys
 
-    def credential(self, token: bytes, verify: bool = True) -> Credential | None:
-        """Return whose token it is; None where it is nobody's, for whatever reason.
+    def credential(self, token: bytes, verify: bool = True) -> Credential | Refused | None:
+        """Return whose token it is, or why it is nobody's; None where it is no JWT.
 
         Raises:
             Unverified: it takes a signature to tell, and ``verify`` is False.
         """
         known = self._known.get(digest(token))
-        if known is None:
-            if token.count(b".") != 2 or len(token) > _MOST_BYTES:
-                return None
-            if not verify:
-                raise Unverified
-            known = self._verified(token)
-            if known is not None:
-                if len(self._known) >= _MOST_KNOWN:
-                    self._known.clear()
-                self._known[known.token.digest] = known
-        return known
+        if known is not None:
+            return known
+        if token.count(b".") != 2 or len(token) > _MOST_BYTES:
+            return None
+        if not verify:
+            raise Unverified
+        verified = self._verified(token)
+        if isinstance(verified, Credential):
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[verified.token.digest] = verified
+        return verified
 
-    def _verified(self, token: bytes) -> Credential | None:
+    def _verified(self, token: bytes) -> Credential | Refused:
         try:
             signed = jws.extract_compact(token, registry=self._registry)
             header = signed.headers()
+            candidates = self._candidates(header)
             if not any(
-                jws.validate_compact(signed, key, registry=self._registry)
-                for key in self._candidates(header)
+                jws.validate_compact(signed, key, registry=self._registry) for key in candidates
             ):
                 if header.get("kid") not in self._keys:
                     self._on_unknown_key()
-                return None
+                return Refused.SIGNATURE if candidates else Refused.NO_KEY
             claims = _decode(signed.payload)
         except (JoseError, msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        wanted, now, leeway = self._settings, self._now(), self._settings.leeway
-        who = self._subjects.get(claims.sub)
-        audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        if (
-            who is None
-            or claims.iss != wanted.issuer
-            or wanted.audience not in audiences
-            or not claims.nbf - leeway <= now < claims.exp + leeway
-        ):
-            return None
+            return Refused.MALFORMED
+        who, refused = self._subjects.get(claims.sub), self._judge(claims)
+        if refused is not None:
+            return refused
+        if who is None:
+            return Refused.SUBJECT
         scopes = claims.scope.split(" ") if isinstance(claims.scope, str) else claims.scope
         narrowed = replace(who, permissions=who.permissions.intersection(scopes))
-        expires = claims.exp + leeway
+        expires = claims.exp + self._settings.leeway
         if who.expires is not None:
             expires = min(expires, who.expires)
         return Credential(Token(digest(token), expires), narrowed)
+
+    def _judge(self, claims: _Claims) -> Refused | None:
+        """Return what is wrong with the claims of a token that the issuer signed."""
+        wanted, now, leeway = self._settings, self._now(), self._settings.leeway
+        audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        rules = (
+            (claims.iss == wanted.issuer, Refused.ISSUER),
+            (wanted.audience in audiences, Refused.AUDIENCE),
+            (claims.nbf - leeway <= now, Refused.NOT_YET),
+            (now < claims.exp + leeway, Refused.EXPIRED),
+        )
+        return next((why for holds, why in rules if not holds), None)
 
     def _candidates(self, header: Mapping[str, Any]) -> tuple[PublicKey, ...]:
         """Return the keys that may have signed a token with this header.

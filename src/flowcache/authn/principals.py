@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from flowcache.authn.credentials import Presented, presented
@@ -16,7 +17,7 @@ from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
 from flowcache.ports import Now
 
-__all__ = ["UNKNOWN", "Credential", "Principals", "ShownCertificate", "Unverified"]
+__all__ = ["UNKNOWN", "Credential", "Principals", "Refused", "ShownCertificate", "Unverified"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,19 @@ class ShownCertificate(NamedTuple):
     principal: Principal | None
     not_before: float
     not_after: float
+
+
+class Refused(StrEnum):
+    """Why a token that an issuer may have signed is refused. It quotes nothing of the token."""
+
+    MALFORMED = "the JWT is malformed, or lacks a required claim"
+    NO_KEY = "no key of the issuer fits the JWT's kid and alg"
+    SIGNATURE = "the signature of the JWT is wrong"
+    ISSUER = "the JWT has another iss than jwt.issuer"
+    AUDIENCE = "the JWT's aud does not have jwt.audience"
+    SUBJECT = "the JWT's sub is the subject of no client"
+    EXPIRED = "the JWT has expired"
+    NOT_YET = "the JWT is not valid yet"
 
 
 class Unverified(Exception):
@@ -59,7 +73,7 @@ class Principals:
         self,
         credentials: Iterable[Credential],
         now: Now,
-        stated: Callable[[bytes, bool], Credential | None] = _nobody,
+        stated: Callable[[bytes, bool], Credential | Refused | None] = _nobody,
     ) -> None:
         self._by_digest = {each.token.digest: each for each in credentials}
         self._now = now
@@ -101,6 +115,8 @@ class Principals:
         known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token, verify)
         if known is None:
             raise Unauthorized(UNKNOWN)
+        if isinstance(known, Refused):
+            raise Unauthorized(UNKNOWN, known.value)
         principal, expires = known.principal, known.token.expires
         if (expires is not None and self._now() >= expires) or (
             shown.client is not None and shown.client != principal.name.encode()

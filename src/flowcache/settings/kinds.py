@@ -250,11 +250,18 @@ def _secret(read: Callable[[Any], Secret], about: str) -> Kind[Secret]:
     )
 
 
+_QUOTES = "'\"`"
+
+
 def _token(value: Any) -> Secret:
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
         raise ValueError("expected printable ASCII characters, at least one")
     if " " in value:
         raise ValueError("expected no spaces")
+    if value[0] in _QUOTES or value[-1] in _QUOTES:
+        raise ValueError("expected no quotes around it; they would be a part of the token")
+    if value.endswith(("\\n", "\\r")):
+        raise ValueError("expected no line break, written as a backslash and a letter, at its end")
     return Secret(value)
 
 

@@ -16,7 +16,7 @@ from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from flowcache.authn.gate import Gate, GateSettings
 from flowcache.authn.jwt import Jwts
-from flowcache.authn.principals import Credential, Principals, Unverified
+from flowcache.authn.principals import Credential, Principals, Refused, Unverified
 from flowcache.authn.settings import JwtSettings
 from flowcache.authz.keys import ALL_KEYS
 from flowcache.authz.networks import Networks
@@ -90,7 +90,7 @@ JWTS = verifier(RSA, EC, ED)
 
 def who(token: bytes) -> Principal | None:
     credential = JWTS.credential(token)
-    return credential.principal if credential else None
+    return credential.principal if isinstance(credential, Credential) else None
 
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
@@ -120,7 +120,7 @@ def test_an_algorithm_counts_by_its_old_name(own: str | None) -> None:
     jwts = verifier()
     jwts.use(json.dumps({"keys": [key]}).encode())
     for token in (by_the_old_name(), by_the_old_name(kid=None), signed(CLAIMS, "Ed25519")):
-        assert jwts.credential(token) is not None
+        assert isinstance(jwts.credential(token), Credential)
 
 
 def test_a_token_need_not_name_its_key() -> None:
@@ -130,13 +130,15 @@ def test_a_token_need_not_name_its_key() -> None:
     jwts = Jwts(JwtSettings(ISSUER, AUDIENCE, ""), (APP,), Day(), lambda: asked.append(True))
     later = [ECKey.generate_key("P-256", {"kid": f"k{n}"}) for n in range(8)]
     jwts.use(public(RSA, ED, *later[:7], EC))
-    assert all(jwts.credential(signed(CLAIMS, name, kid=None)) for name in SIGNERS)
+    assert all(
+        isinstance(jwts.credential(signed(CLAIMS, name, kid=None)), Credential) for name in SIGNERS
+    )
     assert asked == []
-    assert jwts.credential(signed(CLAIMS, "RS256", OTHER, kid=None)) is None
+    assert not isinstance(jwts.credential(signed(CLAIMS, "RS256", OTHER, kid=None)), Credential)
     assert asked == [True]
     jwts.use(public(*later, EC))
-    assert jwts.credential(signed(CLAIMS, kid=None)) is None
-    assert jwts.credential(signed(CLAIMS)) is not None
+    assert not isinstance(jwts.credential(signed(CLAIMS, kid=None)), Credential)
+    assert isinstance(jwts.credential(signed(CLAIMS)), Credential)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +252,8 @@ def test_a_public_key_is_no_shared_secret() -> None:
         assert who(unsigned(header, CLAIMS, signature)) is None
     with_secret = verifier()
     with_secret.use(json.dumps(KeySet([RSA, OCT]).as_dict(private=True)).encode())
-    assert with_secret.credential(signed(CLAIMS, "HS256", OCT)) is None
-    assert with_secret.credential(signed(CLAIMS, "RS256")) is not None
+    assert not isinstance(with_secret.credential(signed(CLAIMS, "HS256", OCT)), Credential)
+    assert isinstance(with_secret.credential(signed(CLAIMS, "RS256")), Credential)
 
 
 @given(st.binary(max_size=60), st.integers(0, 500), st.integers(0, 255))
@@ -287,7 +289,7 @@ def test_what_is_remembered_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("flowcache.authn.jwt._MOST_KNOWN", 2)
     jwts = verifier(EC)
     for number in range(5):
-        assert jwts.credential(signed(CLAIMS | {"jti": number})) is not None
+        assert isinstance(jwts.credential(signed(CLAIMS | {"jti": number})), Credential)
         assert len(jwts._known) <= 2
 
 
@@ -295,7 +297,7 @@ def test_a_client_that_ended_is_not_brought_back_by_its_issuer() -> None:
     """`expires` of a client ends the tokens of its issuer as well."""
     ended = Principal("app", DATA, ALL_KEYS, subject="app-1", expires=NOW + 10)
     credential = verifier(EC, principals=(ended,)).credential(signed(CLAIMS))
-    assert credential is not None
+    assert isinstance(credential, Credential)
     assert credential.token.expires == NOW + 10
 
 
@@ -303,11 +305,13 @@ def test_keys_are_replaced_and_forgotten() -> None:
     """What a key signed counts for as long as the issuer publishes it, remembered or not."""
     jwts = verifier(RSA, EC)
     token = signed(CLAIMS)
-    assert jwts.credential(token) is not None
+    assert isinstance(jwts.credential(token), Credential)
     jwts.use(public(RSA))
-    assert jwts.credential(token) is None
-    assert jwts.credential(signed(CLAIMS, "RS256", kid=None)) is not None  # there is but one
-    assert verifier().credential(token) is None  # none have come yet
+    assert not isinstance(jwts.credential(token), Credential)
+    assert isinstance(
+        jwts.credential(signed(CLAIMS, "RS256", kid=None)), Credential
+    )  # there is but one
+    assert not isinstance(verifier().credential(token), Credential)  # none have come yet
 
 
 @pytest.mark.parametrize(
@@ -333,7 +337,7 @@ def test_what_are_no_keys_leaves_those_there_are(content: bytes) -> None:
     jwts = verifier(EC)
     with pytest.raises(ValueError, match=r"no JWKS|no key"):
         jwts.use(content)
-    assert jwts.credential(signed(CLAIMS)) is not None
+    assert isinstance(jwts.credential(signed(CLAIMS)), Credential)
 
 
 def base64(raw: bytes) -> str:
@@ -367,7 +371,7 @@ def test_a_key_that_cannot_be_used_takes_no_other_along(name: str) -> None:
     jwts = verifier()
     keys = jwts.use(json.dumps({"keys": [UNUSABLE[name], GOOD]}).encode())
     assert (list(keys.usable), keys.published) == (["ec"], 2)
-    assert jwts.credential(signed(CLAIMS, kid=None)) is not None
+    assert isinstance(jwts.credential(signed(CLAIMS, kid=None)), Credential)
 
 
 @pytest.mark.parametrize("bits", [512, 1024, 2040])
@@ -392,23 +396,23 @@ def test_keys_without_names_are_not_taken_for_each_other() -> None:
         for key in (EC, ED)
     ]
     jwts.use(json.dumps({"keys": nameless}).encode())
-    assert jwts.credential(signed(CLAIMS, kid=EC.thumbprint())) is not None
-    assert jwts.credential(signed(CLAIMS, kid=None)) is not None
-    assert jwts.credential(signed(CLAIMS, kid=ED.thumbprint())) is None
+    assert isinstance(jwts.credential(signed(CLAIMS, kid=EC.thumbprint())), Credential)
+    assert isinstance(jwts.credential(signed(CLAIMS, kid=None)), Credential)
+    assert not isinstance(jwts.credential(signed(CLAIMS, kid=ED.thumbprint())), Credential)
 
 
 def test_a_key_that_is_not_known_is_asked_for() -> None:
     """Its issuer may have begun to sign with it since; what is merely wrong asks for nothing."""
     asked: list[bool] = []
     jwts = Jwts(JwtSettings(ISSUER, AUDIENCE, ""), (APP,), Day(), lambda: asked.append(True))
-    assert jwts.credential(signed(CLAIMS)) is None
+    assert not isinstance(jwts.credential(signed(CLAIMS)), Credential)
     assert len(asked) == 1
     jwts.use(public(EC))
-    assert jwts.credential(signed(CLAIMS)) is not None
+    assert isinstance(jwts.credential(signed(CLAIMS)), Credential)
     for wrong in (signed(CLAIMS | {"aud": "x"}), signed(CLAIMS)[:-4], b"fc_unknown", b"a.b.c"):
-        assert jwts.credential(wrong) is None
+        assert not isinstance(jwts.credential(wrong), Credential)
     assert len(asked) == 1
-    assert jwts.credential(signed(CLAIMS, "Ed25519")) is None
+    assert not isinstance(jwts.credential(signed(CLAIMS, "Ed25519")), Credential)
     assert len(asked) == 2
 
 
@@ -418,7 +422,7 @@ async def test_a_signature_waits_for_a_turn_that_has_room() -> None:
     jwts = verifier(EC)
     looked = 0
 
-    def stated(token: bytes, verify: bool) -> Credential | None:
+    def stated(token: bytes, verify: bool) -> Credential | Refused | None:
         nonlocal looked
         found = jwts.credential(token, verify)
         looked += verify
@@ -449,3 +453,38 @@ async def test_a_signature_waits_for_a_turn_that_has_room() -> None:
     for each in waiting:
         with pytest.raises(Unauthorized):
             await each
+
+
+WRONG = {
+    Refused.MALFORMED: signed(b"[]"),
+    Refused.NO_KEY: signed(CLAIMS, kid="another"),
+    Refused.SIGNATURE: signed(CLAIMS, "RS256", OTHER),
+    Refused.ISSUER: signed(CLAIMS | {"iss": "https://other.example/"}),
+    Refused.AUDIENCE: signed(CLAIMS | {"aud": "another"}),
+    Refused.SUBJECT: signed(CLAIMS | {"sub": "nobody"}),
+    Refused.EXPIRED: signed(CLAIMS | {"exp": NOW - 3600}),
+    Refused.NOT_YET: signed(CLAIMS | {"nbf": NOW + 3600}),
+}
+
+
+@pytest.mark.parametrize("why", Refused)
+def test_why_a_token_is_refused_is_for_the_operator(
+    why: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is in the failure's detail, and once in the log; the caller reads what all read."""
+    gate = Gate(
+        Principals((), lambda: NOW, JWTS.credential),
+        GateSettings(Networks(()), Rate(1000.0, 1000)),
+        {},
+        lambda: 0.0,
+    )
+    for _ in range(3):
+        with pytest.raises(Unauthorized, match=r"^Unknown credential\.$") as caught:
+            gate.identify([(b"authorization", b"Bearer " + WRONG[why])], None, verify=True)
+        assert caught.value.detail == {"why": why.value}
+    assert capsys.readouterr().out.count(why.value) == 1
+
+
+def test_of_what_is_no_token_of_an_issuer_nothing_is_said() -> None:
+    """There is nothing to say but that it is unknown."""
+    assert JWTS.credential(b"fc_unknown") is None

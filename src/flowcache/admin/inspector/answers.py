@@ -111,7 +111,11 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         ),
     ]
     detail: Annotated[
-        str | None, Meta(description="JSON, of what is no call: more of what was done.")
+        str | None,
+        Meta(
+            description="JSON: why a JWT was refused; for a record that is not a call, more about "
+            "what was done."
+        ),
     ]
 
 
