@@ -308,7 +308,7 @@ class TestEncryption:
             {
                 "REDIS_NODES": nodes(standalone_server),
                 "FLOWCACHE_ENCRYPTION_KEYS_FILE": str(keys),
-                "FLOWCACHE_ENCRYPTION_ACTIVE": "2027-02",
+                "FLOWCACHE_ENCRYPTION_ACTIVE_KEY": "2027-02",
             }
         )
         assert done.returncode == 0, done.stderr

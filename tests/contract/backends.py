@@ -25,7 +25,7 @@ from tests.service import Answer, Service, service
 
 __all__ = ["BACKENDS", "PATIENT", "Flow", "Inside", "nodes"]
 
-PATIENT = {"FLOWCACHE_DATA_DEADLINE_MS": "10000", "FLOWCACHE_REDIS_HEDGE_SHARE": "0"}
+PATIENT = {"FLOWCACHE_DATA_DEADLINE_MS": "10000", "FLOWCACHE_REDIS_HEDGE_BUDGET": "0"}
 """For tests of what is answered, not when: a busy machine must not make a deadline pass, nor a
 primary seem slow: a replica would be asked, which may lack what was written a moment ago."""
 

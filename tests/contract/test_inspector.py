@@ -191,7 +191,7 @@ def test_a_stranger_is_recorded(flow: Flow) -> None:
 
 def test_strangers_do_not_wash_out_the_audit() -> None:
     """However often someone without a credential knocks, what clients did is still to be read."""
-    with service(PATIENT | {"FLOWCACHE_AUDIT_RING": "10"}, "--embedded") as running:
+    with service(PATIENT | {"FLOWCACHE_AUDIT_MEMORY_RECORDS": "10"}, "--embedded") as running:
         for number in range(5):
             answered(running.call(operation="GET", key=f"k{number}"))
         for _ in range(30):

@@ -317,7 +317,7 @@ def test_a_write_is_no_hit_and_a_failure_no_miss() -> None:
 
 def test_the_audit_does_not_grow_for_ever() -> None:
     """Defect: the array of audit logs was never cut."""
-    with service(PATIENT | {"FLOWCACHE_AUDIT_RING": "10"}, "--embedded") as running:
+    with service(PATIENT | {"FLOWCACHE_AUDIT_MEMORY_RECORDS": "10"}, "--embedded") as running:
         for number in range(25):
             answered(running.call(operation="GET", key=f"k{number}"))
         seen = running.inspect("?limit=10000")

@@ -209,7 +209,7 @@ def test_a_stream_is_bounded(fresh_standalone: RedisProcess, path: Path) -> None
     """It is cut to about as many entries as was said, to whole nodes of Redis's stream."""
     environment = journalled(path, fresh_standalone) | {
         "FLOWCACHE_DELIVERY_STREAM": STREAM,
-        "FLOWCACHE_DELIVERY_STREAM_ENTRIES": "10",
+        "FLOWCACHE_DELIVERY_STREAM_MAX_ENTRIES": "10",
     }
     with service(environment) as running:
         for _ in range(300):

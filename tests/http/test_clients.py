@@ -68,7 +68,7 @@ def serving(
 def nodes(*servers: RedisProcess) -> dict[str, str]:
     return {
         "REDIS_NODES": ",".join(f"127.0.0.1:{server.port}" for server in servers),
-        "FLOWCACHE_REDIS_HEDGE_SHARE": "0",  # a replica may lack what was written a moment ago
+        "FLOWCACHE_REDIS_HEDGE_BUDGET": "0",  # a replica may lack what was written a moment ago
     }
 
 

@@ -49,7 +49,7 @@ class Configured:
         encryption = [f'keys_file = "{self.keys}"', f'plaintext = "{plaintext}"']
         encryption.append('namespaces = ["cards"]')
         if active:
-            encryption.append(f'active = "{active}"')
+            encryption.append(f'active_key = "{active}"')
         section = "\n[encryption]\n" + "\n".join(encryption) + "\n" if ids else ""
         self.file.write_text(CLIENTS + section)
 

@@ -282,8 +282,8 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "redis.tls_server_name": ("redis.test", in_tls(lambda tls: tls.server_name), "redis.test"),
     "redis.read_from": ("replica", lambda s: s.store.read_from, ReadFrom.REPLICA),
     "redis.stale_reads": ("false", lambda s: s.store.stale_reads, False),
-    "redis.hedge_share": ("0.25", lambda s: s.guard.hedge_share, 0.25),
-    "redis.retry_share": ("0", lambda s: s.store.retry_share, 0.0),
+    "redis.hedge_budget": ("0.25", lambda s: s.guard.hedge_share, 0.25),
+    "redis.retry_budget": ("0", lambda s: s.store.retry_share, 0.0),
     "redis.confirm_replicas": ("1", lambda s: s.store.confirm_replicas, 1),
     "redis.connect_timeout_seconds": ("0.5", lambda s: s.store.connect_timeout, 0.5),
     "redis.reply_timeout_seconds": ("1.5", lambda s: s.store.reply_timeout, 1.5),
@@ -307,7 +307,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "breaker.probes": ("3", lambda s: s.guard.breaker.probes, 3),
     "breaker.mode": ("observe", lambda s: s.guard.mode, Mode.OBSERVE),
     "breaker.min_budget_ms": ("50", lambda s: s.guard.min_budget, 0.05),
-    "audit.ring": ("5", lambda s: s.audit.ring, 5),
+    "audit.memory_records": ("5", lambda s: s.audit.ring, 5),
     "audit.journal": (JOURNAL, lambda s: s.audit.journal, Path(JOURNAL)),
     "audit.mode": ("strict", lambda s: s.audit.mode, AuditMode.STRICT),
     "audit.keys": ("masked", lambda s: s.audit.keys, KeyNames.MASKED),
@@ -320,7 +320,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     "encryption.namespaces": ("*", in_shown("encryption.namespaces"), ["*"]),
     "encryption.keys": (line("k2"), lambda s: s.sealing and s.sealing.active, "k2"),
     "encryption.keys_file": (str(KEYS_FILE), lambda s: s.sealing and s.sealing.active, "k1"),
-    "encryption.active": ("k3", lambda s: s.sealing and s.sealing.active, "k3"),
+    "encryption.active_key": ("k3", lambda s: s.sealing and s.sealing.active, "k3"),
     "encryption.plaintext": (
         "read",
         lambda s: s.sealing and s.sealing.plaintext,
@@ -328,7 +328,7 @@ ROWS: dict[str, tuple[str, Read, object]] = {
     ),
     "log.level": ("debug", lambda s: s.log_level, "debug"),
     "delivery.stream": ("audit", in_delivery("stream"), Stream(b"audit", 1_000_000)),
-    "delivery.stream_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
+    "delivery.stream_max_entries": ("50", in_delivery("stream"), Stream(b"audit", 50)),
     "delivery.file": ("-", in_delivery("file"), "-"),
     "delivery.url": ("https://siem/in/", in_delivery("http"), Endpoint("https://siem/in/")),
     "delivery.token": (
@@ -396,7 +396,7 @@ NEEDS = {
         name: {"FLOWCACHE_AUDIT_JOURNAL": JOURNAL} | needed
         for name, needed in {
             "delivery.stream": {},
-            "delivery.stream_entries": {"FLOWCACHE_DELIVERY_STREAM": "audit"},
+            "delivery.stream_max_entries": {"FLOWCACHE_DELIVERY_STREAM": "audit"},
             "delivery.file": {},
             "delivery.url": {},
             **{
@@ -419,7 +419,7 @@ NEEDS = {
         }.items()
     },
     **dict.fromkeys(
-        ("encryption.namespaces", "encryption.active", "encryption.plaintext"), ENCRYPTION
+        ("encryption.namespaces", "encryption.active_key", "encryption.plaintext"), ENCRYPTION
     ),
 }
 """What else must be configured for a setting to show."""
@@ -661,8 +661,8 @@ BAD: dict[str, str] = {
     "redis.tls_server_name": " ",
     "redis.read_from": "both",
     "redis.stale_reads": "perhaps",
-    "redis.hedge_share": "1.5",
-    "redis.retry_share": "-0.1",
+    "redis.hedge_budget": "1.5",
+    "redis.retry_budget": "-0.1",
     "redis.confirm_replicas": "17",
     "redis.connect_timeout_seconds": "inf",
     "redis.reply_timeout_seconds": "soon",
@@ -686,7 +686,7 @@ BAD: dict[str, str] = {
     "breaker.probes": "0",
     "breaker.mode": "half-open",
     "breaker.min_budget_ms": "-1",
-    "audit.ring": "many",
+    "audit.memory_records": "many",
     "audit.journal": "/no/such/directory/audit.db",
     "audit.mode": "lenient",
     "audit.keys": "rot13",
@@ -702,11 +702,11 @@ BAD: dict[str, str] = {
     "audit.max_mb": "0",
     "encryption.namespaces": "cards, a b",
     "encryption.keys_file": "/no/such/file",
-    "encryption.active": "a b",
+    "encryption.active_key": "a b",
     "encryption.plaintext": "ignore",
     "log.level": "loud",
     "delivery.stream": " ",
-    "delivery.stream_entries": "0",
+    "delivery.stream_max_entries": "0",
     "delivery.file": "/no/such/directory/out",
     "delivery.url": "http://siem/in",
     "delivery.token_file": "/no/such/file",
@@ -1403,7 +1403,7 @@ def test_namespaces_narrow_what_is_encrypted(write: Write) -> None:
     assert fault.endswith('expected "*" alone, or names')
 
 
-@pytest.mark.parametrize(("key", "text"), [("namespaces", "*"), ("active", "k1")])
+@pytest.mark.parametrize(("key", "text"), [("namespaces", "*"), ("active_key", "k1")])
 def test_what_is_said_of_encryption_needs_keys(key: str, text: str) -> None:
     """Who forgets the keys does not find out from a dump of Redis."""
     (told,) = faults(None, TOKEN | {f"FLOWCACHE_ENCRYPTION_{key.upper()}": text})
@@ -1422,11 +1422,11 @@ def test_passing_what_is_in_clear_needs_keys(plaintext: str) -> None:
 def test_an_active_key_that_is_not_there() -> None:
     """The fault names the keys there are, by id."""
     told = faults(
-        None, TOKEN | {"FLOWCACHE_ENCRYPTION_KEYS": KEYS, "FLOWCACHE_ENCRYPTION_ACTIVE": "k4"}
+        None, TOKEN | {"FLOWCACHE_ENCRYPTION_KEYS": KEYS, "FLOWCACHE_ENCRYPTION_ACTIVE_KEY": "k4"}
     )
     assert told == [
-        'encryption.active (FLOWCACHE_ENCRYPTION_ACTIVE) = "k4": no key has this id; expected '
-        "k1 or k2 or k3"
+        'encryption.active_key (FLOWCACHE_ENCRYPTION_ACTIVE_KEY) = "k4": no key has this id; '
+        "expected k1 or k2 or k3"
     ]
 
 
@@ -1494,20 +1494,27 @@ def test_a_certificate_that_nobody_can_show_is_a_fault(write: Write) -> None:
 
 # -- documentation ---------------------------------------------------------------------------------
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem} {number}")
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```toml\n(.*?)^```", page.read_text("utf-8"), re.M | re.S), 1
+    )
+]
 
 
-def test_the_configurations_of_the_documentation_are_valid(write: Write, tmp_path: Path) -> None:
-    """What an operator copies from the page loads, where the files that it names are there."""
-    blocks = re.findall(r"^```toml\n(.*?)^```", OPERATIONS.read_text("utf-8"), re.M | re.S)
-    assert len(blocks) >= 2
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_configurations_of_the_documentation_are_valid(
+    block: str, write: Write, tmp_path: Path
+) -> None:
+    """What an operator copies from a page loads, where the files that it names are there."""
     secret, journal = tmp_path / "secret", tmp_path / "audit.db"
-    secret.write_text("hush\n")
-    for block in blocks:
-        text = re.sub(r"/run/secrets/[a-z-]+", str(secret), block)
-        text = re.sub(r"/etc/flowcache/[a-z-]+\.(crt|key)", OWN_PEM, text)
-        text = text.replace("/var/log/flowcache", str(tmp_path))
-        load(write(text), TOKEN | {"FLOWCACHE_AUDIT_JOURNAL": str(journal)})
+    secret.write_text(f"{LONG_SECRET}\n")
+    text = re.sub(r"/run/secrets/[a-z-]+", str(secret), block)
+    text = re.sub(r"/etc/flowcache/[a-z-]+\.(crt|key)", OWN_PEM, text)
+    text = re.sub(r"/var/l(og|ib)/flowcache", str(tmp_path), text)
+    load(write(text), TOKEN | {"FLOWCACHE_AUDIT_JOURNAL": str(journal)})
 
 
 # -- delivery of the audit -------------------------------------------------------------------------

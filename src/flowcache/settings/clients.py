@@ -98,8 +98,8 @@ def _contradictions(
     given, permissions = table.keys(), client.permissions
     if not {"tokens", "subject", "certificates"} & given:
         yield "tokens", "missing; run `flowcache token new`, or set subject or certificates"
-    if client.both and not ("certificates" in given and {"tokens", "subject"} & given):
-        yield "both", "needs certificates, and tokens or a subject"
+    if client.require_both and not ("certificates" in given and {"tokens", "subject"} & given):
+        yield "require_both", "needs certificates, and tokens or a subject"
     if "permissions" not in given:
         yield "permissions", f"missing; list what it may do, of {', '.join(Permission)}"
     if permissions is not None and permissions & _DATA and not {"keys", "namespace"} & given:
@@ -141,7 +141,7 @@ def _principal(name: str, client: Client, everybody: Everybody) -> Principal:
         subject=client.subject,
         expires=client.expires,
         certificates=client.certificates or (),
-        both=client.both,
+        both=client.require_both,
         weight=client.weight,
         max_in_flight=client.max_in_flight,
     )

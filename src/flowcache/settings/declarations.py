@@ -310,13 +310,13 @@ class Redis:
         'contains `"stale":true`.',
         default=True,
     )
-    hedge_share: float = setting(
+    hedge_budget: float = setting(
         k.SHARE,
         "Budget of hedged reads: the share of reads that may be sent to a second server because "
         "the first is slow, plus ten per second per worker. 0 turns hedging off.",
         default=0.1,
     )
-    retry_share: float = setting(
+    retry_budget: float = setting(
         k.SHARE,
         "Retry budget: the share of calls that may be sent again because a server failed, plus ten "
         "per second per worker. 0 turns retries off.",
@@ -443,7 +443,7 @@ class Breaker:
 class Audit:
     """The audit records of all calls."""
 
-    ring: int = setting(
+    memory_records: int = setting(
         k.whole(0, 100_000, "records"),
         "How many of the newest records a worker keeps in memory when there is no journal.",
         default=1000,
@@ -498,7 +498,7 @@ class Encryption:
         "Encryption keys, as `flowcache encryption new-key` prints them. All of them decrypt.",
         unset="nothing is encrypted",
     )
-    active: str | None = setting(
+    active_key: str | None = setting(
         k.KEY_ID, "Id of the key that encrypts.", unset="the first key", example="2027-01"
     )
     plaintext: Plaintext = setting(
@@ -529,7 +529,7 @@ class Delivery:
         unset="none",
         example="flowcache:audit",
     )
-    stream_entries: int = setting(
+    stream_max_entries: int = setting(
         k.whole(1, 1 << 40, "records"),
         "Approximate maximum length of the stream. The oldest records are deleted.",
         default=1_000_000,
@@ -640,7 +640,7 @@ class Client:
         unset="none",
         example=["dns:crm.example.com"],
     )
-    both: bool = setting(
+    require_both: bool = setting(
         k.FLAG, "Whether a call needs both a token and a certificate.", default=False
     )
     expires: float | None = setting(

@@ -315,7 +315,7 @@ def store_part(config: Config) -> StoreSettings:
         sentinel_password=redis.sentinel_password,
         read_from=redis.read_from,
         stale_reads=redis.stale_reads,
-        retry_share=redis.retry_share,
+        retry_share=redis.retry_budget,
         confirm_replicas=redis.confirm_replicas,
         connect_timeout=redis.connect_timeout_seconds,
         reply_timeout=config.data.deadline_ms / 1000 + 1.0 if timeout is None else timeout,
@@ -342,7 +342,7 @@ def _guard(config: Config) -> GuardSettings:
             probe_seconds=deadline + 1.0,
         ),
         min_budget=deadline * 0.9 if budget is None else min(budget / 1000, deadline),
-        hedge_share=config.redis.hedge_share,
+        hedge_share=config.redis.hedge_budget,
         probe_budget=deadline,
         mode=breaker.mode,
     )
@@ -365,7 +365,7 @@ def audit_part(config: Config) -> AuditSettings:
     """Return where audit records are kept, and how."""
     audit = config.audit
     return AuditSettings(
-        ring=audit.ring,
+        ring=audit.memory_records,
         journal=audit.journal,
         mode=audit.mode,
         keys=audit.keys,
@@ -384,7 +384,7 @@ def delivery_part(config: Config) -> DeliverySettings | None:
     stream, url = delivery.stream, delivery.url
     settings = DeliverySettings(
         journal=journal,
-        stream=None if stream is None else Stream(stream.encode(), delivery.stream_entries),
+        stream=None if stream is None else Stream(stream.encode(), delivery.stream_max_entries),
         file=delivery.file,
         http=None if url is None else Endpoint(url, delivery.token),
         cxone=_cxone(config),
@@ -422,8 +422,8 @@ def _sealing(reading: Reading, known: Clients) -> SealingSettings | None:
         return None
     provider = WrittenKeys(encryption.keys)
     ids = [key.id for key in provider.fetch()]
-    if encryption.active is not None and encryption.active not in ids:
-        reading.fault("encryption.active", f"no key has this id; expected {' or '.join(ids)}")
+    if encryption.active_key is not None and encryption.active_key not in ids:
+        reading.fault("encryption.active_key", f"no key has this id; expected {' or '.join(ids)}")
     named = tuple(each for each in encryption.namespaces or () if each != "*")
     spaces = tuple(map(namespace_prefix, named)) or None
     taken = {who.prefix for who in known.principals}
@@ -440,7 +440,7 @@ def _sealing(reading: Reading, known: Clients) -> SealingSettings | None:
     )
     return SealingSettings(
         provider=provider,
-        active=encryption.active or ids[0],
+        active=encryption.active_key or ids[0],
         spaces=spaces,
         plaintext=encryption.plaintext,
     )

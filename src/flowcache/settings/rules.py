@@ -62,7 +62,7 @@ NEEDS: tuple[Need, ...] = (
     _value_needs("audit.keys", KeyNames.HMAC, "audit.hmac_secret"),
     _value_needs("audit.mode", AuditMode.STRICT, "audit.journal"),
     *_need("encryption.namespaces", "encryption.keys"),
-    *_need("encryption.active", "encryption.keys"),
+    *_need("encryption.active_key", "encryption.keys"),
     _value_needs("encryption.plaintext", Plaintext.READ, "encryption.keys"),
     _value_needs("encryption.plaintext", Plaintext.WRITE, "encryption.keys"),
     *_need("delivery.stream", "audit.journal"),

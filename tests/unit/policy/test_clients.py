@@ -46,7 +46,7 @@ tokens = ["{ONE}", {{ hash = "{TWO}", expires = 2027-01-31T12:00:00+02:00 }}]
 expires = 2028-01-01
 subject = "app-1"
 certificates = ["sha256:{"AB:" * 31}AB", "dns:Flow.Example", "uri:spiffe://x/App"]
-both = true
+require_both = true
 permissions = ["data:read", "data:write", "inspect:read"]
 operations = ["get", "SET"]
 namespace = "acme"
