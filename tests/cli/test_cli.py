@@ -399,7 +399,7 @@ class TestClients:
 
     def test_a_name_that_no_client_can_have_is_refused(self) -> None:
         """What could not be configured is not made a token for."""
-        for name, reason in (("a b", "no name of a client"), ("flow", "shows auth.token")):
+        for name, reason in (("a b", "not a valid client name"), ("flow", "shows auth.token")):
             done = flowcache("token", "new", name)
             assert (done.returncode, done.stdout) == (2, "")
             assert reason in done.stderr
