@@ -235,6 +235,11 @@ class TestElsewhere:
         with answering(status, body) as url:
             refused(circuits("--url", url), url, f"(status {status})")
 
+    def test_a_port_without_circuits(self) -> None:
+        """They are on admin.port if there is one."""
+        with answering(404, b'{"error":"There is no GET /inspector/circuits."}') as url:
+            refused(circuits("--url", url), "There is no GET", "admin.port", "--url")
+
     def test_no_redirection_is_followed(self) -> None:
         """It would be handed the token."""
         heard: list[str] = []

@@ -445,6 +445,11 @@ def test_the_page_escapes_what_it_shows() -> None:
     Page(text)
 
 
+def test_the_page_shows_no_backticks() -> None:
+    """What is quoted with them is code."""
+    assert "`" not in page("1.2.3")
+
+
 def test_the_page_fills_its_template() -> None:
     """No placeholder is left in it."""
     assert not re.search(r"\$(?!TOKEN|FLOWCACHE|\{input)", page("1.2.3"))

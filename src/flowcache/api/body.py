@@ -160,7 +160,9 @@ class BodyReader:
                 del self._places[client]
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"body: over the limit of {self._max_bytes} bytes.")
+        return TooLarge(
+            f"body: over the limit of {self._max_bytes} bytes. Split the value over several keys."
+        )
 
     def _too_late(self, task: asyncio.Task[object]) -> Failure:
         if task in self._waiting:

@@ -271,7 +271,8 @@ def _call(service: _Service, method: str, body: bytes | None, token: str) -> Any
 _REMEDIES = {
     http.client.UNAUTHORIZED: " It takes what is configured as inspector.control_token{}.",
     http.client.FORBIDDEN: " It takes what is configured as inspector.control_token{}.",
-    http.client.NOT_FOUND: " Is it an older flowcache?",
+    http.client.NOT_FOUND: " If admin.port is set, give that port with --url: circuits are "
+    "only there.",
 }
 """Status -> what to say besides what the service says."""
 

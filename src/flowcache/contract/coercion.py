@@ -52,7 +52,7 @@ def kind(value: object) -> str:
         case dict():
             return "an object"
         case _:
-            return "nothing"
+            return "nothing: it is missing"
 
 
 def is_absent(value: object) -> bool:

@@ -195,7 +195,7 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
         TooLarge: a key or a context field is over its limit.
     """
     given = body.get
-    name = given("operation")
+    name = given("operation", msgspec.UNSET)
     if not isinstance(name, str) or not name:
         got = "an empty one" if name == "" else coercion.kind(name)
         raise InvalidRequest(f"operation: expected the name of an operation, got {got}.")
@@ -206,7 +206,7 @@ def coerce(body: Body, limits: TtlLimits) -> Request:
     # The tests for None only skip calls: almost every request leaves most of these out.
     return Request(
         _upper(name),
-        coercion.key("key", given("key")),
+        coercion.key("key", given("key", msgspec.UNSET)),
         body,
         limits.default_ttl
         if ttl is None

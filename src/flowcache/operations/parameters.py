@@ -11,6 +11,8 @@ The request, OpenAPI and docs are derived from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Protocol, get_type_hints
 
 import msgspec
@@ -51,7 +53,7 @@ class Kind(Protocol):
         """What `coerce` takes, as JSON Schema."""
 
     def coerce(self, operation: str, field: str, value: Any) -> Any:
-        """Return what ``value`` means; it is ``msgspec.UNSET`` where the body has no such field.
+        """Return what ``value`` means.
 
         Raises:
             InvalidRequest: it means nothing; the sentence names the field and what it wanted.
@@ -73,10 +75,6 @@ class Json:
         return {}
 
     def coerce(self, operation: str, field: str, value: Any) -> bytes:
-        if value is msgspec.UNSET:
-            raise InvalidRequest(
-                f"{field}: {operation} needs one; any JSON value will do, null included."
-            )
         return _encode(value)
 
 
@@ -189,6 +187,9 @@ class Texts:
 
 _REQUIRED = msgspec.UNSET
 
+_LOOKED_AT = 16
+"""Fields of a body that are compared with a missing one: a body may have thousands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -218,6 +219,12 @@ class Parameter:
         value = body.get(self.name, msgspec.UNSET)
         if not self.is_required and (value is msgspec.UNSET or is_absent(value)):
             return self.default
+        if value is msgspec.UNSET:
+            near = get_close_matches(self.name, islice(body, _LOOKED_AT), 1)
+            hint = f' Rename "{near[0]}" to "{self.name}".' if near else ""
+            raise InvalidRequest(
+                f"{self.name}: missing; {operation} needs {self.kind.about}.{hint}"
+            )
         return self.kind.coerce(operation, self.name, value)
 
 

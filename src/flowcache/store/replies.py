@@ -168,7 +168,8 @@ REACTIONS: dict[str, tuple[Reaction, type[Failure], str]] = {
     "LARGEREPLY": (
         Reaction.ANSWER,
         TooLarge,
-        "What is stored is too large for this operation to return; nothing was done.",
+        "More than 64 KiB are stored, or more than the operator lets a call return; nothing was "
+        "done. Send GET, then DEL.",
     ),
     "TOOMANY": (
         Reaction.ANSWER,

@@ -174,6 +174,14 @@ def test_an_operation_is_a_name(operation: object, got: str) -> None:
     )
 
 
+@pytest.mark.parametrize("field", ["operation", "key"])
+def test_a_missing_field_is_not_null(field: str) -> None:
+    """A field that was not sent is said to be missing."""
+    body = {name: value for name, value in GET.items() if name != field}
+    with pytest.raises(InvalidRequest, match=rf"^{field}: .*, got nothing: it is missing\.$"):
+        coerce(body, TtlLimits())
+
+
 def test_an_operation_is_named_as_far_as_it_can_be_read() -> None:
     """An answer's metadata name what was called, in upper case and not at any length."""
     assert operation_name(decode(b'{"operation":"get"}')) == "GET"

@@ -112,7 +112,7 @@ class TestEachRow:
             fields = {k: v for k, v in operation.sample.fields.items() if k != each.name}
             call = {"operation": name, **fields}
             if each.is_required:
-                assert refusal(**call).startswith(f"{each.name}: {name} needs ")
+                assert refusal(**call).startswith(f"{each.name}: missing; {name} needs ")
             else:
                 for absent in (None, "", "${input.x}"):
                     assert planned(**call).command == planned(**call | {each.name: absent}).command
@@ -184,7 +184,7 @@ def test_an_unknown_operation_is_told_those_there_are(name: str) -> None:
 
 def test_set_needs_a_value_and_null_is_one() -> None:
     """A missing value is a mistake; null is a value."""
-    assert refusal(operation="SET").startswith("value: SET needs one")
+    assert refusal(operation="SET").startswith("value: missing; SET needs any JSON value.")
 
 
 @pytest.mark.parametrize("operation", [{"operation": "HSET"}, {"operation": "SET", "type": "hash"}])
@@ -221,7 +221,22 @@ def test_a_counter_moves_by_whole_steps(value: object, got: str) -> None:
 
 def test_a_hash_without_a_value_is_told_so() -> None:
     """A missing object is named as missing."""
-    assert refusal(operation="HSET") == "value: HSET needs an object of fields, got nothing."
+    assert refusal(operation="HSET") == (
+        "value: missing; HSET needs an object; numbers and booleans become their JSON text, nested "
+        "values JSON."
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "field", "meant"), [("HGET", "fields", "field"), ("HDEL", "field", "fields")]
+)
+def test_a_missing_parameter_with_another_name_is_named(
+    operation: str, field: str, meant: str
+) -> None:
+    """The parameter that was sent is named, with the one that was expected."""
+    message = refusal(operation=operation, **{field: "n"})
+    assert message.startswith(f"{meant}: missing; {operation} needs ")
+    assert message.endswith(f'Rename "{field}" to "{meant}".')
 
 
 def test_a_field_of_a_hash_is_a_text() -> None:

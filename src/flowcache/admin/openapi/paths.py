@@ -153,7 +153,7 @@ def _inspect() -> dict[str, Any]:
 def _list_circuits() -> dict[str, Any]:
     return {
         "tags": ["operation"],
-        "summary": "Show the circuits of all workers and the orders in force",
+        "summary": "Show the circuits of all workers and the overrides in force",
         "operationId": "listCircuits",
         "security": [_INSPECTOR],
         "responses": {

@@ -55,7 +55,7 @@ REMEDIES: dict[str, Remedy] = {
         "Use one `idempotencyKey` for one write only; the first write stands.",
     ),
     "too_large": Remedy(
-        "body: over the limit of 262144 bytes.",
+        "body: over the limit of 262144 bytes. Split the value over several keys.",
         "Send or store less under one key.",
     ),
     "rate_limited": Remedy(
@@ -75,7 +75,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "circuit_open": Remedy(
         "Redis has not been answering for this key; it is given time to recover.",
-        "Continue without the cache; calls work again after `Retry-After` seconds.",
+        "Continue without the cache. Redis is tried again after `Retry-After` seconds; it may "
+        "still fail, or an operator may keep the circuit open.",
     ),
     "overloaded": Remedy(
         "flowcache has too many calls at work; this call was not begun.",
@@ -99,5 +100,5 @@ REMEDIES: dict[str, Remedy] = {
 
 
 def first_line(kind: type[Failure]) -> str:
-    """Return the first line of what is said of a failure."""
-    return (kind.__doc__ or kind.__name__).partition("\n")[0]
+    """Return the first line of what is said of a failure, with the backticks of Markdown."""
+    return (kind.__doc__ or kind.__name__).partition("\n")[0].replace("``", "`")
