@@ -74,14 +74,14 @@ def _call(clients: int, *, narrow: bool, token: str | None = None) -> Callable[[
 
     def call() -> Command:
         address = gate.address(peer, headers)
-        who = gate.identify(headers, address)
+        who = gate.holder(gate.shown(headers, address, None, None))
         gate.admit(who)
         assert judge(who, permission, "GET", command) is ALLOW
         return placed(command, who)
 
     def refused() -> None:
         with suppress(RateLimited, Unauthorized):
-            gate.identify(headers, gate.address(peer, headers))
+            gate.holder(gate.shown(headers, gate.address(peer, headers), None, None))
 
     return call if token is None else refused
 

@@ -28,9 +28,10 @@ from flowcache.calls.running import Calls
 from flowcache.encryption.keys import WrittenKeys, new_key
 from flowcache.encryption.settings import SealingSettings
 from flowcache.encryption.vault import Vault
+from flowcache.executing import Executor, Receiver
 from flowcache.metrics.counters import Counters
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import Command, Done, Executor, SizeLimits
+from flowcache.ports import Command, Done, SizeLimits
 from flowcache.ratelimit.buckets import Rate
 from flowcache.secret import Secret
 from flowcache.server.asgi import ASGIApp, Message
@@ -46,13 +47,16 @@ _SETTINGS = DataActionSettings(max_body=1 << 20, sizes=SizeLimits(reply=1 << 20)
 _SHARD = "127.0.0.1:7000"
 
 
-class _Memory:
+class _Memory(Executor):
     """As much of Redis as the calls need."""
 
     def __init__(self) -> None:
         self._held: dict[bytes, Any] = {}
 
-    async def execute(self, command: Command, deadline: float) -> Done:
+    def submit(self, command: Command, deadline: float, receiver: Receiver) -> None:
+        receiver.hear(self._run(command))
+
+    def _run(self, command: Command) -> Done:
         name, key, *more = command.words
         if name == b"SET":
             (self._held[key],) = more

@@ -87,7 +87,7 @@ def _refuser(tokens: list[str]) -> Callable[[bytes], None]:
     def refuse(token: bytes) -> None:
         headers = [(b"host", b"flowcache:3000"), (b"authorization", b"Bearer " + token)]
         with suppress(RateLimited, Unauthorized):
-            gate.identify(headers, "10.1.2.3")
+            gate.holder(gate.shown(headers, "10.1.2.3", None, None))
             raise AssertionError("a wrong token was taken")
 
     return refuse

@@ -58,6 +58,24 @@ class Answer:
         return code
 
 
+class _InOneWrite(http.client.HTTPConnection):
+    """Sends head and body together, as most clients do: flowcache takes such requests directly."""
+
+    _parts: list[bytes] | None = None
+
+    def request(self, *arguments: Any, **named: Any) -> None:
+        self._parts = []
+        super().request(*arguments, **named)
+        parts, self._parts = self._parts, None
+        super().send(b"".join(parts))
+
+    def send(self, data: Any) -> None:
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
+
+
 class Service:
     """A running flowcache."""
 
@@ -108,7 +126,8 @@ class Service:
         timeout: float = 30.0,
     ) -> Answer:
         """Make one HTTP request on a connection of its own. An iterator is sent in chunks."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        kind = http.client.HTTPConnection if isinstance(body, Iterator) else _InOneWrite
+        connection = kind("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(
                 method, path, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes)

@@ -35,6 +35,7 @@ from flowcache.calls.running import Calls
 from flowcache.calls.standing_lag import StandingLag
 from flowcache.delivery.settings import DeliverySettings
 from flowcache.delivery.watch import Watch
+from flowcache.executing import Executor
 from flowcache.fleet.messages import Fleet, Question
 from flowcache.fleet.overrides import Overrides
 from flowcache.issuer.refreshing import KeyRefresh
@@ -44,7 +45,7 @@ from flowcache.metrics.counters import Counters
 from flowcache.metrics.latency import LatencyCounts
 from flowcache.metrics.totals import fold, once_each
 from flowcache.operations.catalogue import CATALOGUE
-from flowcache.ports import AuditRecord, Executor
+from flowcache.ports import AuditRecord
 from flowcache.ratelimit.buckets import Bucket, Limiter
 from flowcache.ratelimit.shared import SharedBucket
 from flowcache.resilience.guard import Guard
@@ -101,10 +102,10 @@ def application(settings: Settings, fleet_directory: Path) -> App:
     def build() -> Parts:
         logs.configure(settings.log_level)
         worker = Worker(settings, fleet_directory)
-        pages = worker.pages
+        pages, action = worker.pages, worker.data_action
         if settings.server.admin is None:
-            return Parts(worker.data_action, pages, pages, worker)
-        return Parts(worker.data_action, pages.only(PROBES), pages.without_data_action(), worker)
+            return Parts(action, pages, pages, worker, action)
+        return Parts(action, pages.only(PROBES), pages.without_data_action(), worker, action)
 
     return App(build)
 

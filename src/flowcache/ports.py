@@ -5,9 +5,9 @@ A Protocol stands here only where two implementations exist or the layers forbid
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
 from enum import Enum, StrEnum, auto
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,7 +30,6 @@ __all__ = [
     "Clock",
     "Command",
     "Done",
-    "Executor",
     "Large",
     "Metrics",
     "Mode",
@@ -38,11 +37,8 @@ __all__ = [
     "Once",
     "Order",
     "Reply",
-    "Shard",
-    "ShardT",
     "SizeLimits",
     "Slow",
-    "Store",
     "Values",
     "has_failed",
     "unanswered",
@@ -262,19 +258,6 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     """Whether a replica answered in place of its primary: the reply may be old."""
 
 
-class Executor(Protocol):
-    """Something that runs commands: a guard around a store."""
-
-    def execute(self, command: Command, deadline: float) -> Awaitable[Done]:
-        """Run ``command`` and return what came of it before ``deadline`` (monotonic seconds).
-
-        Raises:
-            Failure: `RedisUnavailable`, `DeadlineExceeded`, `WrongType`, `Conflict`, `TooLarge`;
-                its ``shard`` is the name of the shard where the command failed.
-            InvalidRequest: the keys of the command are in different slots.
-        """
-
-
 class Slow:
     """What comes in place of `Done` for a reply that takes long. ``rest`` is it, when it comes.
 
@@ -298,60 +281,6 @@ class Large:
 
     def __init__(self, fetch: Callable[[], Awaitable[Done]]) -> None:
         self.fetch = fetch
-
-
-class Shard(Protocol):
-    """The part of a store that holds some of the keys."""
-
-    @property
-    def name(self) -> str:
-        """Its name; a shard whose primary changed is another shard."""
-
-    def has_fallback(self) -> bool:
-        """Tell whether a second server could answer a read now."""
-
-
-ShardT = TypeVar("ShardT", bound=Shard)
-
-
-class Store(Protocol[ShardT]):
-    """A place where commands run: a Redis, whatever its topology."""
-
-    def shard(self, command: Command) -> ShardT:
-        """Return the shard that holds the keys of ``command``. Synchronous and cheap.
-
-        Raises:
-            RedisUnavailable: no shard is known to hold them.
-            InvalidRequest: they are in different slots.
-        """
-
-    def shards(self) -> Set[str]:
-        """Return the names of all shards there are."""
-
-    def execute_at(
-        self,
-        shard: ShardT,
-        command: Command,
-        deadline: float,
-        slow_at: float | None = None,
-        wait_until: float | None = None,
-    ) -> Awaitable[Done | Slow | Large]:
-        """Run ``command`` where commands of its kind go, as `Executor.execute`.
-
-        When there is no reply at ``slow_at``, on the clock that replies are judged by
-        (`LoopWatch.listened`), `Slow` is returned; `Large` when the reply has to be fetched apart.
-        With ``wait_until`` the reply to what was sent is awaited until then, which is after
-        ``deadline``; nothing is sent after ``deadline``.
-        """
-
-    def read_elsewhere(
-        self, shard: ShardT, command: Command, deadline: float
-    ) -> Awaitable[Done | Large]:
-        """Have the fallback of ``shard`` answer a read; ``stale`` where it is a replica.
-
-        Raises:
-            Failure: as `Executor.execute`.
-        """
 
 
 class Access(StrEnum):

@@ -7,6 +7,7 @@ import json
 import socket
 from itertools import pairwise
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from flowcache.api.envelope import refusals
 from flowcache.server.asgi import Receive, Scope, Send
 from flowcache.server.connection import Connection, Site, State
+from flowcache.server.direct import Direct, Request
+from flowcache.server.exchange import split_target
+from flowcache.server.framing import Head
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,6 +34,23 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     told += [f"{name.hex()}={value.hex()}" for name, value in scope["headers"]]
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+
+class Echo(Direct):
+    """Answers whole requests as `echo` does; the fields of a head are what it keeps."""
+
+    def takes(self, head: Head) -> bool:
+        return head.method != "HEAD"
+
+    def start(self, request: Request) -> None:
+        head = request.head
+        raw, query = split_target(head.target)
+        path = unquote_to_bytes(raw).decode("utf-8", "replace")
+        fields = [f"{name.hex()}={value.hex()}" for name, value in head.headers]
+        request.kept = request.kept or fields
+        assert isinstance(request.kept, list)
+        told = [head.method, path, query.hex(), request.body.hex(), *request.kept]
+        request.answer(200, [], json.dumps(told).encode())
 
 
 class Memory(asyncio.Transport):
@@ -74,17 +95,20 @@ async def turns(connection: Connection, wire: Memory) -> None:
     """Let everything happen that can happen without further bytes."""
     for _ in range(10_000):
         await asyncio.sleep(0)
-        if connection.state is not State.BUSY or connection._exchange is None:
+        exchange = connection._exchange
+        if connection.state is not State.BUSY:
             return
-        if not connection._exchange.is_complete and not connection._exchange.is_broken:
+        if exchange is not None and not exchange.is_complete and not exchange.is_broken:
             return  # it waits for its body
     raise AssertionError("a hang")
 
 
-async def play(segments: list[bytes], sock: socket.socket, *, end: bool) -> Memory:
+async def play(
+    segments: list[bytes], sock: socket.socket, direct: Direct | None, *, end: bool
+) -> Memory:
     """Feed a connection; stop where it has closed or doesn't want to read."""
     loop = asyncio.get_running_loop()
-    site = Site(echo, loop, lambda: 0.0, refusals(), lambda: None)
+    site = Site(echo, loop, lambda: 0.0, refusals(), lambda: None, direct=direct)
     site.heads.tell_time(b"now")
     connection, wire = Connection(site, ("127.0.0.1", 1)), Memory(sock)
     connection.connection_made(wire)
@@ -102,10 +126,10 @@ async def play(segments: list[bytes], sock: socket.socket, *, end: bool) -> Memo
     return wire
 
 
-def played(segments: list[bytes], *, end: bool = True) -> Memory:
+def played(segments: list[bytes], direct: Direct | None = None, *, end: bool = True) -> Memory:
     one, other = socket.socketpair()
     with one, other:
-        return asyncio.run(play(segments, one, end=end))
+        return asyncio.run(play(segments, one, direct, end=end))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -150,13 +174,18 @@ PLACES = st.lists(st.integers(0, 2000), max_size=12)
 def test_any_cut_of_any_requests_gives_the_same_answers(
     sequence: list[bytes], places: list[int], byte_by_byte: bool
 ) -> None:
-    """TCP has no messages: what is answered depends on the bytes, not on how they arrive."""
+    """TCP has no messages: what is answered depends on the bytes, not on how they arrive, nor on
+    whether a request is handed over whole or by ASGI."""
     data = b"".join(sequence)
     whole = played([data])
     pieces = [data[at : at + 1] for at in range(len(data))] if byte_by_byte else cut(data, places)
     in_pieces = played(pieces)
     assert in_pieces.written == whole.written
     assert in_pieces.closed == whole.closed
+    for segments in ([data], pieces, sequence, sequence * 2):
+        directly = played(segments, Echo())
+        expected = whole.written * (2 if segments == sequence * 2 else 1)
+        assert (directly.written, directly.closed) == (expected, whole.closed)
     assert whole.written.count(b"HTTP/1.1 200 OK\r\n") == len(sequence)
 
 

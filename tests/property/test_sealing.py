@@ -21,6 +21,7 @@ from flowcache.ports import Command, Done, Reply
 from flowcache.secret import Secret
 from tests.commands import command as made_command
 from tests.envelopes import KEYS, Sealer
+from tests.executing import CoroutineExecutor
 from tests.property.strategies import json_values, modest, stored, texts
 
 PROVIDER = WrittenKeys(Secret(KEYS))
@@ -33,7 +34,7 @@ hashes = st.dictionaries(
 )
 
 
-class Memory:
+class Memory(CoroutineExecutor):
     """As much of Redis as SET, GET, HSET and HGETALL need."""
 
     def __init__(self) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
-from flowcache.ports import Clock, Command, Executor, Once, Reply
+from flowcache.executing import Executor
+from flowcache.ports import Clock, Command, Once, Reply
 from flowcache.resilience.breaker import BreakerSettings
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.secret import Secret
 from flowcache.store.deadlines import Deadlines, Waiter
 from flowcache.store.link import Link
 from flowcache.store.redis_store import RedisStore
-from flowcache.store.routes import OnBack, ShardRoute
+from flowcache.store.routes import OnBack
 from flowcache.store.settings import Address, StoreSettings
 from tests.commands import command as made_command
 from tests.servers import FLOWCACHE_ACL, RedisProcess
@@ -157,7 +158,7 @@ def guarded(
     open_seconds: float = 10.0,
     probe_budget: float = 0.8,
     listened: Clock | None = None,
-) -> Guard[ShardRoute]:
+) -> Guard:
     """Return a guard around ``store``, as the service has one."""
     breaker = BreakerSettings(
         failures=5, open_seconds=open_seconds, open_max_seconds=open_seconds, probe_seconds=2.0

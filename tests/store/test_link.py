@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from flowcache.store import connection as connection_module
 from flowcache.store import link as link_module
+from flowcache.store.deadlines import Listener
 from flowcache.store.embedded import EmbeddedServer
 from flowcache.store.link import Link, LinkState
 from flowcache.store.replies import EXPIRED, FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
@@ -28,6 +30,18 @@ PONG = b"PONG"
 
 def echo(text: bytes) -> bytes:
     return words("ECHO", text)
+
+
+class Raising(Listener):
+    """A listener with a bug."""
+
+    bug: Exception | None = None
+
+    def hear(self, result: object) -> None:
+        raise RuntimeError("kept quiet")
+
+    def fail(self, bug: Exception) -> None:
+        self.bug = bug
 
 
 class CountingTransport:
@@ -133,6 +147,21 @@ class TestSharing:
                 assert await link.send(words("GET", "tracked"), in_time()) == value
             assert await link.send(echo(b"mine"), in_time()) == b"mine"
             assert link.status().losses == 0
+
+    async def test_a_listener_that_raises_keeps_no_reply_from_others(
+        self, standalone_server: RedisProcess
+    ) -> None:
+        """Of the replies of one read each reaches its listener; a bug in one is logged."""
+        async with link_to(standalone_server.address) as link:
+            with capture_logs() as logs:
+                before = link.send(echo(b"before"), in_time())
+                raising = Raising()
+                link.submit(raising, echo(b"bug"), in_time())
+                after = link.send(echo(b"after"), in_time())
+                assert [await before, await after] == [b"before", b"after"]
+            assert [each["event"] for each in logs] == ["a bug"]
+            assert isinstance(raising.bug, RuntimeError)
+            assert link.connects == 1
 
     async def test_an_answered_call_is_forgotten(self, standalone_server: RedisProcess) -> None:
         """A reply is not kept until its deadline: memory follows the calls, not the patience."""

@@ -11,7 +11,6 @@ import pytest
 from flowcache.errors import Failure
 from flowcache.ports import Access, Command
 from flowcache.resilience.guard import Guard
-from flowcache.store.routes import ShardRoute
 from tests.servers import RedisProcess
 from tests.servers.proxy import Proxy
 from tests.servers.standalone import standalone
@@ -23,11 +22,11 @@ SHORT = 0.005
 HOUR = 3600.0
 
 
-def state(guard: Guard[ShardRoute], access: str) -> str:
+def state(guard: Guard, access: str) -> str:
     return next(each.state for each in guard.circuits() if each.access == access)
 
 
-async def tripped(guard: Guard[ShardRoute], command: Command) -> None:
+async def tripped(guard: Guard, command: Command) -> None:
     """Call a server that does not answer until the circuit is open."""
     access = "write" if command.writes else "read"
     async with calling(guard, command):
@@ -35,9 +34,7 @@ async def tripped(guard: Guard[ShardRoute], command: Command) -> None:
 
 
 @asynccontextmanager
-async def calling(
-    guard: Guard[ShardRoute], command: Command, *, budget: float = BUDGET
-) -> AsyncIterator[None]:
+async def calling(guard: Guard, command: Command, *, budget: float = BUDGET) -> AsyncIterator[None]:
     """Have callers call all the time who wait for ``budget``."""
 
     async def call() -> None:
@@ -75,7 +72,7 @@ async def test_callers_without_patience_are_seen_to_be_served_again(
             await guard.close()
 
 
-def reopened(guard: Guard[ShardRoute], access: str) -> int:
+def reopened(guard: Guard, access: str) -> int:
     return next(each.reopened for each in guard.circuits() if each.access == access)
 
 
@@ -133,7 +130,7 @@ async def kill_script(server: RedisProcess) -> None:
 async def test_a_script_that_was_killed(busy: RedisProcess, command: Command) -> None:
     """A circuit that a script opened lets a probe through when the script is gone, not later."""
     access = "write" if command.writes else "read"
-    guards: list[Guard[ShardRoute]] = []
+    guards: list[Guard] = []
 
     def came_back(shard: str, accesses: Set[Access]) -> None:
         for guard in guards:

@@ -7,12 +7,11 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
+from flowcache.api.data_action import ROUTE
 from flowcache.server.asgi import ASGIApp, Receive, Scope, Send
+from flowcache.server.direct import Direct
 
 __all__ = ["ROUTE", "App", "Lifespan", "Parts"]
-
-ROUTE = "/data-action/redis"
-"""A slash at its end changes nothing: a redirect would lose the body of a POST."""
 
 _ROUTES = (ROUTE, ROUTE + "/")
 
@@ -36,6 +35,8 @@ class Parts(NamedTuple):
     pages: ASGIApp
     admin: ASGIApp
     lifespan: Lifespan
+    direct: Direct | None = None
+    """Takes data actions that came whole."""
 
 
 class App:
@@ -46,6 +47,8 @@ class App:
         self._data_action: ASGIApp
         self._pages: ASGIApp
         self._admin: ASGIApp
+        self.direct: Direct | None = None
+        """Where requests that came whole may go, once the lifespan has begun."""
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
@@ -63,7 +66,7 @@ class App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._data_action, self._pages, self._admin, lifespan = self._build()
+            self._data_action, self._pages, self._admin, lifespan, self.direct = self._build()
             await lifespan.start()
         except Exception as fault:
             # Raised, it would be taken for a server without lifespan, which would go on to serve.

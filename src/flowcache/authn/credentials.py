@@ -12,18 +12,25 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
+from flowcache.authn.tokens import digest
 from flowcache.errors import Unauthorized
 
 __all__ = ["Presented", "presented"]
 
 
-class Presented(NamedTuple):
-    """A token, and the client that it is said to be of; None where nothing is said."""
+class Presented:
+    """A token, and the client that it is said to be of; None where nothing is said.
 
-    token: bytes
-    client: bytes | None
+    What is kept of it between two requests has the digest alone: there ``token`` is None.
+    """
+
+    __slots__ = ("client", "digest", "token")
+
+    def __init__(self, token: bytes, client: bytes | None) -> None:
+        self.token: bytes | None = token
+        self.client = client
+        self.digest = digest(token)
 
     def __repr__(self) -> str:
         return "Presented(***)"  # whoever mixes the two up sends the token as the client

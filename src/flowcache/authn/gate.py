@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from flowcache.authn.credentials import Presented, presented
 from flowcache.authn.principals import Principals, ShownCertificate, Unverified
 from flowcache.authz.networks import Addresses, Networks
 from flowcache.authz.principal import Principal
@@ -22,7 +23,7 @@ from flowcache.ports import Clock
 from flowcache.ratelimit.buckets import FailedAttempts, Limiter, Rate
 from flowcache.server.turns import Turnstile
 
-__all__ = ["Gate", "GateSettings", "ShowsCertificate", "no_certificate"]
+__all__ = ["Gate", "GateSettings", "Shown", "ShowsCertificate", "Unverified", "no_certificate"]
 
 _VERIFIED = 4
 """Signatures that are looked at in one turn of the loop: each takes 0.06 to 0.6 ms, and whoever
@@ -52,6 +53,14 @@ class GateSettings(NamedTuple):
     shared_rates: bool = False
     certificate_header: bytes | None = None
     """What ``proxies`` hand client certificates on in, in lower case."""
+
+
+class Shown(NamedTuple):
+    """What a request shows of whose it is: where it comes from, a token, a certificate."""
+
+    address: str | None
+    presented: Presented | None
+    certificate: ShownCertificate | None
 
 
 def no_certificate(_: _Peer, __: _Headers, ___: _Extensions) -> None:
@@ -98,36 +107,68 @@ class Gate:
         """Return where the call comes from; ``peer`` is ASGI's ``client``."""
         return self._addresses.of(peer[0] if peer else None, headers)
 
-    def identify(
+    async def authenticate(
         self,
         headers: _Headers,
         address: str | None,
         peer: _Peer = None,
         extensions: _Extensions = None,
-        verify: bool = False,
     ) -> Principal:
         """Return whose credential is among ``headers``, or came with the connection.
 
         ``peer`` and ``extensions`` are ASGI's: who is at its other end, and what TLS knows of them.
 
         Raises:
+            Failure: as `shown` and `holder`.
+        """
+        shown = self.shown(headers, address, peer, extensions)
+        try:
+            return self.holder(shown)
+        except Unverified:
+            return await self.verify(shown)
+
+    def shown(
+        self, headers: _Headers, address: str | None, peer: _Peer, extensions: _Extensions
+    ) -> Shown:
+        """Return what a request shows of whose it is, for `holder`.
+
+        Raises:
+            Unauthorized: it can't be read.
+            RateLimited: and the address has sent too many such.
+        """
+        try:
+            certificate = self._certificate(peer, headers, extensions)
+            return Shown(address, presented(headers), certificate)
+        except Unauthorized as failure:
+            self._count_failed(failure, address)
+            raise
+
+    def holder(self, shown: Shown, verify: bool = False) -> Principal:
+        """Return whose credential was shown.
+
+        Raises:
             Unauthorized: nobody's.
             RateLimited: nobody's, and the address has sent too many such.
             Unverified: its signature has to be looked at; `verify` does that.
         """
+        address = shown.address
         try:
-            certificate = self._certificate(peer, headers, extensions)
-            return self._principals.authenticate(headers, address, certificate, verify)
+            return self._principals.holder(shown.presented, address, shown.certificate, verify)
         except Unauthorized as failure:
-            self._log_refusal(failure)
-            wait = self._failed.take(address, self._clock())
-            if wait:
-                raise RateLimited(
-                    "Too many calls without a valid credential from this address.",
-                    retryable=False,
-                    retry_after=wait,
-                ) from None
+            self._count_failed(failure, address)
             raise
+
+    def keep(self, shown: Shown) -> Shown | None:
+        """Return what may be kept of ``shown`` for the next request of the connection, if any.
+
+        That is no token, but its digest. Nothing is kept where the digest is not enough.
+        """
+        presented = shown.presented
+        if presented is not None:
+            if not self._principals.knows(presented):
+                return None
+            presented.token = None
+        return shown
 
     def _log_refusal(self, failure: Unauthorized) -> None:
         """Log why a credential is refused, and not each time: anybody can send wrong ones."""
@@ -136,42 +177,34 @@ class Gate:
             self._logged[why] = now
             _log.warning("credential_refused", why=why)
 
-    async def verify(
-        self,
-        headers: _Headers,
-        address: str | None,
-        peer: _Peer = None,
-        extensions: _Extensions = None,
-    ) -> Principal:
-        """Return what `identify` could not, in a turn of the loop that has room for a signature.
+    def _count_failed(self, failure: Unauthorized, address: str | None) -> None:
+        """Count an attempt without a valid credential.
+
+        Raises:
+            RateLimited: there were too many from this address.
+        """
+        self._log_refusal(failure)
+        wait = self._failed.take(address, self._clock())
+        if wait:
+            raise RateLimited(
+                "Too many calls without a valid credential from this address.",
+                retryable=False,
+                retry_after=wait,
+            ) from None
+
+    async def verify(self, shown: Shown) -> Principal:
+        """Return what `holder` could not, in a turn of the loop that has room for a signature.
 
         Raises:
             Failure: as there.
         """
         await self._verifying.wait()
-        return self.identify(headers, address, peer, extensions, verify=True)
-
-    async def authenticate(
-        self,
-        headers: _Headers,
-        address: str | None,
-        peer: _Peer = None,
-        extensions: _Extensions = None,
-    ) -> Principal:
-        """Return whose credential is shown, as `identify` and where that is needed `verify`.
-
-        Raises:
-            Failure: as there.
-        """
-        try:
-            return self.identify(headers, address, peer, extensions)
-        except Unverified:
-            return await self.verify(headers, address, peer, extensions)
+        return self.holder(shown, verify=True)
 
     async def recognise(
         self, headers: _Headers, address: str | None, peer: _Peer, extensions: _Extensions
     ) -> str | None:
-        """Return the name of whoever `identify` would find; None for nobody. Nothing is counted."""
+        """Return the name of whoever `authenticate` would find, if any. Nothing is counted."""
         for verify in (False, True):
             try:
                 certificate = self._certificate(peer, headers, extensions)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from flowcache.authn.credentials import Presented, presented
-from flowcache.authn.tokens import Token, digest
+from flowcache.authn.tokens import Token
 from flowcache.authz.principal import Principal
 from flowcache.errors import Unauthorized
 from flowcache.ports import Now
@@ -53,7 +53,10 @@ class Refused(StrEnum):
 
 
 class Unverified(Exception):
-    """Only a signature can tell whose token it is; to verify one takes a while."""
+    """Only a signature can tell whose token it is; to verify one takes a while.
+
+    Or the token itself is needed, and only its digest was kept.
+    """
 
 
 def _nobody(_: bytes, __: bool) -> None:
@@ -96,7 +99,16 @@ class Principals:
             Unauthorized: there is no credential, or it is nobody's.
             Unverified: it may be somebody's, and was not to be verified.
         """
-        shown = presented(headers)
+        return self.holder(presented(headers), address, certificate, verify)
+
+    def holder(
+        self,
+        shown: Presented | None,
+        address: str | None,
+        certificate: ShownCertificate | None,
+        verify: bool,
+    ) -> Principal:
+        """Return whose credential was shown, as `authenticate`."""
         if certificate is None:
             if shown is None:
                 raise Unauthorized("No credential; send the header Authorization: Bearer <token>.")
@@ -110,13 +122,22 @@ class Principals:
             raise Unauthorized(UNKNOWN)
         return principal
 
+    def knows(self, shown: Presented) -> bool:
+        """Tell whether the digest of a token is enough to know whose it is."""
+        return shown.digest in self._by_digest
+
     def _holder(self, shown: Presented, verify: bool) -> Principal:
         """Return whose token it is."""
-        known = self._by_digest.get(digest(shown.token)) or self._stated(shown.token, verify)
+        known = self._by_digest.get(shown.digest)
         if known is None:
-            raise Unauthorized(UNKNOWN)
-        if isinstance(known, Refused):
-            raise Unauthorized(UNKNOWN, known.value)
+            if shown.token is None:
+                raise Unverified
+            stated = self._stated(shown.token, verify)
+            if stated is None:
+                raise Unauthorized(UNKNOWN)
+            if isinstance(stated, Refused):
+                raise Unauthorized(UNKNOWN, stated.value)
+            known = stated
         principal, expires = known.principal, known.token.expires
         if (expires is not None and self._now() >= expires) or (
             shown.client is not None and shown.client != principal.name.encode()

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import TYPE_CHECKING
+
 import structlog
 
 from flowcache.audit.attempt import Attempt
 from flowcache.errors import Failure, Internal
+from flowcache.executing import Heard, Receiver
+from flowcache.ports import Command
 
-__all__ = ["Call", "Outcome", "as_failure", "bug"]
+if TYPE_CHECKING:
+    from flowcache.authz.principal import Principal
+    from flowcache.calls.admission import Share
+    from flowcache.calls.running import Calls
+    from flowcache.operations.operation import Operation
+
+__all__ = ["Call", "Caller", "Outcome", "as_failure", "bug"]
 
 _log = structlog.get_logger(__name__)
-
-
-class Call:
-    """What is known of a call so far. What its records say of it stands in ``attempt``."""
-
-    __slots__ = ("attempt", "deadline", "is_counted", "operation", "repeatable", "started")
-
-    def __init__(self, attempt: Attempt, started: float) -> None:
-        self.attempt = attempt
-        self.started = started
-        """When it came (monotonic seconds); its latency counts from here."""
-        self.operation: str | None = None
-        """As the caller named it: SET of a hash runs as HSET."""
-        self.deadline: float | None = None
-        self.repeatable = True
-        """Whether nothing was done that could be done twice."""
-        self.is_counted = False
-        """Whether it was counted: then its answer is known."""
 
 
 class Outcome:
@@ -40,12 +33,71 @@ class Outcome:
         self.failure = failure
 
 
+class Caller:
+    """Whoever waits for the outcome of a call."""
+
+    __slots__ = ()
+
+    def answer(self, outcome: Outcome) -> None:
+        """Take the outcome. Called once, unless the call is cancelled; it must not wait."""
+        raise NotImplementedError
+
+
+class Call(Receiver):
+    """What is known of a call so far. What its records say of it stands in ``attempt``."""
+
+    __slots__ = (
+        "attempt",
+        "caller",
+        "calls",
+        "command",
+        "deadline",
+        "held",
+        "is_over",
+        "name",
+        "operation",
+        "principal",
+        "repeatable",
+        "share",
+        "started",
+        "task",
+    )
+
+    principal: Principal
+    operation: Operation
+    command: Command
+
+    def __init__(self, calls: Calls, caller: Caller, attempt: Attempt, started: float) -> None:
+        self.calls = calls
+        self.caller = caller
+        self.attempt = attempt
+        self.started = started
+        """When it came (monotonic seconds); its latency counts from here."""
+        self.name: str | None = None
+        """The operation as the caller named it: SET of a hash runs as HSET."""
+        self.deadline: float | None = None
+        self.repeatable = True
+        """Whether nothing was done that could be done twice."""
+        self.share: Share | None = None
+        """Its place among the calls at work, while it has one."""
+        self.held = 0
+        """The weight of what is held for it: a large body or value."""
+        self.task: asyncio.Task[None] | None = None
+        """The last task that was made for it, if any."""
+        self.is_over = False
+        """Whether it was counted: then its outcome is known."""
+
+    def hear(self, result: Heard) -> None:
+        """Take what came of the command."""
+        self.calls.resume(self, result)
+
+
 def bug(request_id: str) -> Internal:
     """Return what a caller is told of a bug: nothing but where to look."""
     return Internal(f"A bug in flowcache; its log tells more under {request_id}.")
 
 
-def as_failure(fault: Exception, request_id: str, **where: str | None) -> Failure:
+def as_failure(fault: BaseException, request_id: str, **where: str | None) -> Failure:
     """Return the failure to answer with when ``fault`` was raised; a bug is logged with ``where``.
 
     It has no traceback: that refers to the frames of the call, which may refer to the failure, and

@@ -47,17 +47,23 @@ class FairTurns:
         """How many calls wait for their turn."""
         return len(self._queue)
 
+    def has_turn(self, weight: int) -> bool:
+        """Tell whether a piece of work may be done at once; then it is done at once."""
+        if self._left <= 0 or self._queue:
+            return False
+        if not self._given:
+            self._began = self._clock()
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._begin(weight)
+        return True
+
     async def wait(self, client: str, deadline: float, weight: int) -> bool:
         """Return True when it is this call's turn, False when it won't come by ``deadline``.
 
         After True the caller does its work without waiting for anything.
         """
         loop = asyncio.get_running_loop()
-        if self._left > 0 and not self._queue:
-            if not self._given:
-                self._began = self._clock()
-                loop.call_soon(self._next_turn)
-            self._begin(weight)
+        if self.has_turn(weight):
             return True
         if self._clock() + self._queue.ahead_of(client) * self._pace >= deadline:
             return False

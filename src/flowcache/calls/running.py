@@ -2,12 +2,17 @@
 
     room -> decode -> coerce -> plan -> authorise -> execute -> read reply -> encode -> record
 
-`Calls._act` is that line up to *read reply*. Only *execute* waits, and in strict mode the record,
-for the disk; everything else is synchronous. A large body or reply waits for its turn as well
-(`fair`). *Room* comes before all that costs time: a call that there is none for is refused
-undecoded. Where values are encrypted, *execute* encrypts and decrypts them (`encryption.vault`).
-Whatever fails on the way raises a `Failure`, which becomes an outcome in one place, `_settle`; so
-does a bug.
+A call is started by `Calls.start`, and whoever started it (`Caller`) is answered once, or the call
+is cancelled. The methods of `Calls` stand in the order of the steps, and each calls the next one.
+So no coroutine is made for a call that need not wait: it is sent while its request is read, and
+answered while its reply is read. The steps that may have to wait are *decode* and *read reply* of
+something large, which take turns (`fair`), and in strict mode *execute* of a write and the answer
+itself, which wait for the disk. There the step is left to a coroutine, which goes on when the wait
+is over (`Calls._later`).
+
+*Room* comes before all that costs time: a call that there is none for is refused undecoded. Where
+values are encrypted, *execute* encrypts and decrypts them (`encryption.vault`). Whatever fails on
+the way raises, and `Calls.refuse` makes an outcome of it, of a bug as well.
 
 Whose call it is, and how its body arrived, is the business of whoever serves it (`api`).
 """
@@ -15,9 +20,10 @@ Whose call it is, and how its body arrived, is the business of whoever serves it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import time
+from typing import Any
 
 import msgspec
 
@@ -25,26 +31,19 @@ from flowcache.audit.attempt import Attempt, Kept, on_disk
 from flowcache.authz.principal import Principal
 from flowcache.authz.verdict import Deny, judge, placed, refusal
 from flowcache.calls.admission import Admission
-from flowcache.calls.call import Call, Outcome, as_failure
+from flowcache.calls.call import Call, Caller, Outcome, as_failure
 from flowcache.calls.fair import FairTurns
 from flowcache.calls.room import Room
 from flowcache.contract import answer, request
 from flowcache.contract.bounds import DEAR, DEFAULT_BOUNDS, LIGHT, Bounds, weight
 from flowcache.errors import DeadlineExceeded, Failure, Overloaded, Unrecorded
+from flowcache.executing import Executor, Heard, Tasks
 from flowcache.operations.catalogue import CATALOGUE, plan
-from flowcache.operations.operation import Operation, Result
-from flowcache.ports import (
-    AuditSink,
-    Clock,
-    Command,
-    Executor,
-    Metrics,
-    Now,
-    Reply,
-    SizeLimits,
-)
+from flowcache.ports import AuditSink, Clock, Done, Metrics, Now, Reply, SizeLimits
 
 __all__ = ["CallSettings", "Calls"]
+
+_Rest = Callable[..., Coroutine[Any, Any, None]]
 
 
 class CallSettings(msgspec.Struct, frozen=True):
@@ -66,7 +65,7 @@ class Calls:
     def __init__(
         self,
         settings: CallSettings,
-        store: Executor,
+        executor: Executor,
         metrics: Metrics,
         audit: AuditSink,
         clock: Clock,
@@ -80,8 +79,9 @@ class Calls:
         self._idle: asyncio.Event | None = None
         self._turns = FairTurns(clock)
         self._room = Room()
+        self._tasks = Tasks()
         self._settings = settings
-        self._store = store
+        self._executor = executor
         self._metrics = metrics
         self._audit = audit
         self._clock = clock
@@ -91,26 +91,184 @@ class Calls:
         """Bytes of an answer."""
         self._once_lifetime_ms = round(settings.once_lifetime * 1000)
 
-    @contextmanager
-    def open(self) -> Iterator[Call]:
-        """Begin a call that is answered within the block: by what `run` or `refuse` returns.
+    def open(self, caller: Caller) -> Call:
+        """Return a call that has come. Next it is started, refused or cancelled, whatever happens.
 
-        A call that is cancelled there may have reached Redis: it is an attempt like any other.
+        ``caller`` is answered once it was started or refused.
         """
-        call = Call(Attempt(self._audit, self._now, self._next_id()), self._clock())
         self.in_flight += 1
+        attempt = Attempt(self._audit, self._now, self._next_id())
+        return Call(self, caller, attempt, self._clock())
+
+    # -- the line ---------------------------------------------------------------------------------
+
+    def start(self, call: Call, principal: Principal, raw: bytes) -> None:
+        """Run what the body ``raw`` asks for, for ``principal``."""
+        call.principal = principal
         try:
-            yield call
-        except asyncio.CancelledError:
-            if not call.is_counted:
-                latency_ms = self._ms_since(call.started)
-                call.attempt.conclude("cancelled", None, latency_ms)
-                self._metrics.record(call.attempt.operation, "cancelled", None, latency_ms)
+            self._enter(call, raw)
+        except Exception as fault:
+            self.refuse(call, fault)
+
+    def _enter(self, call: Call, raw: bytes) -> None:
+        """Take a place among the calls at work."""
+        began = self._clock()
+        call.share = self.admission.enter(call.principal.name)
+        if len(raw) > LIGHT and (weighs := weight(raw)) > DEAR:
+            self._hold(call, weighs)
+            if not self._turns.has_turn(weighs):
+                self._later(call, self._understand_in_turn, raw, began)
+                return
+        self._understand(call, raw, began)
+
+    async def _understand_in_turn(self, call: Call, raw: bytes, began: float) -> None:
+        # Half of the time is for Redis, and the call may have less of its own.
+        await self._turn(call, began + self._settings.deadline / 2)
+        self._understand(call, raw, began)
+
+    def _understand(self, call: Call, raw: bytes, began: float) -> None:
+        """Turn a body into what is to be done and until when, and keep nothing else of it."""
+        attempt, principal, settings = call.attempt, call.principal, self._settings
+        body = request.decode(raw, settings.bounds)
+        call.name = name = request.operation_name(body)
+        if name in CATALOGUE:  # another may be anything, a customer's data in the wrong field too
+            attempt.operation = name
+        try:
+            wanted = request.coerce(body, principal.limits or settings.limits)
+        except Failure:
+            attempt.flow_id, attempt.interaction_id, attempt.key = request.legible(body)
             raise
-        finally:
-            self.in_flight -= 1
-            if self._idle is not None and not self.in_flight:
-                self._idle.set()
+        attempt.flow_id, attempt.interaction_id = wanted.flow_id, wanted.interaction_id
+        attempt.key = wanted.key
+        call.deadline = began + self._patience(wanted)
+        operation, command = plan(wanted, self._once_lifetime_ms, principal.sizes or settings.sizes)
+        attempt.operation = operation.name
+        verdict = judge(principal, operation.permissions, operation.name, command)
+        if isinstance(verdict, Deny):
+            raise refusal(verdict)
+        call.operation, call.command = operation, placed(command, principal)
+        if call.held and call.deadline <= self._clock():
+            raise DeadlineExceeded("The call's time was over before its body was decoded.")
+        self._audit.admit()
+        kept = attempt.intend(self._ms_since(began)) if command.writes else None
+        if kept is not None:
+            self._later(call, self._send_once_intended, kept)
+        else:
+            self._send(call)
+
+    async def _send_once_intended(self, call: Call, kept: Awaitable[bool]) -> None:
+        if (unkept := await self._unkept(call, kept, is_told=True)) is not None:
+            raise unkept
+        self._send(call)
+
+    def _send(self, call: Call) -> None:
+        """Have the command executed; `resume` hears the rest."""
+        command, deadline = call.command, call.deadline
+        assert deadline is not None
+        call.repeatable = command.is_repeatable
+        self._executor.submit(command, deadline, call)
+
+    def resume(self, call: Call, result: Heard) -> None:
+        """Go on with what came of the command."""
+        if call.is_over:
+            return
+        self._leave(call)
+        try:
+            if isinstance(result, Done):
+                self._read(call, result)
+            else:
+                assert isinstance(result, BaseException)
+                self.refuse(call, result)
+        except Exception as fault:
+            self.refuse(call, fault)
+
+    def _read(self, call: Call, done: Done) -> None:
+        """Read the reply, now or if it is large in its turn."""
+        call.attempt.shard, call.attempt.stale = done.shard, done.stale
+        if not call.command.writes and (weighs := _weight(done.reply)) > DEAR:
+            self._hold(call, weighs)
+            if not self._turns.has_turn(weighs):
+                self._later(call, self._finish_in_turn, done.reply)
+                return
+        self._finish(call, done.reply)
+
+    async def _finish_in_turn(self, call: Call, reply: Reply) -> None:
+        assert call.deadline is not None
+        await self._turn(call, call.deadline)
+        self._finish(call, reply)
+
+    def _finish(self, call: Call, reply: Reply) -> None:
+        """Turn a reply into an answer."""
+        self._leave(call)
+        data, hit = call.operation.read(reply, self._settings.bounds)
+        latency_ms, attempt = self._ms_since(call.started), call.attempt
+        told = answer.succeeded(data, attempt.id, latency_ms, call.name, hit, attempt.stale)
+        outcome = Outcome(answer.encode(told, self._most))
+        self._settle(call, outcome, hit, latency_ms)
+
+    def refuse(self, call: Call, fault: BaseException) -> None:
+        """End a call that failed, be it with a bug."""
+        attempt = call.attempt
+        failure = as_failure(fault, attempt.id, operation=attempt.operation)
+        if call.is_over:
+            return
+        self._leave(call)
+        attempt.shard = attempt.shard or failure.shard
+        self._settle(call, *self._failed(call, failure))
+
+    def _failed(self, call: Call, failure: Failure) -> tuple[Outcome, None, float]:
+        """Return outcome, hit and latency of a call that failed. A failure is no miss."""
+        self.admission.refusals += isinstance(failure, Overloaded)
+        latency_ms = self._ms_since(call.started)
+        body = answer.encode_failed(failure, call.attempt.id, latency_ms, call.name)
+        return Outcome(body, failure), None, latency_ms
+
+    def _settle(self, call: Call, outcome: Outcome, hit: bool | None, latency_ms: float) -> None:
+        """Record a call; then it is answered. What a caller is told has been kept."""
+        code = "ok" if outcome.failure is None else outcome.failure.code
+        kept = call.attempt.conclude(code, hit, latency_ms)
+        if kept is not None:
+            self._later(call, self._answer_once_kept, kept, outcome, hit, latency_ms)
+        else:
+            self._answer(call, outcome, hit, latency_ms)
+
+    async def _answer_once_kept(
+        self,
+        call: Call,
+        kept: Awaitable[bool],
+        outcome: Outcome,
+        hit: bool | None,
+        latency_ms: float,
+    ) -> None:
+        unkept = await self._unkept(call, kept, is_told=outcome.failure is None)
+        if unkept is not None:
+            outcome, hit, latency_ms = self._failed(call, unkept)
+            call.attempt.conclude(unkept.code, hit, latency_ms)
+        self._answer(call, outcome, hit, latency_ms)
+
+    def _answer(self, call: Call, outcome: Outcome, hit: bool | None, latency_ms: float) -> None:
+        """Count a call, and answer it."""
+        code = "ok" if outcome.failure is None else outcome.failure.code
+        self._metrics.record(call.attempt.operation, code, hit, latency_ms)
+        self._end(call)
+        call.caller.answer(outcome)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def cancel(self, call: Call) -> None:
+        """End a call that nobody waits for. It may have reached Redis: it is recorded as any other.
+
+        A call that was answered stays as it is.
+        """
+        if call.is_over:
+            return
+        self._leave(call)
+        latency_ms = self._ms_since(call.started)
+        call.attempt.conclude("cancelled", None, latency_ms)
+        self._metrics.record(call.attempt.operation, "cancelled", None, latency_ms)
+        self._end(call)
+        if call.task is not None:
+            call.task.cancel()
 
     async def finish(self, seconds: float) -> None:
         """Let the calls in flight end, for at most ``seconds``; called once, at the end."""
@@ -120,150 +278,51 @@ class Calls:
                 async with asyncio.timeout(seconds):
                     await self._idle.wait()
 
-    async def run(self, call: Call, principal: Principal, raw: bytes) -> Outcome:
-        """Run what the body ``raw`` asks for."""
+    def _end(self, call: Call) -> None:
+        call.is_over = True
+        self.in_flight -= 1
+        if self._idle is not None and not self.in_flight:
+            self._idle.set()
+
+    def _leave(self, call: Call) -> None:
+        """Give back the place of a call, and the room of what was held for it."""
+        if call.share is not None:
+            self.admission.leave(call.share)
+            call.share = None
+        if call.held:
+            self._room.give(call.principal.name, call.held)
+            call.held = 0
+
+    # -- waiting ----------------------------------------------------------------------------------
+
+    def _later(self, call: Call, rest: _Rest, *known: Any) -> None:
+        """Leave the rest of a call to a coroutine, with what is ``known`` so far."""
+        call.task = self._tasks.run(self._guarded(call, rest, *known))
+
+    async def _guarded(self, call: Call, rest: _Rest, *known: Any) -> None:
         try:
-            data, hit = await self._act(call, principal, raw)
-            latency_ms = self._ms_since(call.started)
-            name, attempt = call.operation, call.attempt
-            told = answer.succeeded(data, attempt.id, latency_ms, name, hit, attempt.stale)
-            body = answer.encode(told, self._most)
+            await rest(call, *known)
         except Exception as fault:
-            return await self.refuse(call, fault)
-        return await self._settle(call, Outcome(body), hit, latency_ms)
+            self.refuse(call, fault)
 
-    async def refuse(self, call: Call, fault: Exception) -> Outcome:
-        """End a call that failed, be it with a bug."""
-        attempt = call.attempt
-        failure = as_failure(fault, attempt.id, operation=attempt.operation)
-        attempt.shard = attempt.shard or failure.shard
-        return await self._settle(call, *self._failed(call, failure))
-
-    # -- the line ---------------------------------------------------------------------------------
-
-    async def _act(self, call: Call, principal: Principal, raw: bytes) -> Result:
-        began = self._clock()
-        attempt = call.attempt
-        held = 0
-        share = self.admission.enter(principal.name)
-        try:
-            if len(raw) > LIGHT and (weighs := weight(raw)) > DEAR:
-                self._make_room(principal.name, weighs)
-                held = weighs
-                # Half of the time is for Redis, and the call may have less of its own.
-                await self._turn(principal.name, began + self._settings.deadline / 2, held)
-            operation, command, deadline = self._understand(call, principal, raw, began)
-            raw = b""  # the command holds what is left of it
-            if held and deadline <= self._clock():
-                raise DeadlineExceeded("The call's time was over before its body was decoded.")
-            self._audit.admit()
-            if command.writes:
-                kept = attempt.intend(self._ms_since(began))
-                if kept is not None:
-                    await self._see_kept(call, kept)
-                call.repeatable = command.once is not None
-            done = await self._store.execute(command, deadline)
-        finally:
-            self.admission.leave(share)
-            if held:
-                self._room.give(principal.name, held)
-        attempt.shard, attempt.stale, reply = done.shard, done.stale, done.reply
-        if not command.writes and (weighs := _weight(reply)) > DEAR:
-            self._make_room(principal.name, weighs)
-            try:
-                await self._turn(principal.name, deadline, weighs)
-            finally:
-                self._room.give(principal.name, weighs)
-        return operation.read(reply, self._settings.bounds)
-
-    async def _see_kept(self, call: Call, intent: Awaitable[bool]) -> None:
-        """Pass when an intent is on disk.
+    def _hold(self, call: Call, weighs: int) -> None:
+        """Hold something large for a call, until it `_leave`s.
 
         Raises:
-            Failure: it is not, and nothing was done.
+            Overloaded: its client has too much already. Nothing was done.
         """
-        unkept = await self._unkept(call, intent, is_told=True)
-        if unkept is not None:
-            raise unkept
-
-    def _understand(
-        self, call: Call, principal: Principal, raw: bytes, began: float
-    ) -> tuple[Operation, Command, float]:
-        """Turn a body into what is to be done and until when, and keep nothing else of it.
-
-        Raises:
-            Failure: it can't be done, or may not be.
-        """
-        attempt = call.attempt
-        body = request.decode(raw, self._settings.bounds)
-        call.operation = name = request.operation_name(body)
-        if name in CATALOGUE:  # another may be anything, a customer's data in the wrong field too
-            attempt.operation = name
-        try:
-            wanted = request.coerce(body, principal.limits or self._settings.limits)
-        except Failure:
-            attempt.flow_id, attempt.interaction_id, attempt.key = request.legible(body)
-            raise
-        attempt.flow_id, attempt.interaction_id = wanted.flow_id, wanted.interaction_id
-        attempt.key = wanted.key
-        call.deadline = deadline = began + self._patience(wanted)
-        sizes = principal.sizes or self._settings.sizes
-        operation, command = plan(wanted, self._once_lifetime_ms, sizes)
-        attempt.operation = operation.name
-        verdict = judge(principal, operation.permissions, operation.name, command)
-        if verdict.__class__ is Deny:
-            raise refusal(verdict)
-        return operation, placed(command, principal), deadline
-
-    def _patience(self, wanted: request.Request) -> float:
-        """Return the seconds this call may take from when its body was there."""
-        if wanted.deadline_ms is None:
-            return self._settings.deadline
-        return min(self._settings.deadline, wanted.deadline_ms / 1000)
-
-    def _make_room(self, client: str, weighs: int) -> None:
-        """Hold something large for a client, until it is given back.
-
-        Raises:
-            Overloaded: it has too much already. Nothing was done.
-        """
-        if not self._room.take(client, weighs):
+        if not self._room.take(call.principal.name, weighs):
             raise Overloaded("flowcache holds too many large bodies and values of this client.")
+        call.held = weighs
 
-    async def _turn(self, client: str, deadline: float, weighs: int) -> None:
-        """Wait until this call may decode or encode something large.
+    async def _turn(self, call: Call, deadline: float) -> None:
+        """Wait until a call may decode or encode what is held for it.
 
         Raises:
             Overloaded: others are before it, too many or for too long. Nothing was done.
         """
-        if not await self._turns.wait(client, deadline, weighs):
+        if not await self._turns.wait(call.principal.name, deadline, call.held):
             raise Overloaded("flowcache has too many large bodies and values at work.")
-
-    # -- the end ----------------------------------------------------------------------------------
-
-    async def _settle(
-        self, call: Call, outcome: Outcome, hit: bool | None, latency_ms: float
-    ) -> Outcome:
-        """Record and count a call. What its caller is told has been kept: else it is told that."""
-        attempt = call.attempt
-        code = "ok" if outcome.failure is None else outcome.failure.code
-        kept = attempt.conclude(code, hit, latency_ms)
-        if kept is not None:
-            unkept = await self._unkept(call, kept, is_told=outcome.failure is None)
-            if unkept is not None:
-                outcome, hit, latency_ms = self._failed(call, unkept)
-                code = unkept.code
-                attempt.conclude(code, hit, latency_ms)
-        self._metrics.record(attempt.operation, code, hit, latency_ms)
-        call.is_counted = True
-        return outcome
-
-    def _failed(self, call: Call, failure: Failure) -> tuple[Outcome, None, float]:
-        """Return outcome, hit and latency of a call that failed. A failure is no miss."""
-        self.admission.refusals += isinstance(failure, Overloaded)
-        latency_ms = self._ms_since(call.started)
-        body = answer.encode_failed(failure, call.attempt.id, latency_ms, call.operation)
-        return Outcome(body, failure), None, latency_ms
 
     async def _unkept(self, call: Call, kept: Awaitable[bool], *, is_told: bool) -> Failure | None:
         """Wait until a record is on disk; return what to answer instead when it is not.
@@ -287,8 +346,14 @@ class Calls:
                 )
         return None
 
+    def _patience(self, wanted: request.Request) -> float:
+        """Return the seconds this call may take from when its body was there."""
+        if wanted.deadline_ms is None:
+            return self._settings.deadline
+        return min(self._settings.deadline, wanted.deadline_ms / 1000)
+
     def _ms_since(self, started: float) -> float:
-        return round((self._clock() - started) * 1000, 3)
+        return int((self._clock() - started) * 1e6 + 0.5) / 1000
 
 
 def _weight(reply: Reply) -> int:

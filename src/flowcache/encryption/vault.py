@@ -15,7 +15,7 @@ lives, and when it is used. What it can't find: that Redis gave back an older va
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NoReturn
 
 from msgspec import structs
@@ -24,12 +24,12 @@ from flowcache.encryption.envelope import DecryptionFailure, field_of, string_of
 from flowcache.encryption.keyring import Keyring, new_half
 from flowcache.encryption.settings import Plaintext, SealingSettings
 from flowcache.errors import Forbidden, InvalidResponse
+from flowcache.executing import Executor, Heard, Receiver
 from flowcache.ports import (
     NAMESPACES,
     RESERVED_PREFIX,
     Command,
     Done,
-    Executor,
     Once,
     Reply,
     Values,
@@ -49,7 +49,29 @@ _WHY = {
 """What a caller is told: nothing of what is stored."""
 
 
-class Vault:
+class _Opening(Receiver):
+    """Open what comes back, and pass it on."""
+
+    __slots__ = ("_opened", "_receiver", "_vault", "_words")
+
+    def __init__(self, vault: Vault, opened: _Opened, words: _Words, receiver: Receiver) -> None:
+        self._vault = vault
+        self._opened = opened
+        self._words = words
+        self._receiver = receiver
+
+    def hear(self, result: Heard) -> None:
+        if isinstance(result, Done):
+            try:
+                reply = self._opened(self._vault, self._words, result.reply)
+                result = Done(reply, result.shard, result.stale)
+            except InvalidResponse as failure:
+                failure.shard = result.shard
+                result = failure
+        self._receiver.hear(result)
+
+
+class Vault(Executor):
     """Run commands by ``inner``; in the sealed spaces Redis sees ciphertext only."""
 
     __slots__ = (
@@ -71,16 +93,15 @@ class Vault:
         self._sealed = {} if self._writes_plaintext else _SEALED
         self._failures = dict.fromkeys(DecryptionFailure, 0)
 
-    def execute(self, command: Command, deadline: float) -> Awaitable[Done]:
-        """Run ``command``, as `Executor.execute`.
+    def submit(self, command: Command, deadline: float, receiver: Receiver) -> None:
+        """Run ``command``, as `Executor.submit`.
 
         Raises:
-            InvalidResponse: what is stored can't be opened.
             Forbidden: the command can't work on what is sealed.
         """
         if any(map(self._covers, command.all_keys())):
-            return self._execute_sealed(command, deadline)
-        return self._inner.execute(command, deadline)
+            command, receiver = self._sealed_command(command, receiver)
+        self._inner.submit(command, deadline, receiver)
 
     def status(self) -> EncryptionStatus:
         """Return what was counted since the worker started."""
@@ -92,7 +113,8 @@ class Vault:
             {reason.value: count for reason, count in self._failures.items()},
         )
 
-    async def _execute_sealed(self, command: Command, deadline: float) -> Done:
+    def _sealed_command(self, command: Command, receiver: Receiver) -> tuple[Command, Receiver]:
+        """Return ``command`` as it goes to Redis, and who opens what comes back."""
         key, values, once = command.key, command.values, command.once
         if values is Values.IN_CLEAR:
             _refuse()
@@ -101,14 +123,7 @@ class Vault:
         if once is not None:
             once = self._keyed(once, key)
         command = structs.replace(command, words=words, once=once)
-        done = await self._inner.execute(command, deadline)
-        if opened is None:
-            return done
-        try:
-            return Done(opened(self, command.words, done.reply), done.shard, done.stale)
-        except InvalidResponse as failure:
-            failure.shard = done.shard
-            raise
+        return command, receiver if opened is None else _Opening(self, opened, words, receiver)
 
     def _keyed(self, once: Once, key: bytes) -> Once:
         """Return ``once`` with fingerprints that tell nobody anything.
@@ -175,6 +190,8 @@ def _refuse() -> NoReturn:
 
 # -- where values are, and what becomes of them ----------------------------------------------------
 
+_Opened = Callable[[Vault, _Words, Reply], Reply]
+
 
 def _seal_string(ring: Keyring, words: _Words) -> _Words:
     name, key, value, *more = words
@@ -195,7 +212,7 @@ _SEALED: dict[Values, Callable[[Keyring, _Words], _Words]] = {
 }
 """Where a command holds values -> its words as they go to Redis."""
 
-_OPENED: dict[Values, Callable[[Vault, _Words, Reply], Reply]] = {
+_OPENED: dict[Values, _Opened] = {
     Values.STRING_READ: Vault.open_string,
     Values.FIELD_READ: Vault.open_field,
     Values.FIELDS_READ: Vault.open_fields,

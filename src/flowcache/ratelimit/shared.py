@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 
 from flowcache.errors import Failure
-from flowcache.ports import RESERVED_PREFIX, TAKE, Clock, Command, Executor
+from flowcache.executing import Executor
+from flowcache.ports import RESERVED_PREFIX, TAKE, Clock, Command
 from flowcache.ratelimit.buckets import Bucket, Rate
 
 __all__ = ["SharedBucket"]

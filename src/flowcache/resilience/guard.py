@@ -2,11 +2,12 @@
 
 Each shard has a circuit for each `Access`: reads, writes, and reads that its fallback answers.
 What counts for a circuit: no answer, or a refusal that says Redis is not well. What does not: a
-client's mistake (Redis answered it), a call that Redis declines though it is well, a cancellation,
-and a timeout of a call that gave Redis so little time that it proves nothing. Else one client with
-``deadlineMs: 1`` could open the circuit for all, and so could whatever holds the event loop up: the
-time in which nobody listened is not Redis's time (`LoopWatch.listened`). How slow calls are is
-judged by the same clock, and so is when to hedge.
+client's mistake (Redis answered it), a call that Redis declines though it is well, and a timeout of
+a call that gave Redis so little time that it proves nothing. Else one client with ``deadlineMs: 1``
+could open the circuit for all, and so could whatever holds the event loop up: the time in which
+nobody listened is not Redis's time (`LoopWatch.listened`). How slow calls are is judged by the same
+clock, and so is when to hedge. A caller that gives up changes nothing: what was sent counts by what
+becomes of it.
 
 A read has a second chance where the shard has a fallback, which is a replica (or, where reads go to
 replicas, the primary). There are three cases:
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence, Set
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -43,6 +44,7 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
+from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks
 from flowcache.ports import (
     Access,
     Clock,
@@ -51,9 +53,7 @@ from flowcache.ports import (
     Large,
     Mode,
     Order,
-    ShardT,
     Slow,
-    Store,
     unanswered,
 )
 from flowcache.resilience.breaker import (
@@ -77,7 +77,8 @@ _SOON = 0.5
 _MOMENT = 0.001
 """Seconds that are not worth waiting for."""
 
-_Attempt = asyncio.Task[Done | Large | Failure]
+_Going = asyncio.Task[Done | Large | Failure]
+"""An attempt that goes on beside the call that made it."""
 
 _AILING = "Redis has not been answering for this key; it is given time to recover."
 _ORDERED = "Redis is not asked for this key, by order of an operator, until that is taken back."
@@ -116,12 +117,57 @@ class _Circuits:
         yield Access.FALLBACK, self.fallback
 
 
-class Guard(Generic[ShardT]):
-    """A store that is not asked while it is known not to answer. A `ports.Executor`."""
+class _Attempt(Receiver):
+    """A command that was let through. ``patience`` is None where it has no second chance."""
+
+    __slots__ = (
+        "circuit",
+        "circuits",
+        "command",
+        "deadline",
+        "guard",
+        "heard",
+        "patience",
+        "permit",
+        "receiver",
+        "shard",
+    )
 
     def __init__(
         self,
-        store: Store[ShardT],
+        guard: Guard,
+        shard: Shard,
+        circuits: _Circuits,
+        circuit: Breaker,
+        permit: Permit,
+        command: Command,
+        deadline: float,
+        heard: float,
+        patience: Patience | None,
+        receiver: Receiver,
+    ) -> None:
+        self.guard = guard
+        self.shard = shard
+        self.circuits = circuits
+        self.circuit = circuit
+        self.permit = permit
+        self.command = command
+        self.deadline = deadline
+        self.heard = heard
+        """When it began, on the clock that Redis is judged by."""
+        self.patience = patience
+        self.receiver = receiver
+
+    def hear(self, result: Heard) -> None:
+        self.guard.judge(self, result)
+
+
+class Guard(Executor):
+    """A store that is not asked while it is known not to answer."""
+
+    def __init__(
+        self,
+        store: Store,
         settings: GuardSettings,
         clock: Clock,
         listened: Clock | None = None,
@@ -138,30 +184,20 @@ class Guard(Generic[ShardT]):
         """The last one that concerns a circuit counts."""
         self._rescues = 0
         self._elsewheres = 0
-        self._beside: set[_Attempt] = set()
+        self._tasks = Tasks()
+        self._beside: set[_Going] = set()
         """Attempts that go on beside the call that made them."""
 
-    async def execute(self, command: Command, deadline: float) -> Done:
+    def submit(self, command: Command, deadline: float, receiver: Receiver) -> None:
         """Run ``command`` within ``deadline``, unless the circuit of its shard is open.
 
         Raises:
             CircuitOpen: nothing was sent; ``retry_after`` is when the next probe may go.
-            Failure: as `ports.Executor.execute`.
+            Failure: as `Executor.execute`.
         """
         shard = self._store.shard(command)
-        try:
-            done = await self._execute_at(shard, command, deadline)
-            # The circuits have judged by then.
-            return await done.fetch() if isinstance(done, Large) else done
-        except Failure as failure:
-            failure.shard = shard.name
-            raise
-
-    async def _execute_at(self, shard: ShardT, command: Command, deadline: float) -> Done | Large:
-        """Run ``command`` on its shard, as `execute`."""
         circuits = self._circuits.get(shard.name) or self._new_circuits(shard.name)
-        clock, listened = self._clock, self._listened
-        began, heard = clock(), listened()
+        began, heard = self._clock(), self._listened()
         if command.writes:
             circuit, slow_at, second_chance = circuits.write, None, False
         else:
@@ -172,48 +208,81 @@ class Guard(Generic[ShardT]):
         if isinstance(permit, Refused):
             why = _ORDERED if permit.is_ordered else _AILING
             refusal = CircuitOpen(why, retry_after=permit.retry_after)
-            if second_chance:
-                return await self._elsewhere(shard, circuits, command, deadline, refusal)
-            raise refusal
-        if deadline - began < self._min_budget and circuit.is_probe(permit):
+            refusal.shard = shard.name
+            if not second_chance:
+                raise refusal
+            rest = self._elsewhere(shard, circuits, command, deadline, refusal)
+            self._tell(receiver, shard, rest)
+        elif deadline - began < self._min_budget and circuit.is_probe(permit):
             probe = self._send_probe(circuit, permit, shard, command, deadline, heard)
-            if second_chance:
-                return await self._with_hedge(
-                    probe, shard, circuits, command, deadline, heard, is_patient=True
-                )
-            return await self._until(deadline, probe, command)
-        try:
-            done = await self._store.execute_at(shard, command, deadline, slow_at)
-        except BaseException as fault:
-            self._settle_failed(circuit, permit, fault, deadline, heard)
-            if second_chance and isinstance(fault, RedisUnavailable):
-                return await self._elsewhere(shard, circuits, command, deadline, fault)
-            raise
-        if isinstance(done, Slow):
-            rest = self._judged(done.rest, circuit, permit, deadline, heard, circuits.patience)
+            rest = (
+                self._with_hedge(probe, shard, circuits, command, deadline, heard, is_patient=True)
+                if second_chance
+                else self._until(deadline, probe, command)
+            )
+            self._tell(receiver, shard, rest)
+        else:
+            patience = circuits.patience if second_chance else None
+            attempt = _Attempt(
+                self, shard, circuits, circuit, permit, command, deadline, heard, patience, receiver
+            )
+            try:
+                self._store.submit_at(shard, command, deadline, attempt, slow_at)
+            except Exception as fault:
+                attempt.hear(fault)
+
+    def judge(self, attempt: _Attempt, result: Heard) -> None:
+        """Settle an attempt, unless it goes on, and see to what its receiver hears."""
+        shard, circuits, receiver = attempt.shard, attempt.circuits, attempt.receiver
+        command, deadline, heard = attempt.command, attempt.deadline, attempt.heard
+        if isinstance(result, Slow):
+            rest = self._judged(
+                result.rest, attempt.circuit, attempt.permit, deadline, heard, attempt.patience
+            )
             first = self._beside_call(_as_value(rest))
-            return await self._with_hedge(first, shard, circuits, command, deadline, heard)
-        seconds = listened() - heard
-        circuit.succeed(permit, clock(), seconds)
-        if slow_at is not None:
-            circuits.patience.observe(seconds)
-        return done
+            second = self._with_hedge(first, shard, circuits, command, deadline, heard)
+            self._tell(receiver, shard, second)
+            return
+        if isinstance(result, BaseException):
+            self._settle_failed(attempt.circuit, attempt.permit, result, deadline, heard)
+            if attempt.patience is not None and isinstance(result, RedisUnavailable):
+                elsewhere = self._elsewhere(shard, circuits, command, deadline, result)
+                self._tell(receiver, shard, elsewhere)
+                return
+            if isinstance(result, Failure):
+                result.shard = shard.name
+            receiver.hear(result)
+            return
+        seconds = self._listened() - heard
+        attempt.circuit.succeed(attempt.permit, self._clock(), seconds)
+        if attempt.patience is not None:
+            attempt.patience.observe(seconds)
+        if isinstance(result, Large):  # the circuits have judged by now
+            self._tell(receiver, shard, _given(result))
+        else:
+            receiver.hear(result)
+
+    def _tell(
+        self, receiver: Receiver, shard: Shard, rest: Coroutine[Any, Any, Done | Large]
+    ) -> None:
+        """Have ``receiver`` hear what comes of ``rest``, a large value as a whole."""
+        self._tasks.tell(receiver, _whole(shard.name, rest))
 
     def _send_probe(
         self,
         circuit: Breaker,
         permit: Permit,
-        shard: ShardT,
+        shard: Shard,
         command: Command,
         deadline: float,
         heard: float,
-    ) -> _Attempt:
+    ) -> _Going:
         """Send a probe whose caller has little time, and wait for its reply beside the call."""
         until = self._clock() + self._settings.probe_budget
         attempt = self._store.execute_at(shard, command, deadline, None, until)
         return self._beside_call(_as_value(self._judged(attempt, circuit, permit, deadline, heard)))
 
-    async def _until(self, deadline: float, attempt: _Attempt, command: Command) -> Done | Large:
+    async def _until(self, deadline: float, attempt: _Going, command: Command) -> Done | Large:
         """Return the reply of an attempt that may take longer than its caller waits."""
         await asyncio.wait((attempt,), timeout=max(0.0, deadline - self._clock()))
         if attempt.done():
@@ -224,7 +293,7 @@ class Guard(Generic[ShardT]):
 
     async def _elsewhere(
         self,
-        shard: ShardT,
+        shard: Shard,
         circuits: _Circuits,
         command: Command,
         deadline: float,
@@ -253,8 +322,8 @@ class Guard(Generic[ShardT]):
 
     async def _with_hedge(
         self,
-        first: _Attempt,
-        shard: ShardT,
+        first: _Going,
+        shard: Shard,
         circuits: _Circuits,
         command: Command,
         deadline: float,
@@ -276,7 +345,7 @@ class Guard(Generic[ShardT]):
             _as_value(self._elsewhere(shard, circuits, command, deadline, late))
         )
         attempts = (first, second)
-        waiting: set[_Attempt] = set(attempts)
+        waiting: set[_Going] = set(attempts)
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for attempt in attempts:  # of two that are done the first has the newer reply
@@ -288,7 +357,7 @@ class Guard(Generic[ShardT]):
 
     async def _wait_halfway(
         self,
-        first: _Attempt,
+        first: _Going,
         deadline: float,
         heard: float,
         *,
@@ -329,7 +398,7 @@ class Guard(Generic[ShardT]):
             patience.observe(seconds)
         return done
 
-    def _beside_call(self, attempt: Coroutine[Any, Any, Done | Large | Failure]) -> _Attempt:
+    def _beside_call(self, attempt: Coroutine[Any, Any, Done | Large | Failure]) -> _Going:
         task = asyncio.create_task(attempt)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
@@ -413,6 +482,7 @@ class Guard(Generic[ShardT]):
         for attempt in self._beside:
             attempt.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
+        await self._tasks.close()
 
     def _new_circuits(self, shard: str) -> _Circuits:
         self._forget_the_gone()
@@ -436,6 +506,20 @@ class Guard(Generic[ShardT]):
 def _is_no_answer(result: object) -> bool:
     """Tell whether a call ended without an answer from Redis, be it a refusal."""
     return isinstance(result, RedisUnavailable | DeadlineExceeded | CircuitOpen)
+
+
+async def _given(done: Large) -> Large:
+    return done
+
+
+async def _whole(shard: str, rest: Coroutine[Any, Any, Done | Large]) -> Done:
+    """Return what comes of ``rest``, fetched if it is large. A failure has the shard's name."""
+    try:
+        done = await rest
+        return await done.fetch() if isinstance(done, Large) else done
+    except Failure as failure:
+        failure.shard = shard
+        raise
 
 
 async def _as_value(call: Awaitable[Done | Large]) -> Done | Large | Failure:

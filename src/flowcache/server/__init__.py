@@ -9,6 +9,7 @@ From the outside in:
 - `tls`          TLS between a socket and a connection
 - `connection`   one client: states, order, flow control
 - `exchange`     one request and its answer, as ASGI has it
+- `direct`       a second way to the application, for requests that came whole
 - `framing`      from bytes to requests; no I/O
 - `refusal`      what the server itself answers
 - `turns`        what takes a bounded part of each turn of the event loop

@@ -43,8 +43,9 @@ import structlog
 
 from flowcache.server.asgi import ASGIApp
 from flowcache.server.clocks import Clock
-from flowcache.server.exchange import AnswerHeads, Exchange
-from flowcache.server.framing import HeadReader
+from flowcache.server.direct import Direct, Fields, Request
+from flowcache.server.exchange import AnswerHeads, Exchange, persistence
+from flowcache.server.framing import HeadReader, KnownHead
 from flowcache.server.refusal import BadRequest, Refuse
 from flowcache.server.wire import Wire
 
@@ -60,6 +61,9 @@ would go on with the same connection as long as segments are full."""
 _UNSENT = 16 * 1024
 """Bytes of answers that may wait to be sent; the next request is begun when there are fewer, and
 what all connections hold of more is bounded (`Stalled`)."""
+_MOST_MISSES = 3
+"""Heads in a row that were not the one before; then none is remembered any more: where each request
+has an id of its own in its head, to remember would be for nothing."""
 _DROPPED = 64 * 1024 * 1024
 """Bytes that are read and dropped once nothing more is taken from a client."""
 
@@ -147,6 +151,7 @@ class Site:
         "buffer",
         "clock",
         "connections",
+        "direct",
         "heads",
         "is_draining",
         "loop",
@@ -165,10 +170,12 @@ class Site:
         on_gone: Callable[[], None],
         scheme: str = "http",
         most_unsent: int = 32 << 20,
+        direct: Direct | None = None,
     ) -> None:
         self.app = app
         self.buffer = memoryview(bytearray(_SEGMENT))
         """Where what comes is read to, of all connections: it is taken out at once."""
+        self.direct = direct
         self.scheme = scheme
         self.loop = loop
         self.clock = clock
@@ -191,6 +198,8 @@ class Connection(asyncio.BufferedProtocol):
         "_ends",
         "_exchange",
         "_is_cut",
+        "_known",
+        "_misses",
         "_on_writable",
         "_reader",
         "_reads",
@@ -224,7 +233,11 @@ class Connection(asyncio.BufferedProtocol):
         self._site = site
         self._transport: Wire | None = None
         self._reader = HeadReader()
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Request | None = None
+        self._known: KnownHead | None = None
+        """The last head that went to the direct entrance."""
+        self._misses = 0
+        """How many heads in a row were not that one."""
         self._ahead = b""
         self._reads = True
         self._end_of_input = False
@@ -295,12 +308,12 @@ class Connection(asyncio.BufferedProtocol):
         self._end_of_input = True
         exchange = self._exchange
         if exchange is not None:
-            if not exchange.is_complete:
+            if isinstance(exchange, Exchange) and not exchange.is_complete:
                 exchange.break_off()
         elif self.state is State.HEAD and self._reader.is_inside:
             self.refuse(BadRequest("The request broke off before the end of its head."))
-        elif self.state is not State.STALLED:
-            self._close()
+        elif self.state is not State.STALLED and self.state is not State.BUSY:
+            self._close()  # else it is looked at when what came before it has had its turn
         return True  # to close is not left to the transport: it would wait for the client for ever
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -335,6 +348,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _read(self, data: bytes) -> None:
         """Read a head; there is no request under way."""
+        known = self._known
+        if known is not None:
+            if known.begins(data):
+                self._misses = 0
+                body, self._ahead = known.body(data), data[known.whole :]
+                self._start(Request(self, known.head, body, known.kept), len(data))
+                return
+            self._misses += 1
+        is_first = not self._reader.is_inside
         try:
             found = self._reader.feed(data)
         except BadRequest as fault:
@@ -345,6 +367,16 @@ class Connection(asyncio.BufferedProtocol):
                 self._enter(State.HEAD)
             return
         head, rest = found
+        direct = self._site.direct
+        if direct is not None and 0 <= head.length <= len(rest) and direct.takes(head):
+            body, self._ahead = rest[: head.length], rest[head.length :]
+            request = Request(self, head, body, None)
+            self._start(request, len(data))
+            if request.kept is not None and is_first and self._misses < _MOST_MISSES:
+                self._known = KnownHead(data[: len(data) - len(rest)], head, request.kept)
+            else:
+                self._known = None
+            return
         self.state = State.BUSY
         self._exchange = exchange = Exchange(self, head)
         if not exchange.is_complete:
@@ -353,6 +385,37 @@ class Connection(asyncio.BufferedProtocol):
         if len(data) > _READ_AHEAD:
             self._pause_if_full()
         exchange.task = self.loop.create_task(self._run(exchange))
+
+    def _start(self, request: Request, size: int) -> None:
+        """Hand a whole request over; ``size`` bytes were read at once."""
+        self.state = State.BUSY
+        self._exchange = request
+        if size > _READ_AHEAD:
+            self._pause_if_full()
+        direct = self._site.direct
+        assert direct is not None
+        try:
+            direct.start(request)
+        except Exception as fault:
+            reference, status, headers, body = self._site.refuse(None)
+            _log.error("a bug", request_id=reference, path=request.head.target, exc_info=fault)
+            self.answer(request, status, headers, body)
+
+    def answer(self, request: Request, status: int, headers: Fields, body: bytes) -> None:
+        """Send the whole answer to a request that was handed over, and go on."""
+        if self._exchange is not request:
+            return  # it was cut
+        self._exchange = None
+        head = request.head
+        closes = not head.keep_alive or self._site.is_draining
+        stays = persistence(head, closes=closes)
+        self.write(self.heads.whole(status, headers, len(body), stays) + body)
+        if self.state is State.GONE:
+            self._leave()
+            return
+        self._ends = self._ends or closes
+        if self.state is not State.STALLED:
+            self._go_on()
 
     def _feed(self, exchange: Exchange, data: bytes) -> bytes:
         try:
@@ -368,7 +431,7 @@ class Connection(asyncio.BufferedProtocol):
             if exchange.is_broken or (exchange.is_answered and exchange.closes):
                 self.drop(len(data))  # nobody will read it: it is not even looked at
                 return
-            if not exchange.is_complete:
+            if isinstance(exchange, Exchange) and not exchange.is_complete:
                 data = self._feed(exchange, data)
         if data:
             self._ahead += data
@@ -419,12 +482,23 @@ class Connection(asyncio.BufferedProtocol):
             self.end()
             return
         self.has_been_served = True
+        if self._ahead:
+            # In the next turn of the loop: others come between, however many were sent at once.
+            self.loop.call_soon(self._read_on)
+            return
         self._read_again()
         self._enter(State.IDLE)
-        ahead = self._ahead
-        if ahead:
-            self._ahead = b""
-            self._read(ahead)
+        if self._end_of_input:
+            self.eof_received()
+
+    def _read_on(self) -> None:
+        """Read the next request, which came ahead of time."""
+        if self._exchange is not None or self.state is not State.BUSY:
+            return  # it was cut, or waits for its client again
+        ahead, self._ahead = self._ahead, b""
+        self._read_again()
+        self._enter(State.IDLE)
+        self._read(ahead)
         if self._end_of_input and self._exchange is None:
             # The end of the input has had to wait for its turn, as what came before it.
             self.eof_received()
@@ -510,6 +584,14 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         if exchange is None:
             self.abort()
+            return
+        if isinstance(exchange, Request):
+            self._exchange = None
+            if exchange.handler is not None:
+                exchange.handler.cancel()
+            self.abort()
+            if self.state is State.GONE:
+                self._leave()
             return
         exchange.task.add_done_callback(partial(self._let_go, exchange))
         exchange.task.cancel()

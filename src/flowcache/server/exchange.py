@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from flowcache.server.asgi import Message, Scope
 from flowcache.server.framing import ChunkedBody, Head
 
-__all__ = ["AnswerHeads", "Exchange", "Line"]
+__all__ = ["AnswerHeads", "Exchange", "Line", "persistence", "split_target"]
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -28,10 +28,12 @@ _BLOCKS_KEPT = 64
 class AnswerHeads:
     """Write the heads of answers; what they have in common is put together once a second."""
 
-    __slots__ = ("_blocks", "_date", "_lines")
+    __slots__ = ("_blocks", "_date", "_last", "_last_block", "_lines")
 
     def __init__(self) -> None:
         self._date = b""
+        self._last: tuple[int, Fields] | None = None
+        self._last_block = b""
         self._lines: dict[int, bytes] = {}
         self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 
@@ -39,6 +41,7 @@ class AnswerHeads:
         """Set what ``Date`` says (RFC 9110, 6.6.1: a server that has a clock sends it)."""
         if date != self._date:
             self._date = date
+            self._last = None
             self._lines.clear()
 
     def begin(self, status: int) -> bytes:
@@ -52,6 +55,19 @@ class AnswerHeads:
             line = b"HTTP/1.1 %d %b\r\ndate: %b\r\n" % (status, phrase.encode(), self._date)
             self._lines[status] = line
         return line
+
+    def whole(self, status: int, fields: Fields, length: int, persistence: bytes) -> bytes:
+        """Return the head of an answer whose ``length`` is known.
+
+        Raises:
+            ValueError: a field has a line break.
+        """
+        last = self._last
+        if last is None or last[0] != status or last[1] is not fields:
+            self._last_block = self.begin(status) + self.fields(fields)
+            self._last = (status, fields)
+        framing = b"" if _has_no_content(status) else b"content-length: %d\r\n" % length
+        return b"%b%b%b\r\n" % (self._last_block, framing, persistence)
 
     def fields(self, fields: Fields) -> bytes:
         """Return the application's fields as lines; a tuple of tuples is written once.
@@ -251,9 +267,8 @@ class Exchange:
         if self.head.method == "HEAD":
             length = _declared(headers) or length
             body = b""
-        begin, fields = self._line.heads.begin(status), self._line.heads.fields(headers)
-        framing = b"" if _has_no_content(status) else b"content-length: %d\r\n" % length
-        self._line.write(b"%b%b%b%b\r\n%b" % (begin, fields, framing, self._persistence(), body))
+        head = self._line.heads.whole(status, headers, length, self._persistence())
+        self._line.write(head + body)
         self._end()
 
     def _begin_stream(self) -> _Stream:
@@ -277,9 +292,7 @@ class Exchange:
         A body that is still to come is not waited for: it may be long, or never come.
         """
         self.closes = not self.head.keep_alive or not self.is_complete or self._line.is_ending
-        if self.closes:
-            return b"connection: close\r\n"
-        return b"" if self.head.version == "1.1" else b"connection: keep-alive\r\n"
+        return persistence(self.head, closes=self.closes)
 
     @property
     def has_begun(self) -> bool:
@@ -310,6 +323,13 @@ class _Stream:
         """Return the last part."""
         end = b"0\r\n\r\n" if self._chunked and self._has_body else b""
         return self.part(body) + end
+
+
+def persistence(head: Head, *, closes: bool) -> bytes:
+    """Return the field that says whether the connection stays, where one is needed."""
+    if closes:
+        return b"connection: close\r\n"
+    return b"" if head.version == "1.1" else b"connection: keep-alive\r\n"
 
 
 def _declared(headers: Fields) -> int | None:

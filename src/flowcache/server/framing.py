@@ -21,12 +21,13 @@ its place. That word is the only thing that is judged here.
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from flowcache.server.refusal import BadRequest
 
-__all__ = ["MAX_FIELDS", "MAX_HEAD", "ChunkedBody", "Head", "HeadReader"]
+__all__ = ["MAX_FIELDS", "MAX_HEAD", "ChunkedBody", "Head", "HeadReader", "KnownHead"]
 
 MAX_HEAD = 32 * 1024
 """Bytes of a head, from its first to the end of its empty line."""
@@ -132,6 +133,15 @@ class Head:
                 version == "1.1" and fields[b"expect"].lower() == b"100-continue"
             )
 
+    def without_fields(self) -> Head:
+        """Return what is known of this head but its fields."""
+        head = Head()
+        head.method, head.target, head.version = self.method, self.target, self.version
+        head.fields = {}
+        head.length = self.length
+        head.keep_alive, head.expects_continue = self.keep_alive, self.expects_continue
+        return head
+
     @staticmethod
     def _all(name: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return the values of all fields of one name as one (RFC 9110, 5.3)."""
@@ -193,6 +203,7 @@ class HeadReader:
                 self._line += data
             return None
         head = self._head
+        del self._head  # it holds a credential, as a rule
         line = self._line + data if self._line else data
         if not line.startswith(b"HTTP/", len(parser.get_method()) + len(head.target) + 2):
             raise _refused("HTTP/1.1 and HTTP/1.0 are spoken here")
@@ -223,6 +234,33 @@ class HeadReader:
             return data[found.start(1) :]
         self._method = method.decode("ascii")
         return b"GET" + data[found.end(1) :]
+
+
+class KnownHead:
+    """A head that a connection has seen: the next one is known by its digest, and not parsed.
+
+    Clients tend to repeat a head to the byte. It holds a credential, as a rule, which must not stay
+    in memory between two requests: neither the bytes nor the fields are kept, only their digest,
+    what framing needs, and what the application makes of it (``kept``).
+    """
+
+    __slots__ = ("_digest", "_size", "head", "kept", "whole")
+
+    def __init__(self, raw: bytes, head: Head, kept: object) -> None:
+        self._digest = sha256(raw).digest()
+        self._size = len(raw)
+        self.whole = self._size + head.length
+        """The bytes of a request that has this head, with its body."""
+        self.head = head.without_fields()
+        self.kept = kept
+
+    def begins(self, data: bytes) -> bool:
+        """Tell whether ``data`` begins with a whole request that has this head."""
+        return len(data) >= self.whole and sha256(data[: self._size]).digest() == self._digest
+
+    def body(self, data: bytes) -> bytes:
+        """Return the body of that request."""
+        return data[self._size : self.whole]
 
 
 _CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

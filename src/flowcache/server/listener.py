@@ -22,6 +22,7 @@ import structlog
 from flowcache.server.asgi import ASGIApp
 from flowcache.server.clocks import Clock, Now
 from flowcache.server.connection import Connection, Patience, Site, State
+from flowcache.server.direct import direct_of
 from flowcache.server.refusal import Refuse
 from flowcache.server.tls import TlsWire
 from flowcache.server.turns import Turnstile
@@ -90,7 +91,9 @@ class Listener:
         self._clock = clock
         self._now = now
         scheme = "http" if tls is None else "https"
-        self._site = Site(app, loop, clock, refuse, self._on_gone, scheme, limits.unsent_bytes)
+        self._site = Site(
+            app, loop, clock, refuse, self._on_gone, scheme, limits.unsent_bytes, direct_of(app)
+        )
         self._protocol: Callable[[Connection], asyncio.BufferedProtocol] = (
             _as_it_is
             if tls is None

@@ -14,22 +14,27 @@ what came in the meantime: a reply that lies in a socket is handed to its caller
 is. Where replies are called slow it waits a little longer: a command may have left only when the
 loop went on.
 
-A `Waiter` lets go of its future when the reply comes, so that a bucket that still lies ahead keeps
-no reply alive.
+A `Waiter` drops its listener when the reply comes, so that a bucket that still lies ahead keeps
+no call and no reply alive.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from math import ceil
 from typing import Any
 
+import structlog
+
 from flowcache.ports import Clock
 from flowcache.store.replies import EXPIRED, SlowReply
 
-__all__ = ["TICK", "Deadlines", "Waiter"]
+__all__ = ["TICK", "AwaitedReply", "Deadlines", "Listener", "Waiter"]
+
+_log = structlog.get_logger(__name__)
 
 TICK = 0.005
 """Seconds."""
@@ -43,33 +48,77 @@ turn as its timers, before it reads the sockets.
 _PER_SECOND = round(1 / TICK)
 
 
-class Waiter:
-    """A place in the queue of replies. ``future`` is None once it is answered, or nobody waits."""
+class Listener:
+    """Something that waits for a reply."""
 
-    __slots__ = ("future", "since")
+    __slots__ = ()
 
-    def __init__(self, future: asyncio.Future[Any] | None, since: float) -> None:
+    def hear(self, result: object) -> None:
+        """Take the reply, or the `Fault` that came in its place. Called once.
+
+        It is called while the replies of a whole read are handed out, and must not wait.
+        """
+        raise NotImplementedError
+
+    def fail(self, bug: Exception) -> None:
+        """Hear what `hear` raised: whoever waits behind it must not wait for ever."""
+
+    def is_gone(self) -> bool:
+        """Tell whether nobody wants to know any more."""
+        return False
+
+
+class AwaitedReply(Listener):
+    """A coroutine that waits for a reply: ``future`` is what it awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
+
+    def hear(self, result: object) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def is_gone(self) -> bool:
+        return self.future.done()
+
+
+class Waiter:
+    """A place in the queue of replies. ``listener`` is None once it has heard, or nobody waits."""
+
+    __slots__ = ("listener", "since")
+
+    def __init__(self, listener: Listener | None, since: float) -> None:
+        self.listener = listener
         self.since = since
 
     def answer(self, result: object) -> None:
-        """Hand ``result`` to the caller, unless it gave up or has been answered."""
-        future = self.future
-        if future is not None:
-            self.future = None
-            if not future.done():
-                future.set_result(result)
+        """Hand ``result`` to the listener, unless it has been answered.
 
-    def expire(self) -> None:
-        """Tell the caller that its deadline has passed."""
+        What a listener raises is a bug, and must not keep others from their replies.
+        """
+        listener = self.listener
+        if listener is not None:
+            self.listener = None
+            try:
+                listener.hear(result)
+            except Exception as bug:
+                _log.error("a bug", exc_info=bug)
+                with suppress(Exception):
+                    listener.fail(bug)
+
+    def expire(self, _: asyncio.AbstractEventLoop) -> None:
+        """Tell the listener that its deadline has passed."""
         self.answer(EXPIRED)
 
-    def tell_slow(self) -> None:
-        """Tell the caller that it takes long, and hand it a new future for the reply."""
-        future = self.future
-        if future is not None and not future.done():
-            self.future = future.get_loop().create_future()
-            future.set_result(SlowReply(self.future))
+    def tell_slow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell the listener that it takes long, and hand it a future for the reply."""
+        listener = self.listener
+        if listener is not None and not listener.is_gone():
+            rest = loop.create_future()
+            self.answer(SlowReply(rest))
+            self.listener = AwaitedReply(rest)
 
 
 class Deadlines:
@@ -84,7 +133,7 @@ class Deadlines:
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
-        act: Callable[[Waiter], None] = Waiter.expire,
+        act: Callable[[Waiter, asyncio.AbstractEventLoop], None] = Waiter.expire,
         pause: float = 0.0,
     ) -> None:
         self._pause = pause
@@ -123,8 +172,8 @@ class Deadlines:
             return
         while self._order and self._order[0] <= now:
             for waiter in self._buckets.pop(heappop(self._order)):
-                if waiter.future is not None:
-                    self._act(waiter)
+                if waiter.listener is not None:
+                    self._act(waiter, self._loop)
         if self._order:
             self._arm()
 
@@ -135,6 +184,6 @@ class Deadlines:
             self._timer = None
         for bucket in self._buckets.values():
             for waiter in bucket:
-                self._act(waiter)
+                self._act(waiter, self._loop)
         self._buckets.clear()
         self._order.clear()

@@ -5,6 +5,7 @@ The rules:
 1. *Order.* Redis answers in the order it was asked, so `_Wire.waiting` is a queue and a reply
    belongs to its head. Nothing is ever removed from the middle: a caller that gave up is answered
    and forgotten (`Waiter.answer`), but its place stays until its reply comes and is dropped.
+   Listeners hear their replies while a read is taken apart, one after the other.
 2. *One write a loop turn.* Commands are collected and leave together when the turn ends.
 3. *No queue while disconnected.* Then `send` answers at once that nothing was sent.
 4. *Bounded.* At most ``max_pending`` commands wait, at most ``max_reply`` bytes make a reply.
@@ -38,7 +39,7 @@ from flowcache.status import LinkStatus
 from flowcache.store.backoff import reconnect_delay
 from flowcache.store.cancelling import cancel
 from flowcache.store.connection import ConnectFault, ask, close, connect, take_over
-from flowcache.store.deadlines import Deadlines, Waiter
+from flowcache.store.deadlines import AwaitedReply, Deadlines, Listener, Waiter
 from flowcache.store.parser import Parser
 from flowcache.store.replies import FULL, LOST, NOT_SENT, OVERSIZED, ErrorReply
 from flowcache.store.settings import Address, StoreSettings
@@ -96,13 +97,7 @@ class _Wire(asyncio.Protocol):
         try:
             for reply in parser.parse(data):
                 if reply.__class__ is not PushNotification:
-                    waiter = waiting.popleft()
-                    # `Waiter.answer`, written out: this is done for each reply there is.
-                    future = waiter.future
-                    if future is not None:
-                        waiter.future = None
-                        if not future.done():
-                            future.set_result(reply)
+                    waiting.popleft().answer(reply)
         except IndexError:
             self.lose("the server sent a reply that nobody asked for")
         if parser.fault is not None:
@@ -194,29 +189,44 @@ class Link:
         slow_at: float | None = None,
         after: bytes | None = None,
     ) -> Awaitable[Any]:
-        """Put a packed command on the wire and return what will be its reply.
+        """Put a packed command on the wire, as `submit`, and return what will be its reply.
 
-        ``after`` is a command that has to stand right before it; its own reply is dropped. The
-        result is the reply, or a `Fault`: it never raises. It is a `SlowReply` when there is no
-        other by ``slow_at``, on the clock ``listened``.
+        The result is the reply, or a `Fault`: it never raises.
         """
         future = self._loop.create_future()
+        self.submit(AwaitedReply(future), data, deadline, slow_at=slow_at, after=after)
+        return future
+
+    def submit(
+        self,
+        listener: Listener,
+        data: bytes,
+        deadline: float,
+        *,
+        slow_at: float | None = None,
+        after: bytes | None = None,
+    ) -> None:
+        """Put a packed command on the wire; ``listener`` hears its reply, or a `Fault`.
+
+        It hears at once where nothing is sent. It hears a `SlowReply` when there is no other by
+        ``slow_at``, on the clock ``listened``. ``after`` is a command that has to stand right
+        before this one; its own reply is dropped.
+        """
         wire = self._wire
         if wire is None:
-            future.set_result(NOT_SENT)
-            return future
+            listener.hear(NOT_SENT)
+            return
         if wire.congested or len(wire.waiting) >= self._settings.max_pending:
-            future.set_result(FULL)
-            return future
+            listener.hear(FULL)
+            return
         since = self._listened()
         if after is not None:
             self._put(wire, after, Waiter(None, since))
-        waiter = Waiter(future, since)
+        waiter = Waiter(listener, since)
         self._put(wire, data, waiter)
         self._deadlines.add(waiter, deadline)
         if slow_at is not None:
             self._slowness.add(waiter, slow_at)
-        return future
 
     def _put(self, wire: _Wire, data: bytes, waiter: Waiter) -> None:
         wire.out.append(data)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Set
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flowcache.budget import Budget
 from flowcache.errors import (
@@ -26,6 +26,7 @@ from flowcache.errors import (
     TooLarge,
     Unconfirmed,
 )
+from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks
 from flowcache.ports import Clock, Command, Done, Large, Reply, Slow
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import (
@@ -36,6 +37,7 @@ from flowcache.store.commands import (
     pack_wait,
     pack_whole,
 )
+from flowcache.store.deadlines import Listener
 from flowcache.store.link import Link, LinkState
 from flowcache.store.pursuit import Means, Pursuit, Refusals
 from flowcache.store.replies import TOO_LARGE, ErrorReply, Fault, SlowReply
@@ -71,7 +73,59 @@ class _Reading(NamedTuple):
     stale: bool = False
 
 
-class RedisStore:
+class _Sent(Listener):
+    """A command that was sent, and who wants to hear what comes of it."""
+
+    __slots__ = (
+        "command",
+        "deadline",
+        "link",
+        "packed",
+        "receiver",
+        "shard",
+        "slow_at",
+        "store",
+        "until",
+    )
+
+    def __init__(
+        self,
+        store: RedisStore,
+        shard: ShardRoute,
+        command: Command,
+        packed: Packed,
+        link: Link,
+        deadline: float,
+        until: float,
+        slow_at: float | None,
+        receiver: Receiver,
+    ) -> None:
+        self.store = store
+        self.shard = shard
+        self.command = command
+        self.packed = packed
+        self.link = link
+        self.deadline = deadline
+        self.until = until
+        self.slow_at = slow_at
+        self.receiver = receiver
+
+    def hear(self, result: Any) -> None:
+        most = self.packed.most
+        if (
+            not isinstance(result, Fault)
+            if most is None
+            else result.__class__ is bytes and 0 < len(result) <= most
+        ):
+            self.receiver.hear(Done(result, self.shard.name))
+        else:
+            self.store.go_on(self, result)
+
+    def fail(self, bug: Exception) -> None:
+        self.receiver.hear(bug)
+
+
+class RedisStore(Store, Executor):
     """A Redis of any topology. Created inside a running event loop; start it, then close it."""
 
     def __init__(
@@ -88,9 +142,10 @@ class RedisStore:
         self._confirm = settings.confirm_replicas
         self._clock = clock
         self._means = Means(self._routes, self._retries, Refusals(clock), clock)
+        self._tasks = Tasks()
 
     def shard(self, command: Command) -> ShardRoute:
-        """Return the shard that holds the keys of ``command``; see `ports.Store.shard`."""
+        """Return the shard that holds the keys of ``command``; see `Store.shard`."""
         if len(command.keys) > 1 and len(set(map(key_slot, command.all_keys()))) > 1:
             raise InvalidRequest(_SCATTERED)
         return self._routes.shard(command.key)
@@ -100,7 +155,7 @@ class RedisStore:
         return self._routes.shards.keys()
 
     async def execute(self, command: Command, deadline: float) -> Done:
-        """Run ``command`` where its keys live; a `ports.Executor` without a guard."""
+        """Run ``command`` where its keys live; an `Executor` without a guard."""
         shard = self.shard(command)
         try:
             done = await self.execute_at(shard, command, deadline)
@@ -110,43 +165,68 @@ class RedisStore:
             failure.shard = shard.name
             raise
 
-    async def execute_at(
+    def submit(self, command: Command, deadline: float, receiver: Receiver) -> None:
+        """Run ``command``, as `execute`."""
+        self._tasks.tell(receiver, self.execute(command, deadline))
+
+    def submit_at(
         self,
-        shard: ShardRoute,
+        shard: Shard,
         command: Command,
         deadline: float,
+        receiver: Receiver,
         slow_at: float | None = None,
         wait_until: float | None = None,
-    ) -> Done | Slow | Large:
-        """Run ``command``; see `ports.Store.execute_at`."""
+    ) -> None:
+        """Run ``command``; see `Store.submit_at`."""
+        assert isinstance(shard, ShardRoute)
         self._retries.deposit()
         packed = pack(command)
         until = deadline if wait_until is None else wait_until
         if command.writes:
             if self._confirm:
-                return await self._confirmed(shard, command, packed, deadline, until)
+                rest = self._confirmed(shard, command, packed, deadline, until)
+                self._tasks.tell(receiver, rest)
+                return
             link = shard.primary
         else:
             link = shard.reader()
             if shard.is_demoted:
-                return await self._read_at(shard, link, command, deadline)
-        reply = await link.send(packed.data, until, slow_at=slow_at)
-        most = packed.most
-        if not isinstance(reply, Fault):
-            if most is None or (reply.__class__ is bytes and 0 < len(reply) <= most):
-                return Done(reply, shard.name)
-            if packed.is_unclear(reply):
-                packed = self._ask_whole(command, packed, deadline)
-                reply = await link.send(packed.data, until, slow_at=slow_at)
+                self._tasks.tell(receiver, self._read_at(shard, link, command, deadline))
+                return
+        sent = _Sent(self, shard, command, packed, link, deadline, until, slow_at, receiver)
+        link.submit(sent, packed.data, until, slow_at=slow_at)
+
+    def go_on(self, sent: _Sent, result: Any) -> None:
+        """Go on with a command whose first reply was not all: a fault, or a part of a value."""
+        heard: Heard | None
+        try:
+            heard = self._next(sent, result)
+        except Failure as failure:
+            heard = failure
+        if heard is not None:
+            sent.receiver.hear(heard)
+
+    def _next(self, sent: _Sent, result: Any) -> Done | Slow | Large | None:
+        """Return what came of a command; None: that has to be waited for."""
+        command, packed, shard, deadline = sent.command, sent.packed, sent.shard, sent.deadline
+        if packed.is_unclear(result):
+            sent.packed = packed = self._ask_whole(command, packed, deadline)
+            sent.link.submit(sent, packed.data, sent.until, slow_at=sent.slow_at)
+            return None
+        link, until = sent.link, sent.until
         patience = command.writes or not shard.has_fallback()
-        if isinstance(reply, Fault):
-            pursuit = Pursuit(
-                self._means, command, packed, link, deadline, patience=patience, until=until
-            )
-            rest = self._follow(pursuit, shard.name, command, packed, reply)
-            return Slow(rest) if isinstance(reply, SlowReply) else await rest
-        reading = _Reading(command, shard.name, packed, link, None, deadline, patience)
-        return await self._finish(reading, reply)
+        if not isinstance(result, Fault):
+            reading = _Reading(command, shard.name, packed, link, None, deadline, patience)
+            return self._whole(reading, packed, result)
+        pursuit = Pursuit(
+            self._means, command, packed, link, deadline, patience=patience, until=until
+        )
+        rest = self._follow(pursuit, shard.name, command, packed, result)
+        if isinstance(result, SlowReply):
+            return Slow(rest)
+        self._tasks.tell(sent.receiver, rest)
+        return None
 
     async def _follow(
         self, pursuit: Pursuit, shard: str, command: Command, packed: Packed, fault: Fault
@@ -161,30 +241,31 @@ class RedisStore:
 
     async def _finish(self, reading: _Reading, reply: Reply) -> Done | Large:
         """Return the value that is read, of which ``reply`` may be a part."""
-        whole = await self._complete(reading, reply)
-        if isinstance(whole, Large):
-            return whole
-        return Done(whole, reading.shard, reading.stale)
-
-    async def _complete(self, reading: _Reading, reply: Reply) -> Reply | Large:
-        command, packed = reading.command, reading.packed
+        packed = reading.packed
         if packed.is_unclear(reply):
-            packed = self._ask_whole(command, packed, reading.deadline)
+            packed = self._ask_whole(reading.command, packed, reading.deadline)
             reply = await self._ask_more(reading, packed)
+        return self._whole(reading, packed, reply)
+
+    def _whole(self, reading: _Reading, packed: Packed, reply: Reply) -> Done | Large:
+        """Return the value that ``reply`` to ``packed`` is, or how to fetch it.
+
+        Raises:
+            TooLarge: it is larger than a read may return.
+        """
         if reply.__class__ is list:
-            return _as_hash(reply)
+            return Done(_as_hash(reply), reading.shard, reading.stale)
         if reply.__class__ is bytes:
             size = len(reply)
         elif reply.__class__ is int:
             size = reply
         else:
-            return reply
-        if size == ELSEWHERE:
-            return Large(partial(self._fetch, reading))
-        if size <= (packed.most or 0):
-            return reply
-        if size > command.sizes.reply:
-            raise TooLarge(TOO_LARGE)
+            return Done(reply, reading.shard, reading.stale)
+        if size != ELSEWHERE:
+            if size <= (packed.most or 0):
+                return Done(reply, reading.shard, reading.stale)
+            if size > reading.command.sizes.reply:
+                raise TooLarge(TOO_LARGE)
         return Large(partial(self._fetch, reading))
 
     def _ask_whole(self, command: Command, packed: Packed, deadline: float) -> Packed:
@@ -252,10 +333,9 @@ class RedisStore:
         milliseconds = max(1, int((deadline - self._clock()) * 900))
         return link.send(pack_wait(self._confirm, milliseconds), deadline)
 
-    async def read_elsewhere(
-        self, shard: ShardRoute, command: Command, deadline: float
-    ) -> Done | Large:
-        """Have the fallback of ``shard`` answer; see `ports.Store.read_elsewhere`."""
+    async def read_elsewhere(self, shard: Shard, command: Command, deadline: float) -> Done | Large:
+        """Have the fallback of ``shard`` answer; see `Store.read_elsewhere`."""
+        assert isinstance(shard, ShardRoute)
         link = shard.fallback()
         if link is None:
             raise RedisUnavailable("Redis is not to be reached.")

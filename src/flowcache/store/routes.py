@@ -22,6 +22,7 @@ import structlog
 from msgspec import structs
 
 from flowcache.errors import RedisUnavailable
+from flowcache.executing import Shard
 from flowcache.ports import Access, Clock
 from flowcache.store.bulk import Bulk
 from flowcache.store.cancelling import cancel
@@ -82,7 +83,7 @@ class Role(StrEnum):
 _Place = tuple[Address, Role]
 
 
-class ShardRoute:
+class ShardRoute(Shard):
     """A shard at run time: its primary's link and those of its replicas.
 
     ``writer`` is the link for writes, which is the primary's own unless they wait for replicas.
@@ -91,7 +92,6 @@ class ShardRoute:
     __slots__ = (
         "_from_replica",
         "is_demoted",
-        "name",
         "primary",
         "replicas",
         "slots",
@@ -109,7 +109,7 @@ class ShardRoute:
         turn: Iterator[int] | None = None,
     ) -> None:
         # Named for its primary: a replica that takes over starts with circuits of its own.
-        self.name = str(shard.primary)
+        super().__init__(str(shard.primary))
         self.slots = shard.slots
         self.primary = primary
         self.writer = writer

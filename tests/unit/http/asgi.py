@@ -24,6 +24,7 @@ from flowcache.ports import DEFAULT_SIZES, AuditRecord, Command, Done, Reply
 from flowcache.ratelimit.buckets import Bucket, Rate
 from flowcache.server.asgi import ASGIApp, Message, Receive
 from tests.commands import request
+from tests.executing import CoroutineExecutor
 
 __all__ = [
     "GONE",
@@ -175,7 +176,7 @@ SHARD = "127.0.0.1:7000"
 
 
 @dataclass
-class Executor:
+class Executor(CoroutineExecutor):
     """An executor that answers at once, with ``reply`` or as an empty Redis would."""
 
     reply: Reply = ...

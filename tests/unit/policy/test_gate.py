@@ -28,7 +28,7 @@ def knock(at: Gate, address: str | None, times: int) -> list[str]:
     told = []
     for _ in range(times):
         try:
-            at.identify(WRONG, address)
+            at.holder(at.shown(WRONG, address, None, None))
         except (Unauthorized, RateLimited) as failure:
             told.append(failure.code)
     return told
@@ -40,7 +40,7 @@ def test_too_many_wrong_credentials_are_told_to_wait() -> None:
     strict_gate = strict(clock)
     assert knock(strict_gate, "192.0.2.1", 7) == ["unauthorized"] * 5 + ["rate_limited"] * 2
     with pytest.raises(RateLimited) as refusal:
-        strict_gate.identify([], "192.0.2.1")
+        strict_gate.holder(strict_gate.shown([], "192.0.2.1", None, None))
     assert refusal.value.retry_after == pytest.approx(1.0)
     assert not refusal.value.retryable  # the same credential stays wrong
     clock.now += 1.0
@@ -73,7 +73,7 @@ def test_a_right_credential_gets_in_whatever_its_neighbours_send() -> None:
     """Flows share addresses: one that is misconfigured must not lock the others out."""
     strict_gate = strict(Clock())
     knock(strict_gate, "192.0.2.1", 20)
-    assert strict_gate.identify(RIGHT, "192.0.2.1") is FLOW
+    assert strict_gate.holder(strict_gate.shown(RIGHT, "192.0.2.1", None, None)) is FLOW
 
 
 def test_each_address_has_its_own_count() -> None:

@@ -438,18 +438,20 @@ async def test_a_signature_waits_for_a_turn_that_has_room() -> None:
     other = ECKey.generate_key("P-256", {"kid": "ec"})
     forged = [(b"authorization", b"Bearer " + signed(CLAIMS, key=other))]
     with pytest.raises(Unverified):
-        gate.identify(good, None)
-    waiting = [asyncio.create_task(gate.verify(forged, None)) for _ in range(20)]
-    last = asyncio.create_task(gate.verify(good, None))
+        gate.holder(gate.shown(good, None, None, None))
+    waiting = [
+        asyncio.create_task(gate.verify(gate.shown(forged, None, None, None))) for _ in range(20)
+    ]
+    last = asyncio.create_task(gate.verify(gate.shown(good, None, None, None)))
     seen = []
     while looked < 21:
         await asyncio.sleep(0)
         seen.append(looked)
     assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 4
     assert (await last).name == "app"
-    assert gate.identify(good, None).name == "app"
+    assert gate.holder(gate.shown(good, None, None, None)).name == "app"
     with pytest.raises(Unauthorized):
-        gate.identify([(b"authorization", b"Bearer fc_unknown")], None)
+        gate.holder(gate.shown([(b"authorization", b"Bearer fc_unknown")], None, None, None))
     for each in waiting:
         with pytest.raises(Unauthorized):
             await each
@@ -478,9 +480,10 @@ def test_why_a_token_is_refused_is_for_the_operator(
         {},
         lambda: 0.0,
     )
+    headers = [(b"authorization", b"Bearer " + WRONG[why])]
     for _ in range(3):
         with pytest.raises(Unauthorized, match=r"^Unknown credential\.$") as caught:
-            gate.identify([(b"authorization", b"Bearer " + WRONG[why])], None, verify=True)
+            gate.holder(gate.shown(headers, None, None, None), verify=True)
         assert caught.value.detail == {"why": why.value}
     assert capsys.readouterr().out.count(why.value) == 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Set
 from time import monotonic
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -38,10 +37,12 @@ from flowcache.errors import (
     WrongType,
     all_failures,
 )
+from flowcache.executing import Receiver, Shard
 from flowcache.ports import Access, Command, Done, Mode, Once, Order, Reply, Slow
 from flowcache.resilience.breaker import BreakerSettings, Unit, Window
 from flowcache.resilience.guard import Guard, GuardSettings
 from flowcache.status import CircuitStatus
+from tests.executing import CoroutineStore
 
 SETTINGS = BreakerSettings(failures=5, open_seconds=10.0, probe_seconds=2.0)
 MIN_BUDGET = 0.1
@@ -55,15 +56,16 @@ HARMLESS = [
 ]
 
 
-class FakeShard(NamedTuple):
-    name: str
-    fallback: bool
+class FakeShard(Shard):
+    def __init__(self, name: str, fallback: bool) -> None:
+        super().__init__(name)
+        self.fallback = fallback
 
     def has_fallback(self) -> bool:
         return self.fallback
 
 
-class FakeStore:
+class FakeStore(CoroutineStore):
     """A store that does as it is told: each call replies, fails, or waits to be released.
 
     A key's shard is named by its first byte.
@@ -96,7 +98,7 @@ class FakeStore:
 
     async def execute_at(
         self,
-        shard: FakeShard,
+        shard: Shard,
         command: Command,
         deadline: float,
         slow_at: float | None = None,
@@ -115,10 +117,10 @@ class FakeStore:
             raise self.outcome
         return Done(self.outcome, shard.name)
 
-    async def _rest(self, slow: asyncio.Future[Reply], shard: FakeShard) -> Done:
+    async def _rest(self, slow: asyncio.Future[Reply], shard: Shard) -> Done:
         return Done(await slow, shard.name)
 
-    async def read_elsewhere(self, shard: FakeShard, command: Command, deadline: float) -> Done:
+    async def read_elsewhere(self, shard: Shard, command: Command, deadline: float) -> Done:
         self.read_elsewheres += 1
         if isinstance(self.elsewhere, BaseException):
             raise self.elsewhere
@@ -586,7 +588,7 @@ class TestImpatientProbe:
 
 
 async def test_cancelled_call_returns_its_permit(guarded: Guarded) -> None:
-    """Who cancels a call counts for nothing, and a cancelled probe leaves its place to the next."""
+    """Who cancels a call changes nothing: what was sent counts by what becomes of it."""
     guarded.store.holds = True
     for _ in range(10):
         call = asyncio.create_task(guarded.call())
@@ -595,6 +597,9 @@ async def test_cancelled_call_returns_its_permit(guarded: Guarded) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
     assert guarded.circuit().failures == 0
+    for gate in guarded.store.gates:
+        gate.set_result(b"reply")
+    await asyncio.sleep(0)
     guarded.store.holds = False
     await guarded.fail(5)
     guarded.now += 10.0
@@ -605,9 +610,36 @@ async def test_cancelled_call_returns_its_permit(guarded: Guarded) -> None:
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
+    assert guarded.circuit().state == "half-open"
+    guarded.store.gates[-1].set_result(b"reply")
     guarded.store.holds = False
-    assert await guarded.call() == b"reply"
+    await settled(guarded)
     assert guarded.circuit().state == "closed"
+    assert await guarded.call() == b"reply"
+
+
+async def settled(guarded: Guarded) -> None:
+    """Wait until the circuit of reads is closed."""
+    async with asyncio.timeout(20):
+        while guarded.circuit().state != "closed":  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0)
+
+
+async def test_a_bug_of_the_store_ends_the_call(guarded: Guarded) -> None:
+    """It is heard like a failure, and counts for nothing."""
+
+    class Heard(Receiver):
+        def __init__(self) -> None:
+            self.heard: list[object] = []
+
+        def hear(self, result: object) -> None:
+            self.heard.append(result)
+
+    receiver = Heard()
+    guarded.store.outcome = ValueError("a bug of the store")
+    guarded.guard.submit(Command((b"GET", b"a")), guarded.now + 1, receiver)
+    assert [str(each) for each in receiver.heard] == ["a bug of the store"]
+    assert guarded.circuit().failures == 0
 
 
 async def test_late_results_are_dropped(guarded: Guarded) -> None:

@@ -10,13 +10,14 @@ from flowcache.errors import RedisUnavailable
 from flowcache.ports import Command, Done, Reply
 from flowcache.ratelimit.buckets import Rate
 from flowcache.ratelimit.shared import SharedBucket
+from tests.executing import CoroutineExecutor
 from tests.unit.http.asgi import Clock
 
 RATE = Rate(1.0, 10)
 PERIOD = 0.05
 
 
-class Fleet:
+class Fleet(CoroutineExecutor):
     """An executor that takes reports and answers them when it is told to."""
 
     def __init__(self) -> None:

@@ -23,11 +23,12 @@ from flowcache.secret import Secret
 from tests.commands import command as made_command
 from tests.commands import request
 from tests.envelopes import KEYS, SECRETS, Sealer, line
+from tests.executing import CoroutineExecutor
 
 ACME = namespace_prefix("acme")
 
 
-class Redis:
+class Redis(CoroutineExecutor):
     """An executor that replies as it is told, and remembers what it was asked."""
 
     def __init__(self, reply: Reply = b"OK", *, stale: bool = False) -> None:

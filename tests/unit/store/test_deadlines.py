@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flowcache.store.deadlines import TICK, Deadlines, Waiter
+from flowcache.store.deadlines import TICK, AwaitedReply, Deadlines, Waiter
 from flowcache.store.replies import EXPIRED, SlowReply
 
 MS = 0.001
@@ -96,7 +96,7 @@ class Watched:
         self._loop = loop
         future = loop.create_future()
         future.add_done_callback(self._note)
-        self.waiter = Waiter(future, loop.now)
+        self.waiter = Waiter(AwaitedReply(future), loop.now)
         deadlines.add(self.waiter, deadline)
 
     def _note(self, future: asyncio.Future[Any]) -> None:
@@ -219,7 +219,7 @@ class TestAnswers:
         loop = HandLoop()
         deadlines = deadlines_on(loop)
         gone = loop.create_future()
-        waiter = Waiter(gone, 0.0)
+        waiter = Waiter(AwaitedReply(gone), 0.0)
         deadlines.add(waiter, 1.0)
         gone.cancel()
         waiter.answer(b"reply")
@@ -231,7 +231,7 @@ class TestAnswers:
         loop = HandLoop()
         slowness = Deadlines(cast(asyncio.AbstractEventLoop, loop), loop.clock, Waiter.tell_slow)
         gone, answered, waiting = futures = [loop.create_future() for _ in range(3)]
-        waiters = [Waiter(future, 0.0) for future in futures]
+        waiters = [Waiter(AwaitedReply(future), 0.0) for future in futures]
         for waiter in waiters:
             slowness.add(waiter, 1.0)
         gone.cancel()
@@ -256,7 +256,7 @@ class TestAnswers:
         loop = HandLoop()
         deadlines = deadlines_on(loop)
         future = loop.create_future()
-        waiter = Waiter(future, 0.0)
+        waiter = Waiter(AwaitedReply(future), 0.0)
         deadlines.add(waiter, 1_000_000.0)
         reply = Reply()
         waiter.answer(reply)
@@ -304,7 +304,7 @@ async def test_on_a_real_loop(patience: float) -> None:
     deadlines = Deadlines(loop, monotonic)
     future = loop.create_future()
     deadline = monotonic() + patience
-    deadlines.add(Waiter(future, monotonic()), deadline)
+    deadlines.add(Waiter(AwaitedReply(future), monotonic()), deadline)
     assert await future is EXPIRED
     assert monotonic() > deadline
     deadlines.close()

@@ -324,8 +324,10 @@ async def _secure(
 class Served:
     """A listener, its application, and the clock that both go by."""
 
-    def __init__(self, limits: ConnectionLimits, tls: TlsPair | None) -> None:
-        self.app = Application()
+    def __init__(
+        self, limits: ConnectionLimits, tls: TlsPair | None, app: Application | None = None
+    ) -> None:
+        self.app = app or Application()
         self._tls = tls
         self.clock = Clock()
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -399,9 +401,10 @@ class Served:
 async def served(
     limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - immutable
     tls: TlsPair | None = None,
+    app: Application | None = None,
 ) -> AsyncIterator[Served]:
     """Serve for a while, over TLS if there is what it goes by."""
-    there = Served(limits, tls)
+    there = Served(limits, tls, app)
     there.listener.start()
     try:
         yield there

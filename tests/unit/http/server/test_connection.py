@@ -555,7 +555,7 @@ async def half_closed(there: Served, *sent: bytes) -> Connection:
     client.end()
     await happens(lambda: connection._end_of_input)
     there.app.gate.set()
-    await happens(lambda: connection._exchange is None)
+    await happens(lambda: connection.state is not State.BUSY)
     wire = connection._transport
     assert wire is not None
     assert 0 < wire.get_write_buffer_size() < 16 * 1024
