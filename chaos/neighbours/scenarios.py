@@ -127,6 +127,14 @@ BUILD_HASH = Attack(
     most=62,
     seconds=8,
 )
+MANY_FIELDS = Attack(
+    requests=tuple(
+        call(ATTACKER, "HSET", f"hash:{n}", value={f"f{m}": n for m in range(510)})
+        for n in range(100)
+    ),
+    connections=800,
+    rate=1500,
+)
 IN_FLIGHT = Attack(
     requests=(call(ATTACKER, "GET", "some"), call(ATTACKER, "SET", "some", value="x")),
     connections=1500,
@@ -281,6 +289,12 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
         "large hash legally built",
         "62 HSETs of 250 KB make one hash; then 10 connections read it.",
         acts.attacks(reading("hash", operation="HGETALL", connections=10), first=BUILD_HASH),
+    ),
+    against(
+        "hashes dear to write",
+        "800 connections write hashes of 510 short fields, 4 KB each: Redis keeps them as one list, "
+        "and looks through it for each field.",
+        MANY_FIELDS,
     ),
     against(
         "large strings",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from typing import NamedTuple
 
-__all__ = ["FairQueue", "Turn"]
+__all__ = ["FairPlaces", "FairQueue", "Turn"]
 
 
 class Turn(NamedTuple):
@@ -70,3 +71,46 @@ class FairQueue:
                 self._queues[client] = kept
             else:
                 del self._queues[client]
+
+
+class FairPlaces:
+    """So many places for calls that do something at once; the others wait, served round robin.
+
+    Its length is how many wait.
+    """
+
+    __slots__ = ("_free", "_queue")
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._queue = FairQueue()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def take(self) -> bool:
+        """Take a place, to be given back, if there is one."""
+        if self._free:  # then nobody waits
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self, client: str) -> None:
+        """Take a place when it is this call's turn. Whoever gives up is cancelled, and has none."""
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.add(client, Turn(inf, 1, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the place came in the same turn of the loop
+                self.give()
+            raise
+
+    def give(self) -> None:
+        """Give a place back: to the next that waits, if one does."""
+        while self._queue:
+            turn = self._queue.pop().future
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._free += 1

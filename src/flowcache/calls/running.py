@@ -33,11 +33,13 @@ from flowcache.authz.verdict import Deny, judge, placed, refusal
 from flowcache.calls.admission import Admission
 from flowcache.calls.call import Call, Caller, Outcome, as_failure
 from flowcache.calls.fair import FairTurns
+from flowcache.calls.heavy import MOST, HeavyReceiver, is_heavy
 from flowcache.calls.room import Room
 from flowcache.contract import answer, request
 from flowcache.contract.bounds import DEAR, DEFAULT_BOUNDS, LIGHT, Bounds, weight
 from flowcache.errors import DeadlineExceeded, Failure, Overloaded, Unrecorded
 from flowcache.executing import Executor, Heard, Tasks
+from flowcache.fair_queue import FairPlaces
 from flowcache.operations.catalogue import CATALOGUE, plan
 from flowcache.ports import AuditSink, Clock, Done, Metrics, Now, Reply, SizeLimits
 
@@ -79,6 +81,8 @@ class Calls:
         self._idle: asyncio.Event | None = None
         self._turns = FairTurns(clock)
         self._room = Room()
+        self._heavy = FairPlaces(MOST)
+        """Where heavy writes are done (`heavy`)."""
         self._tasks = Tasks()
         self._settings = settings
         self._executor = executor
@@ -165,8 +169,32 @@ class Calls:
         """Have the command executed; `resume` hears the rest."""
         command, deadline = call.command, call.deadline
         assert deadline is not None
-        call.repeatable = command.is_repeatable
-        self._executor.submit(command, deadline, call)
+        if not is_heavy(command):
+            call.repeatable = command.is_repeatable
+            self._executor.submit(command, deadline, call)
+        elif self._heavy.take():
+            self._send_heavy(call, deadline)
+        else:
+            self._later(call, self._send_in_turn, deadline)
+
+    async def _send_in_turn(self, call: Call, deadline: float) -> None:
+        try:
+            # Half of the time is for Redis.
+            async with asyncio.timeout((deadline - self._clock()) / 2):
+                await self._heavy.wait(call.principal.name)
+        except TimeoutError:
+            raise Overloaded("flowcache has too many large writes at work.") from None
+        self._send_heavy(call, deadline)
+
+    def _send_heavy(self, call: Call, deadline: float) -> None:
+        """Have a command executed that has a place for it."""
+        receiver = HeavyReceiver(self._heavy, call, self._settings.deadline)
+        call.repeatable = call.command.is_repeatable
+        try:
+            self._executor.submit(call.command, deadline, receiver)
+        except Failure:
+            self._heavy.give()
+            raise
 
     def resume(self, call: Call, result: Heard) -> None:
         """Go on with what came of the command."""

@@ -209,6 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         "client",
         "extensions",
         "has_been_served",
+        "has_caller",
         "heads",
         "loop",
         "scheme",
@@ -247,6 +248,8 @@ class Connection(asyncio.BufferedProtocol):
         self._dropped = 0
         self.has_been_served = False
         """Whether a request of this connection was complete, and has been answered."""
+        self.has_caller = False
+        """Whether the application knew whose request it was: it set `direct.Request.kept`."""
         self._on_writable: asyncio.Future[None] | None = None
         site.connections.add(self)
 
@@ -372,6 +375,7 @@ class Connection(asyncio.BufferedProtocol):
             body, self._ahead = rest[: head.length], rest[head.length :]
             request = Request(self, head, body, None)
             self._start(request, len(data))
+            self.has_caller = self.has_caller or request.kept is not None
             if request.kept is not None and is_first and self._misses < _MOST_MISSES:
                 self._known = KnownHead(data[: len(data) - len(rest)], head, request.kept)
             else:

@@ -185,8 +185,9 @@ class Listener:
         """Close whom nobody waits for, longest first; tell whether there is room now.
 
         First those that are closing, then those that have asked nothing in their moment. Idle ones
-        follow only while strangers have less than their share: whoever opens connections without
-        end is in the way of others that do. Who is being answered never has to go.
+        follow only while these have less than their share: whoever opens connections without end is
+        in the way of others that do. Of the idle ones those go last whose callers the application
+        knows. Who is being answered never has to go.
         """
         here = [c for c in self.connections if not c.is_leaving]
         strangers = [c for c in here if c.state in _STRANGERS and not c.has_been_served]
@@ -197,8 +198,11 @@ class Listener:
             return True
         if len(strangers) * _STRANGERS_SHARE > len(here):
             return False
-        return self._close_some([c for c in here if c.state is State.IDLE]) or self._close_some(
-            [c for c in here if c.state is State.HEAD and c.has_been_served]
+        idle = [c for c in here if c.state is State.IDLE]
+        return (
+            self._close_some([c for c in idle if not c.has_caller])
+            or self._close_some(idle)
+            or self._close_some([c for c in here if c.state is State.HEAD and c.has_been_served])
         )
 
     def _close_some(self, there: list[Connection]) -> bool:

@@ -4,9 +4,8 @@ A link answers in order, so a large reply delays all that are behind it: here it
 ones only. At most `_IN_FLIGHT` replies are under way, which bounds the memory that they take: one
 whose caller left keeps its place until it came or the connection is lost. Further reads wait, and
 clients are served round robin, so that one with many reads delays another's by one reply. The
-connection is closed
-when nobody used it for a while. A failure concerns its caller alone: no circuit hears of it
-(`ports.Large`), and no other connection is reset.
+connection is closed when nobody used it for a while. A failure concerns its caller alone: no
+circuit hears of it (`ports.Large`), and no other connection is reset.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import asyncio
 from typing import cast
 
 from flowcache.errors import DeadlineExceeded, RedisUnavailable, TooLarge
-from flowcache.fair_queue import FairQueue, Turn
+from flowcache.fair_queue import FairPlaces
 from flowcache.ports import MANY_FIELDS, UNCOUNTED, Clock, Command, Reply
 from flowcache.store.commands import ELSEWHERE, pack_hgetall, pack_whole
 from flowcache.store.link import Link
@@ -46,8 +45,7 @@ class Bulk:
     def __init__(self, link: Link, clock: Clock) -> None:
         self.link = link
         self._clock = clock
-        self._places = _IN_FLIGHT
-        self._queue = FairQueue()
+        self._places = FairPlaces(_IN_FLIGHT)
         self._readers = 0
         self._under_way: set[asyncio.Task[Reply]] = set()
         self._used_at = clock()
@@ -67,7 +65,8 @@ class Bulk:
         self._readers += 1
         try:
             async with asyncio.timeout(self._left(deadline)):
-                await self._take_place(command.client, deadline)
+                if not self._places.take():
+                    await self._places.wait(command.client)
                 # On its own: a caller who gives up leaves, the reply under way keeps its place.
                 reading = asyncio.create_task(self._read(command, deadline, after))
                 self._under_way.add(reading)
@@ -84,32 +83,10 @@ class Bulk:
 
     def _free(self, reading: asyncio.Task[Reply]) -> None:
         self._under_way.discard(reading)
-        self._give_place()
+        self._places.give()
         self._used_at = self._clock()
         if not reading.cancelled():
             reading.exception()  # where the caller left, nobody else takes note of it
-
-    async def _take_place(self, client: str, deadline: float) -> None:
-        """Wait until one more reply may be under way; `_give_place` gives the place back."""
-        if self._places:  # then nobody waits
-            self._places -= 1
-            return
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.add(client, Turn(deadline, 1, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # the place came in the same turn of the loop
-                self._give_place()
-            raise
-
-    def _give_place(self) -> None:
-        while self._queue:
-            turn = self._queue.pop().future
-            if not turn.done():
-                turn.set_result(True)
-                return
-        self._places += 1
 
     def _left(self, deadline: float) -> float:
         return max(0.0, deadline - self._clock())

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from flowcache.server.connection import Connection, State
 from flowcache.server.direct import Direct, Handler, Request
 from flowcache.server.framing import Head
+from flowcache.server.listener import ConnectionLimits
 from tests.unit.http.server.serving import Application, Client, Served, TlsPair, post, served
 
 PLAIN = ((b"content-type", b"text/plain"),)
@@ -248,3 +249,18 @@ async def test_the_end_of_the_grace_cancels_what_is_worked_on() -> None:
         assert await client.is_over()
         app.direct.answer(app.direct.requests[0])
         assert there.states == []
+
+
+async def test_who_is_known_makes_room_last() -> None:
+    """However long it has been idle: whoever shows no credential is in the way of others first."""
+    app = App()
+    async with served(ConnectionLimits(connections=2), app=app) as there:
+        known, unknown = await there.connect(), await there.connect()
+        assert (await known.ask("/whole")).status == 200
+        there.clock.now += 1
+        assert (await unknown.ask("/")).status == 200
+        there.clock.now += 1
+        newcomer = await there.connect()
+        assert (await newcomer.ask("/")).status == 200
+        assert await unknown.is_over()
+        assert (await known.ask("/whole")).status == 200
