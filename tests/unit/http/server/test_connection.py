@@ -126,7 +126,8 @@ async def test_what_comes_ahead_of_time_is_bounded(there: Served) -> None:
     there.app.gate.set()
     for _ in range(1 + 100_000 // 100):
         assert (await client.receive()).status == 200
-    await client.close()
+    # The rest is neither sent nor read: a close would wait until the server has read it.
+    client.writer.transport.abort()
 
 
 async def test_what_came_ahead_of_time_is_all_answered(there: Served) -> None:
