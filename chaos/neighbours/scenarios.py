@@ -292,8 +292,8 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
     ),
     against(
         "hashes dear to write",
-        "800 connections write hashes of 510 short fields, 4 KB each: Redis keeps such a hash as one "
-        "list, and looks through it for each field.",
+        "800 connections write hashes of 510 short fields, 4 KB each: Redis keeps such a hash as "
+        "one list, and looks through it for each field.",
         MANY_FIELDS,
     ),
     against(
