@@ -104,5 +104,5 @@ def test_a_start_says_that_no_places_can_be_kept(
         "FLOWCACHE_HTTP_MAX_IN_FLIGHT": "9",
     }
     with service(environment, "--config", str(configuration)) as running:
-        assert "less than two places for each of 5 clients" in running.log
+        assert "less than two for each of 5 clients" in running.log
         assert "raise it to 10" in running.log
