@@ -147,7 +147,8 @@ def test_sighup_with_faults_changes_nothing(file: Path) -> None:
         file.write_text("[http]\nworkers = 0\n[data]\ndefault_ttl = 'soon'\n[nope]\nx = 1\n")
         running.process.send_signal(signal.SIGHUP)
         eventually(lambda: "the one before stays" in running.log, what="the refusal")
-        for told in ("http.workers = 0", "data.default_ttl = 'soon'", "nope.x"):
+        where = f" ({file})"
+        for told in (f"http.workers{where} = 0: ", f"data.default_ttl{where} = ", "nope"):
             assert told in running.log
         assert workers(running) == before
         file.write_text("")
