@@ -104,16 +104,13 @@ def _keys_of(server: RedisProcess, named: Callable[[str], str | None]) -> Mappin
         with client.pipeline(transaction=False) as pipe:
             for key, name in names.items():
                 pipe.pttl(key)
-                if _is_hash(name):
+                if name.startswith("hash:"):
                     pipe.hgetall(key)
+                elif name.startswith("flowcache:once:"):
+                    pipe.strlen(key)  # a record of a write is no text
                 else:
                     pipe.get(key)
             replies: list[Any] = pipe.execute()
     for name, ttl_ms, value in zip(names.values(), replies[::2], replies[1::2], strict=True):
         found[name] = Found(value, ttl_ms)
     return found
-
-
-def _is_hash(name: str) -> bool:
-    """Tell whether a key is a hash: one of the load's, or flowcache's record of a write."""
-    return name.startswith(("hash:", "flowcache:once:"))
