@@ -44,6 +44,10 @@ class FairQueue:
         clients = len(self._queues) + (not queue)
         return min(self._length, (len(queue) + 1) * clients)
 
+    def of(self, client: str) -> int:
+        """Return how many turns a client waits for."""
+        return len(self._queues.get(client, ()))
+
     def add(self, client: str, turn: Turn) -> None:
         """Add a turn behind the others of ``client``."""
         self._queues.setdefault(client, deque()).append(turn)
@@ -94,6 +98,10 @@ class FairPlaces:
             self._free -= 1
             return True
         return False
+
+    def waiting(self, client: str) -> int:
+        """Return how many calls of a client wait."""
+        return self._queue.of(client)
 
     async def wait(self, client: str) -> None:
         """Take a place when it is this call's turn. Whoever gives up is cancelled, and has none."""

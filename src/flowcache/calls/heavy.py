@@ -24,10 +24,12 @@ from flowcache.ports import Command
 if TYPE_CHECKING:
     from flowcache.calls.call import Call
 
-__all__ = ["MOST", "HeavyReceiver", "is_heavy"]
+__all__ = ["MOST", "MOST_WAITING", "HeavyReceiver", "is_heavy"]
 
 MOST: Final = 4
 """Heavy commands of a worker that are at Redis at once: 6 ms of its time, as a rule."""
+MOST_WAITING: Final = 64
+"""Those of one client that wait. Each holds some hundred kilobytes."""
 _MANY_WORDS: Final = 64
 _MANY_BYTES: Final = 16 * 1024
 

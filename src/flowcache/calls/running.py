@@ -33,7 +33,7 @@ from flowcache.authz.verdict import Deny, judge, placed, refusal
 from flowcache.calls.admission import Admission
 from flowcache.calls.call import Call, Caller, Outcome, as_failure
 from flowcache.calls.fair import FairTurns
-from flowcache.calls.heavy import MOST, HeavyReceiver, is_heavy
+from flowcache.calls.heavy import MOST, MOST_WAITING, HeavyReceiver, is_heavy
 from flowcache.calls.room import Room
 from flowcache.contract import answer, request
 from flowcache.contract.bounds import DEAR, DEFAULT_BOUNDS, LIGHT, Bounds, weight
@@ -174,8 +174,10 @@ class Calls:
             self._executor.submit(command, deadline, call)
         elif self._heavy.take():
             self._send_heavy(call, deadline)
-        else:
+        elif self._heavy.waiting(call.principal.name) < MOST_WAITING:
             self._later(call, self._send_in_turn, deadline)
+        else:
+            raise Overloaded("Too many large writes of this client wait.")
 
     async def _send_in_turn(self, call: Call, deadline: float) -> None:
         try:

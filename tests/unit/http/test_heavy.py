@@ -14,7 +14,7 @@ from flowcache.authz.keys import ALL_KEYS
 from flowcache.authz.permissions import Permission
 from flowcache.authz.principal import Principal
 from flowcache.calls.call import Caller, Outcome
-from flowcache.calls.heavy import MOST, is_heavy
+from flowcache.calls.heavy import MOST, MOST_WAITING, is_heavy
 from flowcache.calls.running import Calls, CallSettings
 from flowcache.errors import DeadlineExceeded, RedisUnavailable
 from flowcache.executing import Executor, Receiver
@@ -129,6 +129,16 @@ async def test_clients_are_served_round_robin() -> None:
     scene.executor.answer()
     await turns()
     assert scene.executor.keys[-2:] == [f"{MOST}", "theirs"]
+
+
+async def test_few_heavy_writes_of_a_client_wait() -> None:
+    """One more is refused at once, and another client's is not."""
+    scene = Scene()
+    for n in range(MOST + MOST_WAITING):
+        assert scene.call("busy", f"{n}").code is None
+        await asyncio.sleep(0)
+    assert scene.call("busy", "more").code == "overloaded"
+    assert scene.call("other", "theirs").code is None
 
 
 async def test_a_heavy_write_that_waits_too_long_is_refused() -> None:
