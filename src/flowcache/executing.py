@@ -19,12 +19,13 @@ The rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Set
+from collections.abc import Awaitable, Coroutine, Set
 from typing import Any, final
 
+from flowcache.errors import Failure
 from flowcache.ports import Command, Done, Large, Slow
 
-__all__ = ["Awaited", "Executor", "Heard", "Receiver", "Shard", "Store", "Tasks"]
+__all__ = ["Awaited", "Executor", "Heard", "Receiver", "Shard", "Store", "Tasks", "whole"]
 
 Heard = Done | Slow | Large | BaseException
 """What a receiver hears. `Slow` and `Large` pass between a store and its guard only."""
@@ -162,6 +163,17 @@ class Store:
             Failure: as `Executor.execute`.
         """
         raise NotImplementedError
+
+
+async def whole(shard: str, rest: Awaitable[Done | Slow | Large]) -> Done:
+    """Return what comes of ``rest``, fetched if it is large. A failure has the shard's name."""
+    try:
+        done = await rest
+        assert not isinstance(done, Slow)  # that is for who gives a `slow_at`
+        return await done.fetch() if isinstance(done, Large) else done
+    except Failure as failure:
+        failure.shard = shard
+        raise
 
 
 class Tasks:

@@ -78,19 +78,13 @@ class FairQueue:
 
 
 class FairPlaces:
-    """So many places for calls that do something at once; the others wait, served round robin.
-
-    Its length is how many wait.
-    """
+    """So many places for calls that do something at once; the others wait, served round robin."""
 
     __slots__ = ("_free", "_queue")
 
     def __init__(self, most: int) -> None:
         self._free = most
         self._queue = FairQueue()
-
-    def __len__(self) -> int:
-        return len(self._queue)
 
     def take(self) -> bool:
         """Take a place, to be given back, if there is one."""

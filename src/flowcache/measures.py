@@ -70,8 +70,7 @@ class Measure(NamedTuple):
 def measures(record: type[msgspec.Struct]) -> tuple[Measure, ...]:
     """Return what is declared in a record, and in the records within it."""
     found: list[Measure] = []
-    for name, hint in get_type_hints(record, include_extras=True).items():
-        inner, marks = _unfold(hint)
+    for name, inner, marks in _fields(record):
         found += [Measure(mark, (name,)) for mark in marks]
         if not marks and inner is not None:
             found += [Measure(each.kind, (name, *each.path)) for each in measures(inner)]
@@ -93,8 +92,7 @@ def add_up(records: Sequence[_StructT]) -> _StructT:
     """
     total = records[-1]
     changed: dict[str, Any] = {}
-    for name, hint in get_type_hints(type(total), include_extras=True).items():
-        inner, marks = _unfold(hint)
+    for name, inner, marks in _fields(type(total)):
         there = [each for each in values(records, (name,)) if each is not None]
         for mark in marks:
             if isinstance(mark, Gauge):
@@ -114,14 +112,25 @@ def sum_of_timings(many: Sequence[Timings]) -> Timings:
     return Timings(counts, sum(each.seconds for each in many))
 
 
-def _unfold(hint: Any) -> tuple[type[msgspec.Struct] | None, list[Counter | Gauge | Histogram]]:
-    """Return the record that a field holds, if it does, and the marks it has."""
-    marks: list[Counter | Gauge | Histogram] = []
+class _Field(NamedTuple):
+    """A field: its name, the record that it holds, if it does, and its marks."""
+
+    name: str
+    inner: type[msgspec.Struct] | None
+    marks: tuple[Counter | Gauge | Histogram, ...]
+
+
+@cache
+def _fields(record: type[msgspec.Struct]) -> tuple[_Field, ...]:
+    hints = get_type_hints(record, include_extras=True)
+    return tuple(_field(name, hint) for name, hint in hints.items())
+
+
+def _field(name: str, hint: Any) -> _Field:
+    more: Sequence[Any] = ()
     if get_origin(hint) is Annotated:
         hint, *more = get_args(hint)
-        marks = [mark for mark in more if isinstance(mark, (Counter, Gauge, Histogram))]
-    kinds = (
-        get_args(hint) if get_origin(hint) is UnionType or isinstance(hint, UnionType) else (hint,)
-    )
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     inner = [k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)]
-    return (inner[0] if inner else None), marks
+    marks = tuple(mark for mark in more if isinstance(mark, (Counter, Gauge, Histogram)))
+    return _Field(name, inner[0] if inner else None, marks)

@@ -86,9 +86,9 @@ async def test_clients_are_served_in_turn() -> None:
         reads = [read("busy") for _ in range(20)]
         await soon(lambda: len(slow.asked) == AT_ONCE)
         (apart,) = store._routes._bulks.values()
-        await soon(lambda: len(apart._places) == 20 - AT_ONCE)
+        await soon(lambda: len(apart._places._queue) == 20 - AT_ONCE)
         modest = read("modest")
-        await soon(lambda: len(apart._places) == 21 - AT_ONCE)
+        await soon(lambda: len(apart._places._queue) == 21 - AT_ONCE)
         for left in range(21, 0, -1):
             await soon(lambda: len(slow.asked) == min(AT_ONCE, left))  # noqa: B023
             slow.answer()

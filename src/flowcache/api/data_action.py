@@ -127,11 +127,12 @@ class DataAction(Direct):
         try:
             kept = request.kept
             if isinstance(kept, Shown):
+                shown = kept
                 call.attempt.address = kept.address
-                principal = gate.holder(kept)
             else:
                 shown = self._shown(request, call)
-                principal = gate.holder(shown)
+            principal = gate.holder(shown)
+            if shown is not kept:
                 request.kept = gate.keep(shown)
         except Unverified:
             call.task = self._tasks.run(self._verify(call, shown, request.body))

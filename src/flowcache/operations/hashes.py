@@ -16,10 +16,11 @@ from flowcache.operations.operation import (
     Result,
     Sample,
     Ttl,
+    on_key,
     over,
     unexpected,
 )
-from flowcache.operations.parameters import HashFields, Nothing, Text, Texts
+from flowcache.operations.parameters import HashFields, Text, Texts
 from flowcache.operations.replies import Number
 from flowcache.ports import Bound, Reply, Values
 
@@ -40,10 +41,6 @@ def _hset(request: Request, given: _Fields) -> tuple[bytes, ...]:
     for name, value in given.value.items():
         words += (name.encode(), value)
     return tuple(words)
-
-
-def _hgetall(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"HGETALL", request.key
 
 
 class _OneField(msgspec.Struct, frozen=True, gc=False):
@@ -116,7 +113,7 @@ OPERATIONS = (
         name="HGETALL",
         summary="Return all fields of the hash under the key as strings; null on a miss.",
         permissions=READS,
-        words=_hgetall,
+        words=on_key(b"HGETALL"),
         uses=("HGETALL key", "HLEN key", "MEMORY USAGE key SAMPLES 0"),
         values=Values.FIELDS_READ,
         bound=Bound.HASH,

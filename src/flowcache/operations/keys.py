@@ -12,6 +12,7 @@ from flowcache.operations.operation import (
     Result,
     Sample,
     Ttl,
+    on_key,
     unexpected,
 )
 from flowcache.operations.parameters import Nothing
@@ -19,10 +20,6 @@ from flowcache.operations.replies import Number
 from flowcache.ports import Reply, Values
 
 __all__ = ["OPERATIONS"]
-
-
-def _exists(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"EXISTS", request.key
 
 
 def _read_exists(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
@@ -35,10 +32,6 @@ def _expire(request: Request, _: Nothing) -> tuple[bytes, ...]:
     return b"EXPIRE", request.key, b"%d" % request.ttl
 
 
-def _ttl(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"TTL", request.key
-
-
 _MISSING = -2
 """What TTL replies where there is no key."""
 
@@ -49,16 +42,12 @@ def _read_ttl(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     return Result(None, False) if reply == _MISSING else Result(reply, True)
 
 
-def _unlink(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"UNLINK", request.key  # as DEL, but Redis frees a large value in the background
-
-
 OPERATIONS = (
     Operation(
         name="EXISTS",
         summary="Tell whether there is the key: 1, or 0 on a miss.",
         permissions=READS,
-        words=_exists,
+        words=on_key(b"EXISTS"),
         uses=("EXISTS key",),
         values=Values.NONE,
         repeated=Repeated.NATURALLY,
@@ -83,7 +72,7 @@ OPERATIONS = (
         name="TTL",
         summary="Return the seconds that the key has left, -1 if it has no TTL, null on a miss.",
         permissions=READS,
-        words=_ttl,
+        words=on_key(b"TTL"),
         uses=("TTL key",),
         values=Values.NONE,
         repeated=Repeated.NATURALLY,
@@ -95,7 +84,7 @@ OPERATIONS = (
         name="DEL",
         summary="Remove the key, whatever its type; returns how many keys were removed.",
         permissions=WRITES,
-        words=_unlink,
+        words=on_key(b"UNLINK"),  # as DEL, but Redis frees a large value in the background
         uses=("UNLINK key",),
         values=Values.NONE,
         repeated=Repeated.RECORDED,

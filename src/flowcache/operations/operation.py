@@ -28,6 +28,7 @@ __all__ = [
     "Result",
     "Sample",
     "Ttl",
+    "on_key",
     "over",
     "unexpected",
 ]
@@ -62,6 +63,11 @@ class Read(Protocol):
     """Turns a reply into data, within the bounds of what a stored value may have."""
 
     def __call__(self, reply: Reply, bounds: Bounds = DEFAULT_BOUNDS, /) -> Result: ...
+
+
+def on_key(name: bytes) -> Callable[[Request, Nothing], tuple[bytes, ...]]:
+    """Return what builds a command of a name and a key, and nothing else."""
+    return lambda request, _: (name, request.key)
 
 
 class Ttl(Enum):

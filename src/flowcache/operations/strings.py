@@ -18,10 +18,11 @@ from flowcache.operations.operation import (
     Result,
     Sample,
     Ttl,
+    on_key,
     over,
     unexpected,
 )
-from flowcache.operations.parameters import Json, Nothing
+from flowcache.operations.parameters import Json
 from flowcache.ports import Bound, Reply, Values
 
 __all__ = ["OPERATIONS"]
@@ -41,14 +42,6 @@ def _read_set(reply: Reply, _: Bounds = DEFAULT_BOUNDS) -> Result:
     if reply != b"OK":
         raise unexpected("SET")
     return Result("OK", None)
-
-
-def _get(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"GET", request.key
-
-
-def _getdel(request: Request, _: Nothing) -> tuple[bytes, ...]:
-    return b"GETDEL", request.key
 
 
 class _Stored(NamedTuple):
@@ -110,7 +103,7 @@ OPERATIONS = (
         summary="Return the value under the key, null on a miss: JSON as it was stored, other text "
         'as a string, bytes that are no text as `{"base64": ...}`.',
         permissions=READS,
-        words=_get,
+        words=on_key(b"GET"),
         uses=("GETRANGE key 0 0", "STRLEN key", "GET key"),
         values=Values.STRING_READ,
         bound=Bound.STRING,
@@ -124,7 +117,7 @@ OPERATIONS = (
         summary="Return the value under the key, as GET does, and remove it; null on a miss. A "
         "value of more than 64 KiB is refused and not removed.",
         permissions=READS_AND_WRITES,
-        words=_getdel,
+        words=on_key(b"GETDEL"),
         uses=("GETDEL key", "STRLEN key"),
         values=Values.STRING_READ,
         bound=Bound.STRING,

@@ -44,7 +44,7 @@ from flowcache.errors import (
     Failure,
     RedisUnavailable,
 )
-from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks
+from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks, whole
 from flowcache.ports import (
     Access,
     Clock,
@@ -258,15 +258,13 @@ class Guard(Executor):
         if attempt.patience is not None:
             attempt.patience.observe(seconds)
         if isinstance(result, Large):  # the circuits have judged by now
-            self._tell(receiver, shard, _given(result))
+            self._tell(receiver, shard, result.fetch())
         else:
             receiver.hear(result)
 
-    def _tell(
-        self, receiver: Receiver, shard: Shard, rest: Coroutine[Any, Any, Done | Large]
-    ) -> None:
+    def _tell(self, receiver: Receiver, shard: Shard, rest: Awaitable[Done | Large]) -> None:
         """Have ``receiver`` hear what comes of ``rest``, a large value as a whole."""
-        self._tasks.tell(receiver, _whole(shard.name, rest))
+        self._tasks.tell(receiver, whole(shard.name, rest))
 
     def _send_probe(
         self,
@@ -506,20 +504,6 @@ class Guard(Executor):
 def _is_no_answer(result: object) -> bool:
     """Tell whether a call ended without an answer from Redis, be it a refusal."""
     return isinstance(result, RedisUnavailable | DeadlineExceeded | CircuitOpen)
-
-
-async def _given(done: Large) -> Large:
-    return done
-
-
-async def _whole(shard: str, rest: Coroutine[Any, Any, Done | Large]) -> Done:
-    """Return what comes of ``rest``, fetched if it is large. A failure has the shard's name."""
-    try:
-        done = await rest
-        return await done.fetch() if isinstance(done, Large) else done
-    except Failure as failure:
-        failure.shard = shard
-        raise
 
 
 async def _as_value(call: Awaitable[Done | Large]) -> Done | Large | Failure:

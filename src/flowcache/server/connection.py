@@ -295,16 +295,9 @@ class Connection(asyncio.BufferedProtocol):
         self._dropped += size
         if self._dropped > _DROPPED:
             self.abort()
-        elif size >= _SEGMENT and self._reads and self._transport is not None:
+        elif size >= _SEGMENT and self._pause_reading():
             # There is more. It is dropped one segment in a turn of the loop: others wait.
-            self._reads = False
-            self._transport.pause_reading()
-            self.loop.call_soon(self._drop_on)
-
-    def _drop_on(self) -> None:
-        if not self._reads and self._transport is not None:
-            self._reads = True
-            self._transport.resume_reading()
+            self.loop.call_soon(self._resume_reading)
 
     def eof_received(self) -> bool:
         """Hear that the client sends nothing more. What it has asked for is still answered."""
@@ -443,13 +436,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def _pause_if_full(self) -> None:
         unread = 0 if self._exchange is None else len(self._exchange.unread)
-        if self._reads and unread + len(self._ahead) > _READ_AHEAD:
-            self._reads = False
-            assert self._transport is not None
-            self._transport.pause_reading()
+        if unread + len(self._ahead) > _READ_AHEAD:
+            self._pause_reading()
 
     def _read_again(self) -> None:
-        if not self._reads and self._transport is not None and not self._end_of_input:
+        if not self._end_of_input:
+            self._resume_reading()
+
+    def _pause_reading(self) -> bool:
+        """Read nothing for now; tell whether that is new."""
+        if not self._reads or self._transport is None:
+            return False
+        self._reads = False
+        self._transport.pause_reading()
+        return True
+
+    def _resume_reading(self) -> None:
+        if not self._reads and self._transport is not None:
             self._reads = True
             self._transport.resume_reading()
 

@@ -26,7 +26,7 @@ from flowcache.errors import (
     TooLarge,
     Unconfirmed,
 )
-from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks
+from flowcache.executing import Executor, Heard, Receiver, Shard, Store, Tasks, whole
 from flowcache.ports import Clock, Command, Done, Large, Reply, Slow
 from flowcache.status import ShardStatus, StoreStatus
 from flowcache.store.commands import (
@@ -157,13 +157,7 @@ class RedisStore(Store, Executor):
     async def execute(self, command: Command, deadline: float) -> Done:
         """Run ``command`` where its keys live; an `Executor` without a guard."""
         shard = self.shard(command)
-        try:
-            done = await self.execute_at(shard, command, deadline)
-            assert not isinstance(done, Slow)  # that is for who gives a `slow_at`
-            return await done.fetch() if isinstance(done, Large) else done
-        except Failure as failure:
-            failure.shard = shard.name
-            raise
+        return await whole(shard.name, self.execute_at(shard, command, deadline))
 
     def submit(self, command: Command, deadline: float, receiver: Receiver) -> None:
         """Run ``command``, as `execute`."""

@@ -30,6 +30,7 @@ from flowcache.admin.inspector.answers import (
     WorkerState,
 )
 from flowcache.errors import InvalidRequest
+from flowcache.measures import add_up
 from flowcache.metrics.counters import merge
 from flowcache.metrics.latency import percentile_ms
 from flowcache.metrics.totals import merge_encryption
@@ -114,6 +115,8 @@ def view(
     """
     everybody, workers = workers, [worker for worker in workers if worker.alive]
     circuits = circuits_of(workers)
+    reads = add_up([worker.reads for worker in everybody])
+    store = add_up([worker.store for worker in everybody])
     return Inspector(
         metrics=_metrics(everybody),
         audit_logs=[
@@ -132,12 +135,12 @@ def view(
         ),
         circuits=circuits,
         retries_and_hedges=RetriesAndHedges(
-            hedges=sum(worker.reads.hedges for worker in everybody),
-            hedges_refused=sum(worker.reads.hedges_refused for worker in everybody),
-            late_hedges=sum(worker.reads.late_hedges for worker in everybody),
-            fallback_reads=sum(worker.reads.fallback for worker in everybody),
-            retries=sum(worker.store.retries for worker in everybody),
-            retries_refused=sum(worker.store.retries_refused for worker in everybody),
+            hedges=reads.hedges,
+            hedges_refused=reads.hedges_refused,
+            late_hedges=reads.late_hedges,
+            fallback_reads=reads.fallback,
+            retries=store.retries,
+            retries_refused=store.retries_refused,
         ),
         journal=[_journal(w.pid, w.journal) for w in workers if w.journal is not None],
         deliveries=[_delivery(each) for each in deliveries],
